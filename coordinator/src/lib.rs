@@ -1,0 +1,1 @@
+//! Coordinator and operator command line of Shoal.

@@ -1,0 +1,1 @@
+//! Agent of Shoal: library and the shoal-node program.

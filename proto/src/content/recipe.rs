@@ -1,0 +1,5 @@
+//! x
+/// x
+pub struct Recipe;
+/// x
+pub struct RecipeError;

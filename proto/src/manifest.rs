@@ -1,0 +1,266 @@
+//! The manifest: one deployment with every choice made, as the coordinator signs it and nodes obey it.
+//!
+//! It names packages by content hash, target nodes by key, and steps in the order in which they run. Nothing in it is
+//! looked up later: two nodes that hold the same manifest do the same thing. The signature covers the encoded bytes
+//! ([`Signed`]), so that nobody needs to encode again in order to verify.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, CodecError};
+use crate::content::Outline;
+use crate::id::{DeploymentId, Name, NodeId, PackageId, PackageIndex, StepIndex};
+use crate::limits::MANIFEST_BYTES_MAX;
+
+/// One deployment, fully resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Its number.
+    pub deployment: DeploymentId,
+    /// The coordinator that made and signed it.
+    pub coordinator: NodeId,
+    /// What is deployed, as the deployment file names it.
+    pub name: Name,
+    /// Which release of it.
+    pub release: Name,
+    /// The packages, by [`PackageIndex`].
+    pub packages: Vec<Package>,
+    /// Which nodes get which packages; a node is in at most one group.
+    pub groups: Vec<Group>,
+    /// How packages come to the nodes.
+    pub acquire: Acquire,
+    /// What runs before the first byte is fetched, by [`StepIndex`] counted from 0.
+    pub before_acquire: Vec<Step>,
+    /// What runs after the release gate, by [`StepIndex`] counted from 0.
+    pub steps: Vec<Step>,
+}
+
+/// One package of a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Package {
+    /// What the deployment file calls it.
+    pub name: Name,
+    /// Where it came from, for people: `nuget-main Acme.Web 4.2.1`.
+    pub reference: String,
+    /// Hash of its bytes.
+    pub id: PackageId,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its recipe, as content that is traded like the package itself.
+    pub recipe: Outline,
+}
+
+/// Nodes that get the same packages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// The nodes, sorted.
+    pub nodes: Vec<NodeId>,
+    /// What each of them gets.
+    pub packages: Vec<PackageIndex>,
+}
+
+/// How packages come to the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acquire {
+    /// Who is the origin.
+    pub source: Source,
+    /// Whether the nodes of a site trade among themselves; if not, each reads everything from the origin.
+    pub swarm: bool,
+}
+
+/// Who a site reads a package from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The feed, or its mirror for the site.
+    Feed,
+    /// The coordinator, over the mesh.
+    Coordinator,
+}
+
+/// Where a step runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum On {
+    /// On every target node.
+    #[default]
+    Node,
+    /// On one node of each site.
+    Site,
+    /// On the coordinator, once.
+    Coordinator,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What the deployment file calls it.
+    pub name: Name,
+    /// Where it runs.
+    pub on: On,
+    /// What it does.
+    pub action: Action,
+    /// After this, its process tree is killed and it has failed.
+    pub timeout: Duration,
+    /// How often it is tried again after a failure, on each node.
+    pub retries: u32,
+    /// What happens to the deployment when it has failed for good on a node.
+    pub on_failure: OnFailure,
+    /// Whether it may run again after an outcome that nobody saw.
+    pub idempotent: bool,
+    /// A script that runs after the deployment's end, whatever it was, where this step has run.
+    pub always_after: Option<String>,
+}
+
+/// What a step does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// Runs a shell script.
+    Script {
+        /// Its text, for `sh -c`.
+        run: String,
+    },
+    /// Unpacks a package to `<to>/releases/<release>` and points `<to>/current` at it.
+    Unpack {
+        /// Which package.
+        package: PackageIndex,
+        /// The folder, absolute.
+        to: String,
+        /// How many releases stay, this one included; at least 1.
+        keep: u32,
+    },
+    /// Waits until a service answers.
+    Check {
+        /// What is asked.
+        probe: Probe,
+        /// How long it is asked again before the step has failed.
+        within: Duration,
+    },
+}
+
+/// How a service is asked whether it is up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Probe {
+    /// A GET request.
+    Http {
+        /// Where to.
+        url: String,
+        /// The status that counts as up.
+        expect: u16,
+    },
+    /// A TCP connection.
+    Tcp {
+        /// `host:port`.
+        address: String,
+    },
+}
+
+/// What happens to a deployment when a step has failed for good on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// No step starts until an operator answers: retry, ignore, exclude or fail.
+    #[default]
+    Pause,
+    /// The deployment fails; steps that run are let finish.
+    Fail,
+    /// The step counts as done.
+    Ignore,
+}
+
+/// Which of a manifest's two lists a step is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Phase {
+    /// `before_acquire`.
+    Before,
+    /// `steps`.
+    Steps,
+    /// The `always_after` scripts of `before_acquire`, in reverse order.
+    After,
+}
+
+/// A step of a manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StepRef {
+    /// Which list.
+    pub phase: Phase,
+    /// Where in it; for [`Phase::After`], the step of `before_acquire` that it belongs to.
+    pub index: StepIndex,
+}
+
+impl Manifest {
+    /// The packages that `node` gets; empty if it is no target.
+    pub fn packages_of(&self, node: NodeId) -> impl Iterator<Item = (PackageIndex, &Package)> {
+        let group = self.groups.iter().find(|group| group.nodes.binary_search(&node).is_ok());
+        let wanted = group.map_or(&[][..], |group| &group.packages);
+        wanted.iter().filter_map(|index| Some((*index, self.packages.get(index.index())?)))
+    }
+
+    /// Every target node.
+    pub fn targets(&self) -> BTreeSet<NodeId> {
+        self.groups.iter().flat_map(|group| group.nodes.iter().copied()).collect()
+    }
+
+    /// The step that `step` names, if there is one.
+    pub fn step(&self, step: StepRef) -> Option<&Step> {
+        let list = match step.phase {
+            Phase::Before | Phase::After => &self.before_acquire,
+            Phase::Steps => &self.steps,
+        };
+        list.get(step.index.index())
+    }
+}
+
+/// A manifest's bytes with the coordinator's signature over them.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signed {
+    bytes: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+impl std::fmt::Debug for Signed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Signed({} bytes)", self.bytes.len())
+    }
+}
+
+impl Signed {
+    /// Encodes `manifest` and has `sign` sign the bytes (prefixed by [`Signed::domain`]).
+    ///
+    /// # Errors
+    /// [`CodecError::TooLarge`] if the manifest is over [`MANIFEST_BYTES_MAX`].
+    pub fn seal(manifest: &Manifest, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> Result<Self, CodecError> {
+        let bytes = codec::encode(manifest, MANIFEST_BYTES_MAX)?;
+        let signature = sign(&Self::domain(&bytes));
+        Ok(Self { bytes, signature })
+    }
+
+    /// The manifest, if `verify` accepts the signature (its arguments: what was signed, the signature).
+    ///
+    /// # Errors
+    /// [`SignedError::BadSignature`] before a byte of it is decoded; [`SignedError::Codec`] if it does not decode.
+    pub fn open(&self, verify: impl FnOnce(&[u8], &[u8]) -> bool) -> Result<Manifest, SignedError> {
+        if !verify(&Self::domain(&self.bytes), &self.signature) {
+            return Err(SignedError::BadSignature);
+        }
+        Ok(codec::decode(&self.bytes, MANIFEST_BYTES_MAX)?)
+    }
+
+    /// What is signed: the purpose, so that a signature for something else is none for a manifest, then the bytes.
+    fn domain(bytes: &[u8]) -> Vec<u8> {
+        [b"shoal manifest v1\0".as_slice(), bytes].concat()
+    }
+}
+
+/// Why a signed manifest is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignedError {
+    /// Not signed by the coordinator that this node joined.
+    #[error("the manifest is not signed by the coordinator that this node joined")]
+    BadSignature,
+    /// Signed, but not readable.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}

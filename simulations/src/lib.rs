@@ -1,0 +1,1 @@
+//! The cores of Shoal over a simulated network.
