@@ -10,10 +10,20 @@
 //! | [`codec`] | the one place that knows how values become bytes |
 //! | [`content`] | how a package becomes segments and blocks; sets of blocks |
 //! | [`manifest`] | the signed, fully resolved deployment |
+//! | [`wire`] | the messages of the control mesh |
+//! | [`directory`] | who is where: tokens, members, sites, neighbours |
+//! | [`runs`] | which runs of steps were started, each at most once |
+//! | [`node`] | the node's decisions, joined |
+//! | [`coordinator`] | the coordinator's decisions, joined |
 
 pub mod codec;
 pub mod content;
+pub mod coordinator;
+pub mod directory;
 pub mod id;
 pub mod limits;
 pub mod manifest;
+pub mod node;
+pub mod runs;
 pub mod time;
+pub mod wire;

@@ -72,3 +72,15 @@ pub const ATTEMPTS_MAX: u32 = 100;
 
 /// How long a step may run unless the deployment file says otherwise.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// Nodes of a site that all trade with each other; in larger sites connections would grow with the square.
+pub const FULL_MESH_NODES_MAX: usize = 24;
+
+/// Rings that a larger site is connected by; each gives a node two neighbours, 16 in all.
+pub const NEIGHBOUR_RINGS: u8 = 8;
+
+/// Reads of one content that may bring wrong bytes before the deployment stops: the first may be an accident on the way.
+pub const WRONG_READS_MAX: u32 = 3;
+
+/// Blocks that a stuck node names: enough to look into, and more would change nothing.
+pub const STUCK_BLOCKS_MAX: usize = 64;
