@@ -10,10 +10,12 @@
 //! | [`codec`] | the one place that knows how values become bytes |
 //! | [`content`] | how a package becomes segments and blocks; sets of blocks |
 //! | [`manifest`] | the signed, fully resolved deployment |
+//! | [`origin`] | where a package is read from over HTTP, and which ranges are asked for |
 
 pub mod codec;
 pub mod content;
 pub mod id;
 pub mod limits;
 pub mod manifest;
+pub mod origin;
 pub mod time;
