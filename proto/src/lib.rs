@@ -15,6 +15,7 @@
 //! | [`runs`] | which runs of steps were started, each at most once |
 //! | [`node`] | the node's decisions, joined |
 //! | [`coordinator`] | the coordinator's decisions, joined |
+//! | [`origin`] | where a package is read from over HTTP, and which ranges are asked for |
 
 pub mod codec;
 pub mod content;
@@ -25,5 +26,6 @@ pub mod limits;
 pub mod manifest;
 pub mod node;
 pub mod runs;
+pub mod origin;
 pub mod time;
 pub mod wire;

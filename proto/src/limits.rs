@@ -63,6 +63,36 @@ pub const ZIP_GAP_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes between two missing ranges that are read rather than skipped: a request costs about as much.
 pub const GAP_BYTES_MAX: u64 = 4 * 1024;
 
+/// Bytes of all such gaps together, in percent of the missing bytes: what reading ahead may cost on a WAN.
+pub const GAP_PERCENT_MAX: u64 = 5;
+
+/// Bytes of a URL. Pre-signed ones with session tokens have 2 to 4 KiB; servers stop at 8.
+pub const URL_BYTES_MAX: usize = 8 * 1024;
+
+/// Headers of a request to an origin: authorization and a few that a proxy wants.
+pub const ORIGIN_HEADERS_MAX: usize = 16;
+
+/// Bytes of an origin's headers and validators: most servers refuse more than 8 KiB.
+pub const ORIGIN_HEADERS_BYTES_MAX: usize = 8 * 1024;
+
+/// Range requests in flight for one lease: hides the round trip, without being a burden on the feed.
+pub const ORIGIN_REQUESTS_IN_FLIGHT_MAX: usize = 4;
+
+/// Redirects of one request: a feed, its download host, a signed URL, with room to spare.
+pub const ORIGIN_REDIRECTS_MAX: usize = 5;
+
+/// Tries in a row that bring no progress, before an origin has failed and another node or mirror is better.
+pub const ORIGIN_TRIES_MAX: u32 = 5;
+
+/// Bytes that count as progress between two tries, so that an origin that sends a byte per answer comes to an end.
+pub const ORIGIN_PROGRESS_BYTES: u64 = 64 * 1024;
+
+/// How long an origin may send nothing, neither an answer nor the next byte of one. A total time would fail slow links.
+pub const ORIGIN_STALL: Duration = Duration::from_secs(20);
+
+/// The longest `Retry-After` that is waited for; a lease is better granted again later than held that long.
+pub const ORIGIN_RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+
 /// Packages in one deployment.
 pub const PACKAGES_PER_DEPLOYMENT_MAX: usize = 256;
 
@@ -83,6 +113,22 @@ pub const OUTPUT_CHUNK_BYTES_MAX: usize = 16 * 1024;
 
 /// Bytes of output kept per step and node; the rest is cut with a notice, so that a chatty script fills no disk.
 pub const OUTPUT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Values that one step hands to later steps by `$SHOAL_OUTPUT`; they travel in a report.
+pub const STEP_VALUES_MAX: usize = 64;
+
+/// Bytes of the file `$SHOAL_OUTPUT`, with the same reason.
+pub const STEP_VALUES_BYTES_MAX: u64 = 16 * 1024;
+
+/// Entries of an archive that is unpacked: more than any known package has, less than what fills a file system's inodes.
+pub const UNPACK_ENTRIES_MAX: u64 = 2_000_000;
+
+/// Bytes that any archive may unpack to, whatever its size.
+pub const UNPACK_BYTES_FLOOR: u64 = 1024 * 1024 * 1024;
+
+/// Beyond the floor, bytes that an archive may unpack to per byte of its own: real packages stay below 30, bombs reach
+/// thousands.
+pub const UNPACK_BYTES_PER_BYTE_MAX: u64 = 200;
 
 /// Attempts at one step on one node.
 pub const ATTEMPTS_MAX: u32 = 100;
