@@ -10,10 +10,12 @@
 //! | [`codec`] | the one place that knows how values become bytes |
 //! | [`content`] | how a package becomes segments and blocks; sets of blocks |
 //! | [`manifest`] | the signed, fully resolved deployment |
+//! | [`rollout`] | from deployment file to manifest, and what happens when: stages, gate, steps |
 
 pub mod codec;
 pub mod content;
 pub mod id;
 pub mod limits;
 pub mod manifest;
+pub mod rollout;
 pub mod time;
