@@ -16,6 +16,7 @@
 //! | [`node`] | the node's decisions, joined |
 //! | [`coordinator`] | the coordinator's decisions, joined |
 //! | [`origin`] | where a package is read from over HTTP, and which ranges are asked for |
+//! | [`rollout`] | from deployment file to manifest, and what happens when: stages, gate, steps |
 
 pub mod codec;
 pub mod content;
@@ -27,5 +28,6 @@ pub mod manifest;
 pub mod node;
 pub mod runs;
 pub mod origin;
+pub mod rollout;
 pub mod time;
 pub mod wire;
