@@ -10,10 +10,16 @@
 //! | [`codec`] | the one place that knows how values become bytes |
 //! | [`content`] | how a package becomes segments and blocks; sets of blocks |
 //! | [`manifest`] | the signed, fully resolved deployment |
+//! | [`wan`] | which node reads what over the WAN (run by the coordinator) |
+//! | [`exchange`] | who asks whom for which block within a site (run by every node) |
+//! | [`rng`] | the seeded random numbers of the cores |
 
 pub mod codec;
 pub mod content;
+pub mod exchange;
 pub mod id;
 pub mod limits;
 pub mod manifest;
+pub mod rng;
 pub mod time;
+pub mod wan;
