@@ -31,3 +31,16 @@ pub mod origin;
 pub mod rollout;
 pub mod time;
 pub mod wire;
+//! | [`wan`] | which node reads what over the WAN (run by the coordinator) |
+//! | [`exchange`] | who asks whom for which block within a site (run by every node) |
+//! | [`rng`] | the seeded random numbers of the cores |
+
+pub mod codec;
+pub mod content;
+pub mod exchange;
+pub mod id;
+pub mod limits;
+pub mod manifest;
+pub mod rng;
+pub mod time;
+pub mod wan;
