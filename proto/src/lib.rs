@@ -6,41 +6,33 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | [`id`], [`time`], [`limits`] | identities, points in time, every bound with its reason |
+//! | [`id`], [`time`], [`rng`], [`limits`] | identities, points in time, seeded random numbers, every bound with its reason |
 //! | [`codec`] | the one place that knows how values become bytes |
 //! | [`content`] | how a package becomes segments and blocks; sets of blocks |
 //! | [`manifest`] | the signed, fully resolved deployment |
+//! | [`origin`] | where a package is read from over HTTP, and which ranges are asked for |
 //! | [`wire`] | the messages of the control mesh |
+//! | [`exchange`] | who asks whom for which block within a site (run by every node) |
+//! | [`wan`] | which node reads what over the WAN (run by the coordinator) |
+//! | [`rollout`] | from deployment file to manifest, and what happens when: stages, gate, steps |
 //! | [`directory`] | who is where: tokens, members, sites, neighbours |
 //! | [`runs`] | which runs of steps were started, each at most once |
-//! | [`node`] | the node's decisions, joined |
-//! | [`coordinator`] | the coordinator's decisions, joined |
-//! | [`origin`] | where a package is read from over HTTP, and which ranges are asked for |
-//! | [`rollout`] | from deployment file to manifest, and what happens when: stages, gate, steps |
+//! | [`node`] | all decisions of a node, joined from the cores above |
+//! | [`coordinator`] | all decisions of the coordinator, joined from the cores above |
 
 pub mod codec;
 pub mod content;
 pub mod coordinator;
 pub mod directory;
-pub mod id;
-pub mod limits;
-pub mod manifest;
-pub mod node;
-pub mod runs;
-pub mod origin;
-pub mod rollout;
-pub mod time;
-pub mod wire;
-//! | [`wan`] | which node reads what over the WAN (run by the coordinator) |
-//! | [`exchange`] | who asks whom for which block within a site (run by every node) |
-//! | [`rng`] | the seeded random numbers of the cores |
-
-pub mod codec;
-pub mod content;
 pub mod exchange;
 pub mod id;
 pub mod limits;
 pub mod manifest;
+pub mod node;
+pub mod origin;
 pub mod rng;
+pub mod rollout;
+pub mod runs;
 pub mod time;
 pub mod wan;
+pub mod wire;
