@@ -46,7 +46,7 @@ impl Coordinator {
     fn new_supply(&self, key: &(Name, ContentId), purpose: Purpose) -> Option<Supply> {
         let deployment = self.deployments.get(&purpose.deployment)?;
         let package = deployment.manifest.packages.get(purpose.package.index())?;
-        let blocks = if purpose.recipe {
+        let blocks: Vec<u32> = if purpose.recipe {
             let layout = Layout::of_outline(&package.recipe).ok()?;
             layout.blocks().map(|block| u32::try_from(layout.block_bytes(block)).unwrap_or(u32::MAX)).collect()
         } else {
@@ -58,7 +58,8 @@ impl Coordinator {
             swarm: deployment.manifest.acquire.swarm,
             seed: self.config.seed ^ salt,
         };
-        Some(Supply::new(WanLedger::new(config, blocks), purpose))
+        let count = u32::try_from(blocks.len()).ok()?;
+        Some(Supply::new(WanLedger::new(config, &blocks), count, purpose))
     }
 
     pub(super) fn landed(&mut self, node: NodeId, content: ContentId, blocks: &[BlockRange], now: Now) {
@@ -196,7 +197,7 @@ impl Coordinator {
 
 /// The blocks of `ranges` that the content has, each at most once if the ranges are in order.
 fn expand(ranges: &[BlockRange], supply: &Supply) -> Vec<BlockIndex> {
-    let count = supply.ledger.block_count();
+    let count = supply.blocks;
     let blocks = ranges.iter().flat_map(|range| range.start.0..range.end.0.min(count));
     blocks.take(count as usize).map(BlockIndex).collect()
 }

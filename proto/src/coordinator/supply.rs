@@ -19,6 +19,8 @@ pub(super) struct Purpose {
 pub(super) struct Supply {
     pub(super) ledger: WanLedger,
     pub(super) purpose: Purpose,
+    /// How many blocks the content has.
+    pub(super) blocks: u32,
     /// The origin ignores ranges.
     pub(super) whole: bool,
     /// Reads that brought wrong bytes.
@@ -26,8 +28,8 @@ pub(super) struct Supply {
 }
 
 impl Supply {
-    pub(super) fn new(ledger: WanLedger, purpose: Purpose) -> Self {
-        Self { ledger, purpose, whole: false, wrong: 0 }
+    pub(super) fn new(ledger: WanLedger, blocks: u32, purpose: Purpose) -> Self {
+        Self { ledger, purpose, blocks, whole: false, wrong: 0 }
     }
 
     /// What the ledger is to know of a lease's end.
@@ -38,7 +40,7 @@ impl Supply {
             node,
             lease: end.lease,
             read_bytes: end.read_bytes,
-            landed: end.landed.iter().flat_map(|range| range.iter()).take(self.ledger.block_count() as usize).collect(),
+            landed: end.landed.iter().flat_map(|range| range.iter()).take(self.blocks as usize).collect(),
             begun,
             outcome: end.outcome,
             whole_rest: ignores_ranges,

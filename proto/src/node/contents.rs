@@ -48,7 +48,6 @@ impl What {
 /// Every content of one node.
 #[derive(Debug)]
 pub(super) struct Contents {
-    me: NodeId,
     seed: u64,
     /// Neighbours that are connected.
     neighbours: BTreeSet<NodeId>,
@@ -74,8 +73,8 @@ enum Phase {
 }
 
 impl Contents {
-    pub(super) fn new(me: NodeId, seed: u64) -> Self {
-        Self { me, seed, neighbours: BTreeSet::new(), contents: BTreeMap::new() }
+    pub(super) fn new(seed: u64) -> Self {
+        Self { seed, neighbours: BTreeSet::new(), contents: BTreeMap::new() }
     }
 
     /// Opens the content of `package`, unless it is open.
@@ -173,7 +172,7 @@ impl Contents {
         }
         entry.stats.local_bytes = opened.local_bytes;
         let seed = self.seed ^ mix(u64::from_le_bytes(content.0[..8].try_into().expect("eight of 32 bytes")));
-        let trade = Trade::new(self.me, opened, seed);
+        let trade = Trade::new(&opened, seed);
         out.push_back(Output::Coordinator(trade.wants(content)));
         if entry.swarm {
             let to_all = self.neighbours.iter().map(|to| Output::Neighbour { to: *to, message: trade.has(content) });

@@ -24,7 +24,7 @@ pub enum Input {
     /// The coordinator sent a deployment's manifest, and its signature is good.
     Deploy {
         /// The manifest.
-        manifest: Arc<Manifest>,
+        manifest: Box<Manifest>,
         /// Which version of the orders.
         generation: Generation,
     },
@@ -152,7 +152,7 @@ pub enum Input {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opened {
     /// Bytes of each block.
-    pub block_bytes: Vec<u64>,
+    pub block_bytes: Vec<u32>,
     /// Bytes lacking of each incomplete block.
     pub lacking: Vec<Lacking>,
     /// Bytes that were there already.

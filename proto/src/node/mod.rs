@@ -12,6 +12,7 @@ mod contents;
 mod input;
 mod trade;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,7 +70,7 @@ impl Node {
     pub fn new(me: NodeId, seed: u64, ran: impl IntoIterator<Item = StepRecord>) -> Self {
         let (runs, unseen) = Runs::restored(ran);
         let outbox = unseen.into_iter().map(Output::from).collect();
-        let contents = Contents::new(me, seed);
+        let contents = Contents::new(seed);
         Self { me, welcomed: false, deployments: BTreeMap::new(), contents, runs, outbox }
     }
 
@@ -78,7 +79,7 @@ impl Node {
         match input {
             Input::CoordinatorDown => self.welcomed = false,
             Input::Coordinator(message) => self.on_coordinator(message, now),
-            Input::Deploy { manifest, generation } => self.on_deploy(manifest, generation),
+            Input::Deploy { manifest, generation } => self.on_deploy(Arc::new(*manifest), generation),
             Input::OpenFailed { content, cause } | Input::SealFailed { content, cause } => {
                 self.on_content_failed(content, &cause);
             }
@@ -189,15 +190,24 @@ impl Node {
         // What failed is tried again whenever it is ordered; what is there is said again.
         let failed = |acquiring: &Acquiring| matches!(acquiring, Acquiring::Over(ToCoordinator::AcquireFailed { .. }));
         deployment.acquiring.retain(|_, acquiring| !failed(acquiring));
+        let mut said = Vec::new();
+        let mut wanted = Vec::new();
         for (index, package) in manifest.packages_of(me) {
-            match deployment.acquiring.get(&index) {
-                Some(Acquiring::Over(message)) => self.outbox.push_back(Output::Coordinator(message.clone())),
-                Some(Acquiring::Since(_)) => {}
-                None => {
-                    deployment.acquiring.insert(index, Acquiring::Since(now));
-                    self.contents.want(package, manifest.acquire.swarm, &mut self.outbox);
+            match deployment.acquiring.entry(index) {
+                Entry::Vacant(entry) => {
+                    entry.insert(Acquiring::Since(now));
+                    wanted.push(package);
+                }
+                Entry::Occupied(entry) => {
+                    if let Acquiring::Over(message) = entry.get() {
+                        said.push(Output::Coordinator(message.clone()));
+                    }
                 }
             }
+        }
+        self.outbox.extend(said);
+        for package in wanted {
+            self.contents.want(package, manifest.acquire.swarm, &mut self.outbox);
         }
     }
 

@@ -38,19 +38,15 @@ pub(super) struct Trade {
 }
 
 impl Trade {
-    pub(super) fn new(me: NodeId, opened: Opened, seed: u64) -> Self {
+    pub(super) fn new(opened: &Opened, seed: u64) -> Self {
         let lacking: BTreeMap<BlockIndex, u32> = opened.lacking.iter().map(|l| (l.block, l.bytes)).collect();
         let count = u32::try_from(opened.block_bytes.len()).expect("a layout has at most 2^32 blocks");
         let mut have = BlockSet::full(count);
         for block in lacking.keys() {
             have.remove(*block);
         }
-        let mut exchange = Exchange::new(me, opened.block_bytes, seed);
-        for block in have.iter() {
-            exchange.handle(exchange::Input::Landed { block, from: Source::Local }, Time::ZERO);
-        }
         Self {
-            exchange,
+            exchange: Exchange::new(&opened.block_bytes, have, seed),
             leases: BTreeMap::new(),
             sealing: if opened.sealed { Sealing::Done } else { Sealing::Lacking },
             lacking,
