@@ -15,6 +15,7 @@
 //! | [`exchange`] | who asks whom for which block within a site (run by every node) |
 //! | [`wan`] | which node reads what over the WAN (run by the coordinator) |
 //! | [`rollout`] | from deployment file to manifest, and what happens when: stages, gate, steps |
+//! | [`join`] | join strings |
 //! | [`directory`] | who is where: tokens, members, sites, neighbours |
 //! | [`runs`] | which runs of steps were started, each at most once |
 //! | [`node`] | all decisions of a node, joined from the cores above |
@@ -26,6 +27,7 @@ pub mod coordinator;
 pub mod directory;
 pub mod exchange;
 pub mod id;
+pub mod join;
 pub mod limits;
 pub mod manifest;
 pub mod node;

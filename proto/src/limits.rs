@@ -172,3 +172,6 @@ pub const SELECTOR_BYTES_MAX: usize = 4096;
 
 /// Nesting of parentheses and `not` in a selector, so that parsing one needs little stack.
 pub const SELECTOR_DEPTH_MAX: usize = 32;
+
+/// Bytes of a join string's value: a key, a secret and a dozen addresses.
+pub const JOIN_BYTES_MAX: usize = 4096;

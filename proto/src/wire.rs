@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::content::BlockSet;
-use crate::id::{ContentId, DeploymentId, Epoch, Generation, LeaseId, Name, NodeId, PackageIndex};
+use crate::id::{ContentId, DeploymentId, Epoch, Generation, LeaseId, Name, NodeId, PackageIndex, RecipeId};
 use crate::manifest::{Signed, StepRef};
 use crate::origin::HttpOrigin;
 use crate::rollout::StepOutcome;
@@ -280,7 +280,10 @@ pub struct Grant {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Origin {
     /// The coordinator, over the bulk mesh; also where every recipe is read.
-    Coordinator,
+    Coordinator {
+        /// A recipe related to the one that is read, to compress it against if the node has it.
+        dictionary: Option<RecipeId>,
+    },
     /// An HTTP server.
     Http(HttpOrigin),
 }

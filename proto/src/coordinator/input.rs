@@ -121,8 +121,9 @@ pub enum Output {
         /// What.
         message: ToNode,
     },
-    /// Grant a node a lease on a package of a feed: the shell fills in the origin for the node's site.
-    GrantFeed {
+    /// Grant a node a lease. The shell fills in the origin: for the node's site, if it is a package of a feed; for a
+    /// recipe, a related one as dictionary.
+    Grant {
         /// Whom.
         to: NodeId,
         /// The node's site.
@@ -131,7 +132,9 @@ pub enum Output {
         deployment: DeploymentId,
         /// Which package.
         package: PackageIndex,
-        /// The lease; its origin is still [`crate::wire::Origin::Coordinator`].
+        /// What of it is read from whom.
+        part: Part,
+        /// The lease; its origin is still [`crate::wire::Origin::Coordinator`] without a dictionary.
         grant: Grant,
     },
     /// End a node's connection, after what was said to it before.
@@ -159,6 +162,17 @@ pub enum Output {
     },
     /// Something that an operator may want to know.
     Notice(Notice),
+}
+
+/// What of a package a lease is for, and who is its origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The recipe, which only the coordinator has.
+    Recipe,
+    /// The package, from its feed.
+    FromFeed,
+    /// The package, from the coordinator.
+    FromCoordinator,
 }
 
 /// Something that an operator may want to know.

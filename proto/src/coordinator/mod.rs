@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use input::{Created, Input, Notice, Output, Record, WanTotals};
+pub use input::{Created, Input, Notice, Output, Part, Record, WanTotals};
 pub use view::{DeploymentView, SiteView};
 
 use supply::Supply;

@@ -2,7 +2,7 @@
 //! when no live deployment wants the content any more.
 
 use super::supply::{Purpose, Supply};
-use super::{Coordinator, Notice, Output, Record, WanTotals};
+use super::{Coordinator, Notice, Output, Part, Record, WanTotals};
 use crate::content::Layout;
 use crate::id::{BlockIndex, ContentId, DeploymentId, Name, NodeId, PackageIndex};
 use crate::limits::STUCK_BLOCKS_MAX;
@@ -135,7 +135,7 @@ impl Coordinator {
         for (site, content, purpose, whole, output) in outputs {
             match output {
                 wan::Output::Grant { node, lease, blocks, .. } => {
-                    let grant = Grant { content, lease, blocks, origin: Origin::Coordinator, whole };
+                    let grant = Grant { content, lease, blocks, origin: Origin::Coordinator { dictionary: None }, whole };
                     self.grant(node, site, purpose, grant);
                 }
                 wan::Output::Revoke { node, lease } => {
@@ -151,13 +151,13 @@ impl Coordinator {
 
     fn grant(&mut self, to: NodeId, site: Name, purpose: Purpose, grant: Grant) {
         let manifest = &self.deployments[&purpose.deployment].manifest;
-        let own = purpose.recipe || manifest.acquire.source == Source::Coordinator;
+        let part = match manifest.acquire.source {
+            _ if purpose.recipe => Part::Recipe,
+            Source::Feed => Part::FromFeed,
+            Source::Coordinator => Part::FromCoordinator,
+        };
         let Purpose { deployment, package, .. } = purpose;
-        self.outbox.push_back(if own {
-            Output::Node { to, message: crate::wire::ToNode::Grant(grant) }
-        } else {
-            Output::GrantFeed { to, site, deployment, package, grant }
-        });
+        self.outbox.push_back(Output::Grant { to, site, deployment, package, part, grant });
     }
 
     /// Has the sums of a deployment's ledgers made durable where they changed.
