@@ -241,10 +241,11 @@ impl Coordinator {
             Record::Directory(record) => self.directory.apply(record),
             Record::Created(created) => {
                 let manifest = created.signed.open(|_, _| true).map_err(|error| error.to_string())?;
-                let rollout = Rollout::new(manifest.clone(), created.options.clone(), created.sites.clone());
+                let manifest = Arc::new(manifest);
+                let rollout = Rollout::new(Arc::clone(&manifest), created.options.clone());
                 let deployment = Deployment {
                     created: created.clone(),
-                    manifest: Arc::new(manifest),
+                    manifest,
                     rollout,
                     stats: BTreeMap::new(),
                     wan: BTreeMap::new(),

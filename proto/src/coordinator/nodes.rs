@@ -58,7 +58,7 @@ impl Coordinator {
     }
 
     fn is_target(&self, id: DeploymentId, node: NodeId) -> bool {
-        self.deployments.get(&id).is_some_and(|deployment| deployment.created.sites.contains_key(&node))
+        self.deployments.get(&id).is_some_and(|deployment| deployment.created.has_target(node))
     }
 
     fn on_hello(&mut self, from: NodeId, hello: &Hello, now: Now) {

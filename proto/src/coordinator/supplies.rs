@@ -32,7 +32,7 @@ impl Coordinator {
     fn purpose(&self, content: ContentId, node: Option<NodeId>) -> Option<Purpose> {
         self.live().find_map(|id| {
             let deployment = &self.deployments[&id];
-            if node.is_some_and(|node| !deployment.created.sites.contains_key(&node)) {
+            if node.is_some_and(|node| !deployment.created.has_target(node)) {
                 return None;
             }
             deployment.manifest.packages.iter().zip(0..).find_map(|(package, index)| {
