@@ -9,8 +9,10 @@
 //! | [`id`], [`time`], [`limits`] | identities, points in time, every bound with its reason |
 //! | [`codec`] | the one place that knows how values become bytes |
 //! | [`content`] | how a package becomes segments and blocks; sets of blocks |
+//! | [`bulk`] | what nodes ask of each other's stores |
 //! | [`manifest`] | the signed, fully resolved deployment |
 
+pub mod bulk;
 pub mod codec;
 pub mod content;
 pub mod id;
