@@ -9,6 +9,7 @@
 //! | [`id`], [`time`], [`rng`], [`limits`] | identities, points in time, seeded random numbers, every bound with its reason |
 //! | [`codec`] | the one place that knows how values become bytes |
 //! | [`content`] | how a package becomes segments and blocks; sets of blocks |
+//! | [`bulk`] | what nodes ask of each other's stores |
 //! | [`manifest`] | the signed, fully resolved deployment |
 //! | [`origin`] | where a package is read from over HTTP, and which ranges are asked for |
 //! | [`wire`] | the messages of the control mesh |
@@ -21,6 +22,7 @@
 //! | [`node`] | all decisions of a node, joined from the cores above |
 //! | [`coordinator`] | all decisions of the coordinator, joined from the cores above |
 
+pub mod bulk;
 pub mod codec;
 pub mod content;
 pub mod coordinator;

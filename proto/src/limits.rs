@@ -8,6 +8,63 @@ pub const NAME_LEN_MAX: usize = 128;
 /// Bytes of one control message. The largest are manifests and inventories: 1,000 nodes and 30,000 blocks fit tenfold.
 pub const CONTROL_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Bytes that wait to be sent to one control peer; a peer that is this far behind is cut off and resyncs when it is back.
+pub const CONTROL_QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Frames that wait to be sent to one control peer, for the same reason: small frames cost more memory than their bytes.
+pub const CONTROL_QUEUE_FRAMES_MAX: usize = 4096;
+
+/// Bytes of received control frames that the driver has not dropped yet, over all peers; at the limit, peers wait.
+pub const CONTROL_RECEIVED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A control channel on which nothing was sent for this long carries an empty frame.
+pub const CONTROL_HEARTBEAT: Duration = Duration::from_secs(4);
+
+/// A control channel on which nothing arrived for this long is dead: three heartbeats, so that one may be late.
+pub const CONTROL_SILENCE_MAX: Duration = Duration::from_secs(12);
+
+/// How long a connection may take from the first packet to an open channel, on slow links and busy machines.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Waits between attempts to reach a peer: from this, so that a restart is bridged at once ...
+pub const REDIAL_WAIT_MIN: Duration = Duration::from_millis(200);
+
+/// ... doubling up to this, so that 1,000 nodes whose coordinator is down cost it at most 100 attempts a second.
+pub const REDIAL_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Addresses of one peer: interfaces times transports, with room to spare.
+pub const ADDRESSES_PER_NODE_MAX: usize = 16;
+
+/// Connections that may be in their handshake at once, so that strangers cannot fill memory before they are known.
+pub const HANDSHAKES_MAX: usize = 512;
+
+/// Inbound control connections of one node: the old one, its replacement, and one that is being closed.
+pub const CONTROL_CONNECTIONS_PER_NODE_MAX: usize = 3;
+
+/// Inbound bulk connections of one node: one or two that are busy, as many that are being closed.
+pub const BULK_CONNECTIONS_PER_NODE_MAX: usize = 4;
+
+/// Bytes of one request on the bulk mesh.
+pub const BLOCK_REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// Runs of segments in one request: at most 10 bytes each, so that they fit.
+pub const RUNS_PER_REQUEST_MAX: usize = 4096;
+
+/// Requests that a node has open on one bulk stream: enough to hide the round trip at 1 MiB each, few enough to re-ask.
+pub const REQUESTS_PER_STREAM_MAX: usize = 64;
+
+/// Bytes of the header before an answer's payload.
+pub const ANSWER_HEADER_BYTES_MAX: usize = 64;
+
+/// Bytes of one answer's payload: the largest block and its last segment, or a recipe's piece, with room for zstd's frame.
+pub const ANSWER_PAYLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A bulk transfer that moved no byte for this long is given up; the blocks are asked of another.
+pub const BULK_STALL_MAX: Duration = Duration::from_secs(20);
+
+/// A bulk stream on which nobody asks anything for this long is closed by the node that serves it.
+pub const BULK_IDLE_MAX: Duration = Duration::from_secs(60);
+
 /// Bytes of one signed manifest, so that it fits in a control message with room to spare.
 pub const MANIFEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 
