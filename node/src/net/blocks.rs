@@ -154,14 +154,14 @@ impl BlockClient {
         Ok(answer)
     }
 
-    /// Reads the last answer's payload into `buffer`, whose length must be the announced one. A caller that cancels it
-    /// drops the client.
+    /// Fills `buffer` with the next bytes of the last answer's payload; all of it is read before the next answer. A caller
+    /// that cancels it drops the client.
     ///
     /// # Errors
-    /// [`BlockError::Misuse`] for another length; [`BlockError`] if the stream ends or stalls.
+    /// [`BlockError::Misuse`] for a buffer longer than what is left; [`BlockError`] if the stream ends or stalls.
     pub async fn read_payload(&mut self, buffer: &mut [u8]) -> Result<(), BlockError> {
-        if buffer.len() != self.payload_left {
-            return Err(BlockError::Misuse("a buffer that is not as long as the payload"));
+        if buffer.len() > self.payload_left {
+            return Err(BlockError::Misuse("a buffer longer than what is left of the payload"));
         }
         let mut filled = 0;
         while filled < buffer.len() {
