@@ -366,7 +366,8 @@ mod tests {
     fn large_sites_get_a_symmetric_connected_graph_of_bounded_degree() {
         for count in [2u8, 24, 25, 60, 200] {
             let site: BTreeSet<NodeId> = (0..count).map(node).collect();
-            let graph: BTreeMap<NodeId, BTreeSet<NodeId>> = site.iter().map(|id| (*id, neighbours(&site, *id))).collect();
+            let graph: BTreeMap<NodeId, BTreeSet<NodeId>> =
+                site.iter().map(|id| (*id, neighbours(&site, *id))).collect();
             let mut reached = BTreeSet::from([node(0)]);
             let mut next = vec![node(0)];
             while let Some(id) = next.pop() {

@@ -18,7 +18,8 @@ impl Coordinator {
         let Some(site) = self.directory.site_of(node).cloned() else { return };
         let key = (site, content);
         if !self.supplies.contains_key(&key) {
-            let Some(supply) = self.purpose(content, Some(node)).and_then(|purpose| self.new_supply(&key, purpose)) else {
+            let Some(supply) = self.purpose(content, Some(node)).and_then(|purpose| self.new_supply(&key, purpose))
+            else {
                 return;
             };
             self.supplies.insert(key.clone(), supply);

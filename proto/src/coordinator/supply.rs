@@ -56,8 +56,9 @@ impl Supply {
             FaultKind::WrongBytes => {
                 self.wrong += 1;
                 let cause = &fault.cause;
-                (self.wrong >= WRONG_READS_MAX)
-                    .then(|| format!("{cause} (content {}, {} times): check the feed or its mirror", content.short(), self.wrong))
+                (self.wrong >= WRONG_READS_MAX).then(|| {
+                    format!("{cause} (content {}, {} times): check the feed or its mirror", content.short(), self.wrong)
+                })
             }
             FaultKind::Passing | FaultKind::IgnoresRanges => None,
         }

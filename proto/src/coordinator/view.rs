@@ -96,7 +96,8 @@ fn site_view(deployment: &Deployment, site: &Name, nodes: &[NodeId], rollout: &V
     let began = rollout.times.acquire_began.map(|at| at.0);
     let acquired = u32::try_from(done.count()).unwrap_or(u32::MAX);
     let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
-    let acquire_ms = began.zip(last.max()).filter(|_| acquired == count).map(|(began, last)| last.saturating_sub(began));
+    let acquire_ms =
+        began.zip(last.max()).filter(|_| acquired == count).map(|(began, last)| last.saturating_sub(began));
     let mut wan = deployment.wan.get(site).copied().unwrap_or_default();
     // A ledger's sums begin anew with each run of the coordinator: what the nodes say bounds them from below.
     wan.read_bytes = wan.read_bytes.max(stats().map(|stats| stats.wan_bytes).sum());

@@ -129,11 +129,13 @@ impl Contents {
             Input::RecipeWanted { content } => self.on_recipe_wanted(content, out),
             Input::Landed { content, block } => self.with_trade(content, now, out, |trade, _| trade.landed(block, now)),
             Input::ReadEnded { end, begun } => self.on_read_ended(end, begun, now, out),
-            Input::Fetched { node, content, block, bytes, took } => self.with_trade(content, now, out, |trade, stats| {
-                if trade.fetched(node, block, bytes, took, now) {
-                    stats.peer_bytes += bytes;
-                }
-            }),
+            Input::Fetched { node, content, block, bytes, took } => {
+                self.with_trade(content, now, out, |trade, stats| {
+                    if trade.fetched(node, block, bytes, took, now) {
+                        stats.peer_bytes += bytes;
+                    }
+                })
+            }
             Input::FetchFailed { node, content, block, why } => {
                 let failed = exchange::Input::FetchFailed { node, block, why };
                 self.with_trade(content, now, out, |trade, _| trade.exchange.handle(failed, now));

@@ -59,7 +59,8 @@ impl Trade {
     /// What the coordinator is to know of it, from scratch.
     pub(super) fn wants(&self, content: ContentId) -> ToCoordinator {
         let lacking = self.lacking.iter().map(|(block, bytes)| Lacking { block: *block, bytes: *bytes }).collect();
-        let held = self.leases.iter().map(|(lease, blocks)| HeldLease { lease: *lease, blocks: ranges(self.open(blocks)) });
+        let held =
+            self.leases.iter().map(|(lease, blocks)| HeldLease { lease: *lease, blocks: ranges(self.open(blocks)) });
         ToCoordinator::Wants { content, lacking, held: held.collect() }
     }
 
@@ -181,9 +182,7 @@ impl Trade {
             exchange::Output::AnnounceAll { to } => Output::Neighbour { to, message: self.has(content) },
             exchange::Output::Serve { node, request } => Output::Serve { node, request },
             exchange::Output::Refuse { node, request } => Output::Refuse { node, request },
-            exchange::Output::Ban { node, .. } => {
-                Output::Coordinator(ToCoordinator::Lied { neighbour: node, content })
-            }
+            exchange::Output::Ban { node, .. } => Output::Coordinator(ToCoordinator::Lied { neighbour: node, content }),
             exchange::Output::Stuck { blocks } => {
                 let blocks = ranges(blocks.into_iter());
                 Output::Coordinator(ToCoordinator::Stuck { content, blocks })

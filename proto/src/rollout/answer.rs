@@ -178,7 +178,7 @@ fn fail(sight: &Sight<'_>, which: Which) -> Result<Vec<Change>, Refusal> {
 }
 
 fn lacking(sight: &Sight<'_>, node: NodeId) -> String {
-    let name = sight.options.members.get(&node).map_or_else(|| node.short(), |member| member.name.to_string());
+    let name = sight.members.get(&node).map_or_else(|| node.short(), |member| member.name.to_string());
     let failed = sight.state.nodes.get(&node).and_then(|node| node.failed());
     let package = failed.and_then(|(package, _)| sight.manifest.packages.get(package.index()));
     let package = package.map(|package| package.name.as_str()).unwrap_or_default();

@@ -48,22 +48,21 @@ use crate::time::Time;
 use sight::{Sight, Soft};
 use state::State;
 
-/// What a rollout needs to know beside its manifest. The shell keeps both, and makes the rollout from them again.
+/// What a rollout needs to know beside its manifest and the sites of its target nodes. The shell keeps all three, and
+/// makes the rollout from them again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
-    /// The target nodes' names and sites, as they were when the deployment was made.
-    pub members: BTreeMap<NodeId, Member>,
+    /// The target nodes' names, as they were when the deployment was made: for causes and views.
+    pub names: BTreeMap<NodeId, Name>,
     /// Whether it ends before the gate, with all packages on the nodes.
     pub stage_only: bool,
 }
 
-/// A target node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    /// Its name.
-    pub name: Name,
-    /// Its site.
-    pub site: Name,
+/// What is fixed about a target node.
+#[derive(Clone, Debug)]
+struct Member {
+    name: Name,
+    site: Name,
 }
 
 /// Why a rollout wants to be called.
@@ -91,26 +90,31 @@ pub enum Why {
 #[derive(Clone, Debug)]
 pub struct Rollout {
     manifest: Arc<Manifest>,
-    options: Arc<Options>,
+    members: Arc<BTreeMap<NodeId, Member>>,
+    stage_only: bool,
     state: State,
     soft: Soft,
 }
 
 impl Rollout {
-    /// A deployment at its beginning; nothing happens before the first [`Rollout::decide`].
-    pub fn new(manifest: Arc<Manifest>, options: Options) -> Self {
+    /// A deployment at its beginning; nothing happens before the first [`Rollout::decide`]. A target node that is in no
+    /// site is one of its own.
+    pub fn new(manifest: impl Into<Arc<Manifest>>, options: Options, mut sites: BTreeMap<NodeId, Name>) -> Self {
+        let (manifest, Options { mut names, stage_only }) = (manifest.into(), options);
+        let member = |node: NodeId| {
+            let id = || Name::new(node.to_string()).expect("hexadecimal digits are a name");
+            let member =
+                Member { name: names.remove(&node).unwrap_or_else(id), site: sites.remove(&node).unwrap_or_else(id) };
+            (node, member)
+        };
+        let members = manifest.targets().into_iter().map(member).collect();
         let state = State::new(&manifest);
-        Self { manifest, options: Arc::new(options), state, soft: Soft::default() }
+        Self { manifest, members: Arc::new(members), stage_only, state, soft: Soft::default() }
     }
 
     /// What is deployed.
     pub fn manifest(&self) -> &Arc<Manifest> {
         &self.manifest
-    }
-
-    /// What it was made with.
-    pub fn options(&self) -> &Options {
-        &self.options
     }
 
     /// How it ended, when it has.
@@ -202,12 +206,12 @@ impl Rollout {
     /// # Panics
     /// On a bug, or on a journal that no rollout wrote.
     pub fn check(&self) {
-        self.state.check(&self.manifest, &self.options);
+        self.state.check(&self.manifest, &self.members, self.stage_only);
     }
 
     fn sight(&self, presence: Option<(NodeId, bool)>, now: Time) -> Sight<'_> {
-        let Self { manifest, options, state, soft } = self;
-        Sight { manifest, options, state, soft, presence, now }
+        let Self { manifest, members, stage_only, state, soft } = self;
+        Sight { manifest, members, stage_only: *stage_only, state, soft, presence, now }
     }
 
     /// Only target nodes come and go here, so that what is kept of them is bounded.

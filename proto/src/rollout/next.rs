@@ -183,7 +183,7 @@ fn at_gate(sight: &Sight<'_>) -> Vec<Change> {
     if state.ready < sight.needed() {
         return Vec::new();
     }
-    if sight.options.stage_only {
+    if sight.stage_only {
         let all = state.ready == state.live;
         return if all { vec![Change::Closing { end: End::Success }] } else { late(sight) };
     }
@@ -256,7 +256,7 @@ pub(super) fn describe(sight: &Sight<'_>, step: StepRef, actor: Actor, run: &Run
     let name = sight.manifest.step(step).map(|step| step.name.as_str()).unwrap_or_default();
     let place = match actor {
         Actor::Coordinator => "the coordinator".to_owned(),
-        Actor::Node(node) => match sight.options.members.get(&node) {
+        Actor::Node(node) => match sight.members.get(&node) {
             Some(member) => format!("node `{}`", member.name),
             None => format!("node {}", node.short()),
         },
@@ -275,6 +275,6 @@ pub(super) fn describe(sight: &Sight<'_>, step: StepRef, actor: Actor, run: &Run
 impl<'a> Sight<'a> {
     /// The site of a target node.
     fn site(&self, node: crate::id::NodeId) -> Option<&'a Name> {
-        self.options.members.get(&node).map(|member| &member.site)
+        self.members.get(&node).map(|member| &member.site)
     }
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::Options;
 use super::nearest::nearest;
 use super::select::{SelectError, Selector, Traits};
 use super::spec::{AcquireSpec, CheckSpec, DeploymentSpec, GateSpec, SourceSpec, StepSpec, StragglersSpec};
-use super::{Member, Options};
 use crate::codec::{self, CodecError};
 use crate::id::{DeploymentId, Name, NodeId, PackageIndex};
 use crate::limits::{
@@ -130,13 +130,19 @@ pub fn resolve(
 }
 
 impl Options {
-    /// What a rollout of `manifest` needs to know of its target nodes.
+    /// What a rollout of `manifest` needs to know beside it.
     pub fn for_targets(manifest: &Manifest, nodes: &[NodeFacts], stage_only: bool) -> Self {
         let targets = manifest.targets();
-        let members = nodes.iter().filter(|node| targets.contains(&node.id));
-        let member = |node: &NodeFacts| (node.id, Member { name: node.name.clone(), site: node.site.clone() });
-        Self { members: members.map(member).collect(), stage_only }
+        let nodes = nodes.iter().filter(|node| targets.contains(&node.id));
+        Self { names: nodes.map(|node| (node.id, node.name.clone())).collect(), stage_only }
     }
+}
+
+/// The site of each target node of `manifest`.
+pub fn sites(manifest: &Manifest, nodes: &[NodeFacts]) -> BTreeMap<NodeId, Name> {
+    let targets = manifest.targets();
+    let nodes = nodes.iter().filter(|node| targets.contains(&node.id));
+    nodes.map(|node| (node.id, node.site.clone())).collect()
 }
 
 fn check_counts(spec: &DeploymentSpec, nodes: &[NodeFacts]) -> Result<(), PlanError> {

@@ -20,11 +20,11 @@ pub(super) fn view(sight: &Sight<'_>) -> View {
         stage: stage(sight),
         state: state(sight, &waiting),
         outcome: sight.state.finished.clone(),
-        stage_only: sight.options.stage_only,
+        stage_only: sight.stage_only,
         generation: sight.state.generation,
         gate: gate(sight),
         waiting,
-        nodes: sight.state.nodes.iter().map(|(id, node)| node_view(sight, *id, node)).collect(),
+        nodes: sight.state.nodes.iter().filter_map(|(id, node)| node_view(sight, *id, node)).collect(),
         coordinator: steps_of(sight, Actor::Coordinator),
         times: sight.state.times,
     }
@@ -38,7 +38,7 @@ fn stage(sight: &Sight<'_>) -> Stage {
         Stage::Steps
     } else if times.acquire_began.is_none() {
         Stage::BeforeAcquire
-    } else if sight.state.ready < sight.needed() || sight.options.stage_only {
+    } else if sight.state.ready < sight.needed() || sight.stage_only {
         Stage::Acquire
     } else {
         Stage::Release
@@ -120,7 +120,7 @@ fn empty_sites(sight: &Sight<'_>) -> Vec<Waiting> {
     let opened = sight.state.opened.filter(|_| sight.state.closing.is_none());
     let on_site = |step: &StepRef| sight.manifest.step(*step).is_some_and(|step| step.on == On::Site);
     let Some(step) = opened.filter(on_site) else { return Vec::new() };
-    let site = |node: &NodeId| sight.options.members.get(node).map(|member| &member.site);
+    let site = |node: &NodeId| sight.members.get(node).map(|member| &member.site);
     let had: Vec<&Name> = sight.state.runs_of(step).filter_map(|(actor, _)| site(&actor.node()?)).collect();
     let mut sites: Vec<&Name> = sight.state.live_nodes().filter_map(|(id, _)| site(&id)).collect();
     sites.sort_unstable();
@@ -129,20 +129,19 @@ fn empty_sites(sight: &Sight<'_>) -> Vec<Waiting> {
     empty.map(|site| Waiting::Site { site: site.clone(), step }).collect()
 }
 
-fn node_view(sight: &Sight<'_>, id: NodeId, node: &Node) -> NodeView {
-    let member = sight.options.members.get(&id);
-    let unknown = || Name::new(id.short()).expect("hexadecimal digits are a name");
+fn node_view(sight: &Sight<'_>, id: NodeId, node: &Node) -> Option<NodeView> {
+    let member = sight.members.get(&id)?;
     let package = |(package, state): (&_, &PackageState)| PackageView { package: *package, state: state.clone() };
-    NodeView {
+    Some(NodeView {
         node: id,
-        name: member.map_or_else(unknown, |member| member.name.clone()),
-        site: member.map_or_else(unknown, |member| member.site.clone()),
+        name: member.name.clone(),
+        site: member.site.clone(),
         online: sight.is_online(Actor::Node(id)),
         excluded: node.excluded,
         acquired: node.is_ready(),
         packages: node.packages.iter().map(package).collect(),
         steps: steps_of(sight, Actor::Node(id)),
-    }
+    })
 }
 
 /// An actor's steps: those that it runs in any case, and those that it was chosen for.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Options;
+use super::Member;
 use super::input::{Actor, StepOutcome};
 use super::state::{Node, Run, Stand, State};
 use crate::id::NodeId;
@@ -66,7 +66,8 @@ pub(super) enum Verdict {
 #[derive(Clone, Copy)]
 pub(super) struct Sight<'a> {
     pub(super) manifest: &'a Manifest,
-    pub(super) options: &'a Options,
+    pub(super) members: &'a BTreeMap<NodeId, Member>,
+    pub(super) stage_only: bool,
     pub(super) state: &'a State,
     pub(super) soft: &'a Soft,
     /// A node that comes or goes with this very input.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::Options;
+use super::Member;
 use super::input::{Actor, StepOutcome};
 use super::record::{Change, End, Exclusion, Outcome};
 use super::view::{PackageState, Times};
@@ -233,11 +233,11 @@ impl State {
     }
 
     /// Asserts what must hold after any prefix of any journal that `Rollout` wrote.
-    pub(super) fn check(&self, manifest: &Manifest, options: &Options) {
+    pub(super) fn check(&self, manifest: &Manifest, members: &BTreeMap<NodeId, Member>, stage_only: bool) {
         self.check_counts();
         let gate_open = self.times.gate_opened.is_some();
         assert!(!gate_open || self.times.acquire_began.is_some(), "the gate opened before `acquire` began");
-        assert!(!gate_open || !options.stage_only, "the gate of a stage-only deployment opened");
+        assert!(!gate_open || !stage_only, "the gate of a stage-only deployment opened");
         for ((step, actor), run) in &self.runs {
             assert!(manifest.step(*step).is_some(), "{step:?} ran, but the manifest has no such step");
             assert!((1..=ATTEMPTS_MAX).contains(&run.attempt), "attempt {} at {step:?}", run.attempt);
@@ -249,7 +249,7 @@ impl State {
             assert!(run.stand != Stand::Ended || run.outcome.is_some(), "{step:?} ended without an outcome");
         }
         self.check_turns(manifest);
-        self.check_sites(manifest, options);
+        self.check_sites(manifest, members);
     }
 
     fn check_counts(&self) {
@@ -274,11 +274,11 @@ impl State {
         assert!(manifest.step(opened).is_some(), "{opened:?} is no step");
     }
 
-    fn check_sites(&self, manifest: &Manifest, options: &Options) {
+    fn check_sites(&self, manifest: &Manifest, members: &BTreeMap<NodeId, Member>) {
         let mut seen = std::collections::BTreeSet::new();
         for (step, actor) in self.runs.keys() {
             let on = manifest.step(*step).map(|step| step.on);
-            let site = actor.node().and_then(|node| options.members.get(&node)).map(|member| &member.site);
+            let site = actor.node().and_then(|node| members.get(&node)).map(|member| &member.site);
             match on {
                 Some(On::Site) => assert!(seen.insert((*step, site)), "{step:?} was ordered twice at {site:?}"),
                 Some(On::Node) => assert!(actor.node().is_some(), "{step:?} ran on the coordinator"),
