@@ -232,3 +232,106 @@ pub const SELECTOR_DEPTH_MAX: usize = 32;
 
 /// Bytes of a join string's value: a key, a secret and a dozen addresses.
 pub const JOIN_BYTES_MAX: usize = 4096;
+/// Bytes that a site may read again whatever the package's size: 1 % of a tiny package is less than one block.
+pub const WAN_BUDGET_BYTES_MIN: u64 = 256 * 1024;
+
+/// The part of what a site lacks that it may read again: one in this many bytes (WAN-ONCE: 1 %).
+pub const WAN_BUDGET_DIVISOR: u64 = 100;
+
+/// Smallest lease in bytes where nothing else bounds it: one request then reads long enough to fill the way.
+pub const LEASE_BYTES_MIN: u64 = 4 * 1024 * 1024;
+
+/// Largest lease in bytes: what a lost holder makes others wait for.
+pub const LEASE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Runs of adjacent blocks in one lease: each is a request of its own.
+pub const LEASE_RUNS_MAX: usize = 64;
+
+/// Leases that one node holds: one that it reads, others so that no round trip idles.
+pub const LEASES_PER_NODE_MAX: usize = 4;
+
+/// Bytes leased to one node: two of the largest leases, and more than two seconds of 100 Mbit/s.
+pub const LEASED_BYTES_PER_NODE_MAX: u64 = 2 * LEASE_BYTES_MAX;
+
+/// How long a lease is given at least, whatever its size: a busy origin may take seconds to answer.
+pub const LEASE_TIME_MIN: Duration = Duration::from_secs(10);
+
+/// Bytes a second that a node is thought to read before it was measured, for deadlines.
+pub const LEASE_RATE_GUESS: u64 = 512 * 1024;
+
+/// How long a node may be away before its leases are lost: a restart of the agent, or a short break of the network.
+pub const HOLDER_GRACE: Duration = Duration::from_secs(10);
+
+/// How long a connected node may take to answer a revocation before its lease is lost.
+pub const REVOKE_ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// How long a node's blocks may wait for a second holder before it gets leases all the same: then nobody can fetch from
+/// it, and waiting helps nobody.
+pub const REPLICATION_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// First wait after a node, or the origin for all nodes, failed; it doubles with each further failure.
+pub const READ_BACKOFF_MIN: Duration = Duration::from_secs(1);
+
+/// Longest wait after failures.
+pub const READ_BACKOFF_MAX: Duration = Duration::from_secs(300);
+
+/// How long a node that is far slower than the others gets no lease.
+pub const SLOW_READER_REST: Duration = Duration::from_secs(30);
+
+/// Nodes that read over the WAN at the same time at first. Fewer land the first blocks sooner; more fill a WAN that is
+/// faster than one node.
+pub const READERS_MIN: u32 = 4;
+
+/// Nodes of one site that read over the WAN at the same time.
+pub const READERS_MAX: u32 = 256;
+
+/// How often one block is granted because nodes are stuck though the site has it.
+pub const STUCK_GRANT_EVERY: Duration = Duration::from_secs(30);
+
+/// Neighbours of one exchange: the full mesh of a site of 24 and the graph of degree 16 fit with room for change.
+pub const NEIGHBOURS_MAX: usize = 256;
+
+/// Neighbours that were banned and are remembered.
+pub const BANNED_MAX: usize = 1024;
+
+/// Requests in flight to one neighbour at least: the next block is asked for before the last one arrived.
+pub const REQUESTS_PER_NEIGHBOUR_MIN: usize = 2;
+
+/// Requests in flight to one neighbour at most: 16 blocks of 128 KiB fill 160 Mbit/s over 100 ms.
+pub const REQUESTS_PER_NEIGHBOUR_MAX: usize = 16;
+
+/// Bytes asked of all neighbours at the same time, so that a node's memory stays small; one block is always allowed.
+pub const REQUESTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Blocks served at the same time: fewer finish each one sooner, so that others serve it sooner.
+pub const UPLOAD_SLOTS: usize = 4;
+
+/// Requests of one neighbour that wait to be served; an honest one has no more in flight.
+pub const UPLOADS_QUEUED_PER_NEIGHBOUR_MAX: usize = REQUESTS_PER_NEIGHBOUR_MAX;
+
+/// Blocks that wait to be announced: a message for each block would cost more than it tells.
+pub const ANNOUNCED_BLOCKS: usize = 8;
+
+/// How long blocks wait to be announced.
+pub const ANNOUNCE_EVERY: Duration = Duration::from_millis(100);
+
+/// First rest of a neighbour that refused or failed; it doubles with each further time.
+pub const NEIGHBOUR_REST_MIN: Duration = Duration::from_millis(50);
+
+/// Longest rest of a neighbour.
+pub const NEIGHBOUR_REST_MAX: Duration = Duration::from_secs(10);
+
+/// A request is slow when it takes this many times the median.
+pub const SLOW_FACTOR: u32 = 3;
+
+/// No request is slow before this age, whatever the median: a block of 4 MiB takes a third of it at 100 Mbit/s.
+pub const SLOW_AGE_MIN: Duration = Duration::from_secs(1);
+
+/// Blocks on their way when nothing else is missing, at which the last ones are asked of a second neighbour.
+pub const ENDGAME_BLOCKS_MAX: usize = 16;
+
+/// How long nothing arrives before a node is stuck; it doubles each time it is said again.
+pub const STUCK_AFTER: Duration = Duration::from_secs(5);
+
+/// Blocks named when a node is stuck.
+pub const STUCK_BLOCKS_MAX: usize = 64;

@@ -13,6 +13,12 @@
 //! The core moves no bytes and verifies none: the shell says [`Input::Fetched`] or [`Input::Landed`] after the hash of
 //! each segment matched (VERIFIED). Which neighbours a node has is the coordinator's choice.
 
+mod announce;
+mod ask;
+mod inflight;
+mod peers;
+mod pick;
+mod serve;
 mod stats;
 mod transfer;
 

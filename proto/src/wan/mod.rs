@@ -16,7 +16,15 @@
 //! Not guaranteed: that nodes tell the truth. Left to the shell: carrying messages, the WAN limit of the hour, and which
 //! request a lease becomes. With `swarm` off each node is a site of its own.
 
+mod budget;
+mod check;
+mod grant;
+mod lease;
 mod ledger;
+mod member;
+mod readers;
+mod settle;
+mod site;
 
 use serde::{Deserialize, Serialize};
 
