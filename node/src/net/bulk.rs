@@ -234,11 +234,11 @@ impl Task {
             }
             SwarmEvent::Behaviour(ChannelEvent::Failed { node, connection, remote, error, .. }) => {
                 tracing::debug!(%node, %remote, %error, "no bulk stream");
-                self.failed(connection, vec![(Some(remote), error.into())]);
+                self.failed(connection, vec![(Some(dial::plain(&remote)), error.into())]);
             }
             SwarmEvent::ConnectionClosed { connection_id, endpoint, cause, .. } => {
                 let cause = cause.map_or_else(|| "closed".to_owned(), |cause| cause.to_string());
-                let remote = endpoint.get_remote_address().clone();
+                let remote = dial::plain(endpoint.get_remote_address());
                 self.failed(connection_id, vec![(Some(remote), DialCause::NotAdmitted(cause))]);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {

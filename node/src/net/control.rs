@@ -271,6 +271,7 @@ impl Task {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Listen(address, reply) => self.listeners.listen(&mut self.swarm, address, reply),
+            Command::Connect(node, _) if node == self.local => self.report(node, vec![(None, DialCause::Own)]),
             Command::Connect(node, addresses) => {
                 self.redial.want(node, addresses, self.links.contains_key(&node), Instant::now());
             }
@@ -311,12 +312,12 @@ impl Task {
             SwarmEvent::Behaviour(ChannelEvent::Failed { node, connection, dialer, remote, error }) => {
                 tracing::debug!(%node, %remote, %error, "no control channel");
                 if dialer {
-                    self.dial_failed(connection, vec![(Some(remote), error.into())]);
+                    self.dial_failed(connection, vec![(Some(dial::plain(&remote)), error.into())]);
                 }
             }
             SwarmEvent::ConnectionClosed { connection_id, endpoint, cause, .. } => {
                 let cause = cause.map_or_else(|| "closed".to_owned(), |cause| cause.to_string());
-                let remote = endpoint.get_remote_address().clone();
+                let remote = dial::plain(endpoint.get_remote_address());
                 self.dial_failed(connection_id, vec![(Some(remote), DialCause::NotAdmitted(cause))]);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {

@@ -27,7 +27,7 @@ pub enum DialCause {
         found: Option<NodeId>,
     },
     /// This process answered.
-    #[error("this is the node's own address")]
+    #[error("this program itself answers there: check the address")]
     Own,
     /// Nothing listens there.
     #[error("connection refused: is it running, and is this its port?")]
@@ -41,6 +41,9 @@ pub enum DialCause {
     /// The host name is unknown.
     #[error("cannot resolve the host name: {0}")]
     Name(String),
+    /// Nothing to dial.
+    #[error("no address to dial: none is known, or this program itself listens there")]
+    NoAddress,
     /// Not an address that this mesh can dial.
     #[error("not an address that can be dialed here")]
     Address,
@@ -85,6 +88,11 @@ pub(super) fn refusal(error: &ListenError) -> String {
     }
 }
 
+/// `address` as the caller gave it: libp2p adds the peer that was asked for.
+pub(super) fn plain(address: &Multiaddr) -> Multiaddr {
+    address.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()
+}
+
 /// An address with what went wrong there.
 pub(super) type Failure = (Option<Multiaddr>, DialCause);
 
@@ -92,12 +100,12 @@ pub(super) type Failure = (Option<Multiaddr>, DialCause);
 pub(super) fn failures(error: DialError) -> Vec<Failure> {
     match error {
         DialError::WrongPeerId { obtained, address } => {
-            vec![(Some(address), DialCause::WrongNode { found: node_id(&obtained) })]
+            vec![(Some(plain(&address)), DialCause::WrongNode { found: node_id(&obtained) })]
         }
-        DialError::LocalPeerId { address } => vec![(Some(address), DialCause::Own)],
-        DialError::NoAddresses => vec![(None, DialCause::Address)],
+        DialError::LocalPeerId { address } => vec![(Some(plain(&address)), DialCause::Own)],
+        DialError::NoAddresses => vec![(None, DialCause::NoAddress)],
         DialError::Transport(errors) => {
-            errors.into_iter().map(|(address, error)| (Some(address), transport_cause(&error))).collect()
+            errors.into_iter().map(|(address, error)| (Some(plain(&address)), transport_cause(&error))).collect()
         }
         DialError::Denied { cause } if matches!(cause.downcast_ref(), Some(Denied::Connected)) => Vec::new(),
         DialError::Denied { cause } => vec![(None, DialCause::Handshake(cause.to_string()))],

@@ -180,10 +180,7 @@ async fn write(
             let len = u32::try_from(frame.len()).map_err(io::Error::other)?;
             stream.write_all(&len.to_be_bytes()).await?;
             stream.write_all(&frame).await?;
-            next = match queue.try_recv() {
-                Ok(queued) => Some(queued),
-                Err(_) => None,
-            };
+            next = queue.try_recv().ok();
         }
         stream.flush().await?;
         if queue.is_closed() && queue.is_empty() {

@@ -9,7 +9,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use libp2p::Multiaddr;
-use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use shoal_proto::id::NodeId;
 use shoal_proto::limits::{ADDRESSES_PER_NODE_MAX, REDIAL_WAIT_MAX, REDIAL_WAIT_MIN};
@@ -103,10 +102,8 @@ impl Redial {
     /// Leaves `address` of `node` out of the next dials, as long as others are left.
     pub(super) fn avoid(&mut self, node: NodeId, address: Multiaddr) {
         let Some(wanted) = self.wanted.get_mut(&node) else { return };
-        // libp2p reports the address with the peer that was asked for.
-        let plain: Multiaddr = address.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect();
-        if !wanted.avoided.contains(&plain) && wanted.avoided.len() < ADDRESSES_PER_NODE_MAX {
-            wanted.avoided.push(plain);
+        if !wanted.avoided.contains(&address) && wanted.avoided.len() < ADDRESSES_PER_NODE_MAX {
+            wanted.avoided.push(address);
         }
     }
 

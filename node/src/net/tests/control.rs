@@ -79,12 +79,16 @@ impl Member {
     }
 }
 
+async fn join(a: &mut Member, b: &mut Member) {
+    a.connect(b).await;
+    assert_eq!((a.up().await, b.up().await), (b.id(), a.id()));
+}
+
 async fn exchange_frames(listen: &str) {
     let mut a = Member::start().await;
     let config = ControlConfig::default();
     let mut b = Member::start_with(Identity::ephemeral(), listen.parse().unwrap(), &config).await;
-    a.connect(&b).await;
-    assert_eq!((a.up().await, b.up().await), (b.id(), a.id()));
+    join(&mut a, &mut b).await;
     let largest = Bytes::from(vec![7; CONTROL_MESSAGE_BYTES_MAX]);
     for frame in [Bytes::from_static(b"one"), largest.clone(), Bytes::from_static(b"three")] {
         a.mesh.send(b.id(), frame.clone()).await.unwrap();
@@ -132,8 +136,7 @@ async fn a_restarted_peer_is_reconnected() {
 async fn disconnect_sends_what_is_queued_and_dials_no_more() {
     let mut a = Member::start().await;
     let mut b = Member::start().await;
-    a.connect(&b).await;
-    (a.up().await, b.up().await);
+    join(&mut a, &mut b).await;
     for i in 0..100u32 {
         a.mesh.send(b.id(), Bytes::copy_from_slice(&i.to_be_bytes())).await.unwrap();
     }
@@ -167,9 +170,11 @@ async fn failed_dials_say_why() {
     assert_eq!(a.dial_failed().await, DialCause::Address);
     a.mesh.disconnect(node).await.unwrap();
 
-    a.mesh.connect(a.id(), vec![a.address.clone()]).await.unwrap();
-    assert_eq!(a.dial_failed().await, DialCause::Own);
-    a.mesh.disconnect(a.id()).await.unwrap();
+    for (node, cause) in [(a.id(), DialCause::Own), (Identity::ephemeral().node_id(), DialCause::NoAddress)] {
+        a.mesh.connect(node, vec![a.address.clone()]).await.unwrap();
+        assert_eq!(a.dial_failed().await, cause);
+        a.mesh.disconnect(node).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -245,8 +250,7 @@ async fn an_oversized_frame_closes_the_channel() {
 async fn a_peer_that_does_not_read_is_cut_off_and_holds_up_nobody() {
     let mut a = Member::start().await;
     let mut b = Member::start().await;
-    a.connect(&b).await;
-    (a.up().await, b.up().await);
+    join(&mut a, &mut b).await;
     let slow = Identity::ephemeral();
     let _stream = raw_stream(&slow, "/shoal/control/1", a.id(), a.address.clone()).await;
     a.up().await;
@@ -265,8 +269,7 @@ async fn a_silent_peer_is_dead_and_a_beating_one_is_not() {
     let config = ControlConfig { heartbeat, silence_max: 10 * heartbeat };
     let mut a = Member::start_with(Identity::ephemeral(), loopback(), &config).await;
     let mut b = Member::start_with(Identity::ephemeral(), loopback(), &config).await;
-    a.connect(&b).await;
-    (a.up().await, b.up().await);
+    join(&mut a, &mut b).await;
     let silent = Identity::ephemeral();
     let _stream = raw_stream(&silent, "/shoal/control/1", a.id(), a.address.clone()).await;
     assert_eq!(a.up().await, silent.node_id());
