@@ -1,3 +1,4 @@
 //! Agent of Shoal: library and the shoal-node program.
 
 pub mod origin;
+pub mod steps;
