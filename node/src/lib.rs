@@ -2,3 +2,4 @@
 
 pub mod origin;
 pub mod net;
+pub mod steps;
