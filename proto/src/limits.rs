@@ -89,3 +89,9 @@ pub const ATTEMPTS_MAX: u32 = 100;
 
 /// How long a step may run unless the deployment file says otherwise.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// Deployments that pin one package on a node: every release that could still be rolled back to, with room to spare.
+pub const PINS_PER_PACKAGE_MAX: usize = 1024;
+
+/// Bytes of a node's record of one package: its pins at up to ten bytes each, with room to spare.
+pub const PACKAGE_RECORD_BYTES_MAX: usize = 16 * 1024;
