@@ -3,3 +3,4 @@
 pub mod origin;
 pub mod net;
 pub mod steps;
+pub mod store;
