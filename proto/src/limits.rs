@@ -20,6 +20,9 @@ pub const RECIPE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Segments of one recipe, with the same reason.
 pub const RECIPE_SEGMENTS_MAX: usize = 2_000_000;
 
+/// Bytes of one package. Cut as coarsely as allowed, its recipe still fits in [`RECIPE_BYTES_MAX`].
+pub const PACKAGE_BYTES_MAX: u64 = 256 * 1024 * 1024 * 1024;
+
 /// Smallest block in bytes: below it, requests cost more than payload.
 pub const BLOCK_BYTES_MIN: u64 = 128 * 1024;
 
@@ -30,6 +33,9 @@ pub const BLOCK_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Blocks that a package is cut into if the two bounds above allow: a swarm of 1,000 nodes then stays within 1 % of the
 /// optimum, since overhead is log2(nodes) / blocks.
 pub const BLOCKS_PER_PACKAGE: u64 = 1024;
+
+/// Blocks of one content: the largest package in blocks of the largest target size.
+pub const BLOCKS_MAX: u32 = (PACKAGE_BYTES_MAX / BLOCK_BYTES_MAX) as u32;
 
 /// Largest segment in bytes: the most that is read before it can be verified.
 pub const SEGMENT_BYTES_MAX: usize = 256 * 1024;
@@ -42,6 +48,17 @@ pub const SEGMENT_BYTES_MIN: usize = 16 * 1024;
 
 /// Data of a zip entry up to this many bytes is one segment; longer data is cut by FastCDC.
 pub const ZIP_ENTRY_WHOLE_BYTES_MAX: u64 = 128 * 1024;
+
+/// Entries of a zip that is cut along its entries, so that their headers fit in a recipe; one with more is cut as plain
+/// bytes.
+pub const ZIP_ENTRIES_MAX: usize = 200_000;
+
+/// Data of a zip entry below this many bytes stands in the recipe itself: its hash would cost about as much.
+pub const ZIP_ENTRY_DATA_BYTES_MIN: u64 = 64;
+
+/// Bytes between two zip entries that stand in the recipe itself; a longer run (a self-extractor, a signing block) is
+/// cut into segments.
+pub const ZIP_GAP_BYTES_MAX: u64 = 64 * 1024;
 
 /// Bytes between two missing ranges that are read rather than skipped: a request costs about as much.
 pub const GAP_BYTES_MAX: u64 = 4 * 1024;

@@ -4,9 +4,10 @@
 //! common, and all that the swarm needs: segments with their hashes and places, grouped into blocks.
 
 mod blockset;
+mod form;
 mod layout;
 mod recipe;
 
 pub use blockset::BlockSet;
-pub use layout::{Layout, Outline, Segment};
-pub use recipe::{Recipe, RecipeError};
+pub use layout::{Layout, Outline, OutlineError};
+pub use recipe::{Part, Recipe, RecipeError, Repeat, Segment};
