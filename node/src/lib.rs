@@ -1,1 +1,3 @@
 //! Agent of Shoal: library and the shoal-node program.
+
+pub mod origin;

@@ -1,0 +1,159 @@
+//! The ranges of one read: several in flight, each resumed where it broke.
+//!
+//! Invariant: a wanted byte is sent to the sink at most once, and a range's bytes in order. What a range has got is kept
+//! across tries, so that only the rest is asked for again (WAN-ONCE).
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use reqwest::{Response, StatusCode};
+use shoal_proto::limits::{ORIGIN_PROGRESS_BYTES, ORIGIN_REQUESTS_IN_FLIGHT_MAX};
+use shoal_proto::origin::{HttpOrigin, shown_url};
+use tokio::sync::mpsc;
+
+use super::request::{self, Request, Tries, send};
+use super::{Chunk, OriginError, OriginReader, WanBytes};
+
+/// One read of one package.
+#[derive(Clone, Copy)]
+pub(super) struct Transfer<'a> {
+    pub(super) reader: &'a OriginReader,
+    pub(super) origin: &'a HttpOrigin,
+    pub(super) wan: &'a WanBytes,
+    pub(super) sink: &'a mpsc::Sender<Chunk>,
+}
+
+impl Transfer<'_> {
+    /// Reads `asked`, of which `wanted` is delivered. The first error ends all.
+    pub(super) async fn ranges(self, asked: Vec<Range<u64>>, wanted: &[Range<u64>]) -> Result<(), OriginError> {
+        stream::iter(asked)
+            .map(|range| self.range(range, wanted))
+            .buffer_unordered(ORIGIN_REQUESTS_IN_FLIGHT_MAX)
+            .try_collect()
+            .await
+    }
+
+    /// Reads one range, in as many tries as it takes while they bring progress.
+    async fn range(self, range: Range<u64>, wanted: &[Range<u64>]) -> Result<(), OriginError> {
+        let mut tries = Tries::new(self.reader.patience);
+        let (mut at, mut counted) = (range.start, range.start);
+        while at < range.end {
+            let Err(error) = self.range_once(&mut at, range.end, wanted).await else { break };
+            if at - counted >= ORIGIN_PROGRESS_BYTES {
+                tries.reset();
+                counted = at;
+            }
+            tries.wait_after(error).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks once for `*at..end` and moves `at` past what was delivered.
+    async fn range_once(self, at: &mut u64, end: u64, wanted: &[Range<u64>]) -> Result<(), OriginError> {
+        let request = Request {
+            url: &self.origin.url,
+            headers: &self.origin.headers,
+            range: Some(*at..end),
+            if_range: self.origin.etag.as_deref(),
+        };
+        let mut response = send(&self.reader.client, self.reader.patience, &request).await?;
+        self.check_range(&response, *at..end)?;
+        while *at < end {
+            let Some(bytes) = request::chunk(&mut response, self.reader.patience, self.wan).await? else {
+                return Err(self.broken(format!("it ended at byte {at} of {end}")));
+            };
+            let next = *at + bytes.len() as u64;
+            if next > end {
+                return Err(self.bad_answer(format!("it holds more than bytes {at} to {end}")));
+            }
+            self.deliver_wanted(*at, &bytes, wanted).await?;
+            *at = next;
+        }
+        // Reading the end itself lets the connection be used again where the length was not said beforehand.
+        request::chunk(&mut response, self.reader.patience, self.wan).await.map(drop).or(Ok(()))
+    }
+
+    /// Reads the package from its first byte to the last wanted one.
+    pub(super) async fn whole(self, wanted: &[Range<u64>]) -> Result<(), OriginError> {
+        let Some(last) = wanted.last() else { return Ok(()) };
+        let request = Request { url: &self.origin.url, headers: &self.origin.headers, range: None, if_range: None };
+        let reader = self.reader;
+        let mut response = reader.with_retries(async || send(&reader.client, reader.patience, &request).await).await?;
+        if response.status() != StatusCode::OK {
+            return Err(self.bad_answer(format!("{} to a request without a range", response.status())));
+        }
+        self.check_unchanged(&response)?;
+        let mut at = 0;
+        while at < last.end {
+            let Some(bytes) = request::chunk(&mut response, reader.patience, self.wan).await? else {
+                return Err(self.broken(format!("it ended at byte {at} of {}", self.origin.size)));
+            };
+            self.deliver_wanted(at, &bytes, wanted).await?;
+            at += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Whether an answer holds exactly `asked` of the package that is wanted.
+    fn check_range(&self, response: &Response, asked: Range<u64>) -> Result<(), OriginError> {
+        self.check_unchanged(response)?;
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT => {}
+            // Everything was asked for and everything comes: as good as a range.
+            StatusCode::OK if asked == (0..self.origin.size) => return Ok(()),
+            StatusCode::OK => return Err(OriginError::IgnoresRanges { url: shown_url(&self.origin.url) }),
+            status => return Err(self.bad_answer(format!("{status} to bytes {} to {}", asked.start, asked.end))),
+        }
+        let Some(content) = request::content_range(response) else {
+            return Err(self.bad_answer("206 without a Content-Range that can be read".into()));
+        };
+        if content.range.as_ref() != Some(&asked) {
+            let cause = format!("bytes {asked:?} were asked for, {:?} came", content.range.unwrap_or_default());
+            return Err(self.bad_answer(cause));
+        }
+        match request::content_length(response) {
+            Some(len) if len != asked.end - asked.start => {
+                Err(self.bad_answer(format!("{len} bytes for bytes {} to {}", asked.start, asked.end)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether an answer comes from the package that the deployment was planned with, as far as headers tell.
+    fn check_unchanged(&self, response: &Response) -> Result<(), OriginError> {
+        let metadata = request::metadata(response);
+        match self.origin.strict_change(metadata.size, metadata.etag.as_deref()) {
+            Some(change) => Err(OriginError::Changed { url: shown_url(&self.origin.url), change }),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends those parts of `bytes`, which start at `offset`, that are in `wanted` (sorted and disjoint).
+    async fn deliver_wanted(&self, offset: u64, bytes: &Bytes, wanted: &[Range<u64>]) -> Result<(), OriginError> {
+        let end = offset + bytes.len() as u64;
+        let first = wanted.partition_point(|range| range.end <= offset);
+        for range in wanted[first..].iter().take_while(|range| range.start < end) {
+            let (from, to) = (range.start.max(offset), range.end.min(end));
+            let part = bytes.slice((from - offset) as usize..(to - offset) as usize);
+            deliver(self.sink, from, part).await?;
+        }
+        Ok(())
+    }
+
+    fn bad_answer(&self, cause: String) -> OriginError {
+        OriginError::BadAnswer { url: shown_url(&self.origin.url), cause }
+    }
+
+    fn broken(&self, cause: String) -> OriginError {
+        OriginError::Broken { url: shown_url(&self.origin.url), cause }
+    }
+}
+
+/// Sends a chunk; an empty one is left out.
+pub(super) async fn deliver(sink: &mpsc::Sender<Chunk>, offset: u64, bytes: Bytes) -> Result<(), OriginError> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    sink.send(Chunk { offset, bytes }).await.map_err(|_| OriginError::Cancelled)
+}

@@ -1,0 +1,239 @@
+//! One request to an origin: its headers, its redirects, what its status means, the next chunk of its body, and how long
+//! to wait before it is sent again.
+//!
+//! Headers of an origin go to the URL's own scheme, host and port and nowhere else: a redirect to another host, as from a
+//! feed to its object store, is followed without them, and never from https to http.
+
+use std::hash::{BuildHasher, Hasher};
+use std::ops::Range;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    IF_RANGE, LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER,
+};
+use reqwest::{Response, StatusCode, Url};
+use shoal_proto::limits::{ORIGIN_REDIRECTS_MAX, ORIGIN_TRIES_MAX};
+use shoal_proto::origin::{ContentRange, Metadata, retry_after, shown_url, strong_etag};
+
+use super::error::cause;
+use super::{OriginError, Patience, WanBytes};
+
+/// What is asked of an origin.
+pub(super) struct Request<'a> {
+    pub(super) url: &'a str,
+    pub(super) headers: &'a [(String, String)],
+    /// Not empty.
+    pub(super) range: Option<Range<u64>>,
+    pub(super) if_range: Option<&'a str>,
+}
+
+/// Sends `request`, follows redirects, and answers once status and headers are there: 200, 206 or 416 (with its size).
+pub(super) async fn send(
+    client: &reqwest::Client,
+    patience: Patience,
+    request: &Request<'_>,
+) -> Result<Response, OriginError> {
+    let bad_request = |cause: String| OriginError::BadRequest { url: shown_url(request.url), cause };
+    let mut url = Url::parse(request.url).map_err(|error| bad_request(error.to_string()))?;
+    let mut headers = origin_headers(request.headers).map_err(bad_request)?;
+    for _ in 0..=ORIGIN_REDIRECTS_MAX {
+        let mut all = headers.clone();
+        all.extend(range_headers(request).map_err(bad_request)?);
+        let answer = tokio::time::timeout(patience.stall, client.get(url.clone()).headers(all).send()).await;
+        let response = match answer {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(not_sent(request.url, error)),
+            Err(_) => return Err(OriginError::Stalled { url: shown_url(request.url), silence: patience.stall }),
+        };
+        let Some(next) = redirect(request.url, &url, &response)? else {
+            return accept(request, response);
+        };
+        if next.origin() != url.origin() {
+            headers.clear();
+        }
+        url = next;
+    }
+    Err(OriginError::Redirect { url: shown_url(request.url), cause: format!("more than {ORIGIN_REDIRECTS_MAX} times") })
+}
+
+fn not_sent(url: &str, error: reqwest::Error) -> OriginError {
+    let url = shown_url(url);
+    if error.is_builder() {
+        OriginError::BadRequest { url, cause: cause(error) }
+    } else if error.is_connect() {
+        OriginError::Unreachable { url, cause: cause(error) }
+    } else {
+        OriginError::Broken { url, cause: cause(error) }
+    }
+}
+
+fn origin_headers(headers: &[(String, String)]) -> Result<HeaderMap, String> {
+    let mut map = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        let key: HeaderName = name.parse().map_err(|_| format!("`{name}` is not a header's name"))?;
+        let mut value: HeaderValue =
+            value.parse().map_err(|_| format!("the value of header `{name}` cannot be sent"))?;
+        value.set_sensitive(true);
+        map.append(key, value);
+    }
+    Ok(map)
+}
+
+/// The headers that are Shoal's own, and win over an origin's. Bytes are hashed as they are in the file, so that no
+/// encoding is accepted.
+fn range_headers(request: &Request<'_>) -> Result<HeaderMap, String> {
+    let mut map = HeaderMap::new();
+    map.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if let Some(range) = &request.range {
+        let value = format!("bytes={}-{}", range.start, range.end - 1);
+        map.insert(RANGE, value.parse().map_err(|_| "its range cannot be sent".to_owned())?);
+        if let Some(etag) = request.if_range {
+            map.insert(IF_RANGE, etag.parse().map_err(|_| "its ETag cannot be sent".to_owned())?);
+        }
+    }
+    Ok(map)
+}
+
+/// Where `response` redirects to, if it does.
+fn redirect(asked: &str, from: &Url, response: &Response) -> Result<Option<Url>, OriginError> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let refuse = |cause: String| OriginError::Redirect { url: shown_url(asked), cause };
+    let location = text(response, LOCATION).ok_or_else(|| refuse("without saying where to".into()))?;
+    let next = from.join(&location).map_err(|error| refuse(format!("to a bad URL: {error}")))?;
+    match (from.scheme(), next.scheme()) {
+        (_, "https") | ("http", "http") => Ok(Some(next)),
+        (from, to) => Err(refuse(format!("from {from} to {to}"))),
+    }
+}
+
+/// Sorts an answer by its status: what may be read is let through.
+fn accept(request: &Request<'_>, response: Response) -> Result<Response, OriginError> {
+    let url = shown_url(request.url);
+    let status = response.status().as_u16();
+    match response.status() {
+        StatusCode::OK | StatusCode::PARTIAL_CONTENT => match text(&response, CONTENT_ENCODING) {
+            Some(encoding) if !encoding.eq_ignore_ascii_case("identity") => Err(OriginError::BadAnswer {
+                url,
+                cause: format!("it is encoded ({encoding}), which was not asked for"),
+            }),
+            _ => Ok(response),
+        },
+        StatusCode::RANGE_NOT_SATISFIABLE if request.range.is_some() => Ok(response),
+        StatusCode::UNAUTHORIZED => Err(OriginError::Unauthorized { url }),
+        StatusCode::FORBIDDEN => Err(OriginError::Forbidden { url }),
+        StatusCode::NOT_FOUND | StatusCode::GONE => Err(OriginError::NotFound { url, status }),
+        code if code == StatusCode::TOO_MANY_REQUESTS || code.is_server_error() => {
+            let wait = text(&response, RETRY_AFTER).and_then(|value| retry_after(&value, unix_now()));
+            Err(OriginError::Busy { url, status, retry_after: wait })
+        }
+        _ => Err(OriginError::Status { url, status }),
+    }
+}
+
+/// What an accepted answer says about the whole file.
+pub(super) fn metadata(response: &Response) -> Metadata {
+    let range = content_range(response);
+    let ranges = response.status() == StatusCode::PARTIAL_CONTENT && range.is_some();
+    let size = if response.status() == StatusCode::OK {
+        content_length(response)
+    } else {
+        range.and_then(|range| range.total)
+    };
+    let etag = text(response, ETAG).filter(|etag| strong_etag(etag).is_some());
+    // An empty file has no first byte: 416 with `bytes */0` is how a server that knows ranges says so.
+    let ranges = ranges || response.status() == StatusCode::RANGE_NOT_SATISFIABLE && size.is_some();
+    Metadata { size, etag, last_modified: text(response, LAST_MODIFIED), ranges }
+}
+
+/// The range that an answer says it holds.
+pub(super) fn content_range(response: &Response) -> Option<ContentRange> {
+    ContentRange::parse(&text(response, CONTENT_RANGE)?)
+}
+
+/// The length of the body, if the answer says.
+pub(super) fn content_length(response: &Response) -> Option<u64> {
+    text(response, CONTENT_LENGTH)?.parse().ok()
+}
+
+fn text(response: &Response, name: HeaderName) -> Option<String> {
+    Some(response.headers().get(name)?.to_str().ok()?.to_owned())
+}
+
+/// The next bytes of a body, counted; `None` at its end.
+pub(super) async fn chunk(
+    response: &mut Response,
+    patience: Patience,
+    wan: &WanBytes,
+) -> Result<Option<Bytes>, OriginError> {
+    match tokio::time::timeout(patience.stall, response.chunk()).await {
+        Ok(Ok(chunk)) => {
+            wan.add(chunk.as_ref().map_or(0, Bytes::len));
+            Ok(chunk)
+        }
+        Ok(Err(error)) => Err(OriginError::Broken { url: shown_url(response.url().as_str()), cause: cause(error) }),
+        Err(_) => Err(OriginError::Stalled { url: shown_url(response.url().as_str()), silence: patience.stall }),
+    }
+}
+
+/// Compares the length that an answer promised, if it did, with the length that came.
+pub(super) fn check_length(url: &str, promised: Option<u64>, came: u64) -> Result<(), OriginError> {
+    match promised {
+        Some(promised) if promised != came => {
+            let cause = format!("it ended after {came} of {promised} bytes");
+            Err(OriginError::Broken { url: shown_url(url), cause })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Counts failures in a row and waits between them.
+pub(super) struct Tries {
+    patience: Patience,
+    failed: u32,
+}
+
+impl Tries {
+    pub(super) fn new(patience: Patience) -> Self {
+        Self { patience, failed: 0 }
+    }
+
+    /// Starts to count again, after progress.
+    pub(super) fn reset(&mut self) {
+        self.failed = 0;
+    }
+
+    /// Waits until the request may be sent again, or gives `error` back if it may not.
+    pub(super) async fn wait_after(&mut self, error: OriginError) -> Result<(), OriginError> {
+        self.failed += 1;
+        if !error.is_passing() || self.failed >= ORIGIN_TRIES_MAX {
+            return Err(error);
+        }
+        let asked = match &error {
+            OriginError::Busy { retry_after, .. } => *retry_after,
+            _ => None,
+        };
+        if asked.is_some_and(|wait| wait > self.patience.retry_after_max) {
+            return Err(error);
+        }
+        let backoff = jittered(self.patience.backoff * 2_u32.pow(self.failed - 1));
+        tracing::debug!(%error, failed = self.failed, ?asked, ?backoff, "asking the origin again");
+        // Many nodes may be told the same second: the jitter comes on top of it.
+        tokio::time::sleep(asked.unwrap_or_default() + backoff).await;
+        Ok(())
+    }
+}
+
+/// Between half of `wait` and all of it, so that nodes that failed together do not come back together.
+fn jittered(wait: Duration) -> Duration {
+    // The standard library's one source of randomness; good enough to spread nodes, and no dependency.
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    wait / 2 + wait.mul_f64((random % 1024) as f64 / 2048.0)
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
