@@ -205,7 +205,7 @@ impl BlockSet {
         for (mine, theirs) in self.words.iter_mut().zip(theirs) {
             *mine = op(*mine, theirs);
         }
-        if let Some(last) = self.words.last_mut().filter(|_| self.count % WORD_BITS != 0) {
+        if let Some(last) = self.words.last_mut().filter(|_| !self.count.is_multiple_of(WORD_BITS)) {
             *last &= bit(self.count) - 1;
         }
         self.len = self.words.iter().map(|word| word.count_ones()).sum();
@@ -310,5 +310,139 @@ impl TryFrom<Encoded> for BlockSet {
         }
         // One set has one form: whatever else was sent (a trailing gap, a bit beyond the end) does not come out again.
         if Encoded::of(&set) == encoded { Ok(set) } else { Err(BlockSetError::NotCanonical) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::codec;
+
+    fn set(count: u32, blocks: &BTreeSet<u32>) -> BlockSet {
+        let mut set = BlockSet::new(count);
+        set.extend(blocks.iter().copied().map(BlockIndex));
+        set
+    }
+
+    fn blocks(set: &BlockSet) -> BTreeSet<u32> {
+        set.iter().map(|block| block.0).collect()
+    }
+
+    /// A count, and two sets of numbers some of which are beyond it.
+    fn two_sets() -> impl Strategy<Value = (u32, BTreeSet<u32>, BTreeSet<u32>)> {
+        let numbers = || {
+            prop_oneof![
+                prop::collection::btree_set(0u32..300, 0..200),
+                (0u32..300, 0u32..300).prop_map(|(a, b)| (a.min(b)..a.max(b)).collect()),
+            ]
+        };
+        (prop_oneof![0u32..280, Just(64), Just(128)], numbers(), numbers())
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_btree_set((count, a, b) in two_sets()) {
+            let (mine, theirs) = (set(count, &a), set(count, &b));
+            let a: BTreeSet<u32> = a.range(..count).copied().collect();
+            let b: BTreeSet<u32> = b.range(..count).copied().collect();
+            let all: BTreeSet<u32> = (0..count).collect();
+
+            prop_assert_eq!(blocks(&mine), a.clone());
+            prop_assert_eq!(mine.len() as usize, a.len());
+            prop_assert_eq!((mine.is_empty(), mine.is_full()), (a.is_empty(), a == all));
+            prop_assert_eq!(blocks(&mine.union(&theirs)), &a | &b);
+            prop_assert_eq!(blocks(&mine.intersection(&theirs)), &a & &b);
+            prop_assert_eq!(blocks(&mine.difference(&theirs)), &a - &b);
+            prop_assert_eq!(mine.union(&theirs).len() as usize, (&a | &b).len());
+            prop_assert_eq!(mine.intersects(&theirs), !a.is_disjoint(&b));
+            prop_assert_eq!(mine.is_subset(&theirs), a.is_subset(&b));
+            prop_assert_eq!(blocks(&mine.missing()), &all - &a);
+            prop_assert_eq!(mine.iter_missing().map(|block| block.0).collect::<BTreeSet<_>>(), &all - &a);
+            prop_assert_eq!(mine.first(), a.first().copied().map(BlockIndex));
+            prop_assert_eq!(mine.first_missing(), (&all - &a).first().copied().map(BlockIndex));
+        }
+
+        #[test]
+        fn inserts_and_removes_like_a_btree_set((count, start, changes) in two_sets()) {
+            let mut mine = set(count, &start);
+            let mut model: BTreeSet<u32> = start.range(..count).copied().collect();
+            for number in changes {
+                let block = BlockIndex(number);
+                prop_assert_eq!(mine.contains(block), model.contains(&number));
+                if number % 2 == 0 {
+                    prop_assert_eq!(mine.insert(block), number < count && model.insert(number));
+                } else {
+                    prop_assert_eq!(mine.remove(block), model.remove(&number));
+                }
+                prop_assert_eq!(mine.len() as usize, model.len());
+            }
+            prop_assert_eq!(blocks(&mine), model);
+        }
+
+        #[test]
+        fn ranges_are_maximal_and_cover_the_set((count, a, _) in two_sets()) {
+            let mine = set(count, &a);
+            let ranges: Vec<_> = mine.ranges().collect();
+            prop_assert!(ranges.iter().all(|range| range.start < range.end));
+            prop_assert!(ranges.windows(2).all(|pair| pair[0].end < pair[1].start));
+            prop_assert_eq!(ranges.into_iter().flatten().collect::<BTreeSet<_>>(), blocks(&mine));
+        }
+
+        #[test]
+        fn sets_of_different_contents_mix_without_panic((count, a, b) in two_sets(), other in 0u32..280) {
+            let (mine, theirs) = (set(count, &a), set(other, &b));
+            let expected: BTreeSet<u32> = a.iter().chain(b.range(..other)).copied().filter(|n| *n < count).collect();
+            prop_assert_eq!(blocks(&mine.union(&theirs)), expected);
+            prop_assert_eq!(mine.is_subset(&theirs), blocks(&mine).is_subset(&blocks(&theirs)));
+        }
+
+        #[test]
+        fn travels_compactly_and_back((count, a, _) in two_sets()) {
+            let mine = set(count, &a);
+            let bytes = codec::encode(&mine, 1 << 20).unwrap();
+            prop_assert!(bytes.len() as u32 <= count.div_ceil(8) * 3 + 8, "{} bytes for {count} blocks", bytes.len());
+            prop_assert_eq!(codec::decode::<BlockSet>(&bytes, 1 << 20).unwrap(), mine);
+        }
+
+        #[test]
+        fn what_decodes_encodes_to_the_same_bytes(body in prop::collection::vec(0u8..12, 0..30)) {
+            let mut bytes = vec![codec::VERSION];
+            bytes.extend(body);
+            if let Ok(decoded) = codec::decode::<BlockSet>(&bytes, 1 << 20) {
+                prop_assert_eq!(codec::encode(&decoded, 1 << 20).unwrap(), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_swarm_of_sets_is_small_on_the_wire() {
+        let bytes = |set: &BlockSet| codec::encode(set, 1 << 20).unwrap().len();
+        assert!(bytes(&BlockSet::full(30_000)) < 16);
+        let mut scattered = BlockSet::new(30_000);
+        scattered.extend((0..30_000).step_by(2).map(BlockIndex));
+        assert!(bytes(&scattered) < 30_000 / 8 + 16);
+    }
+
+    #[test]
+    fn other_spellings_and_sizes_are_refused() {
+        let decode = |encoded: &Encoded| codec::decode::<BlockSet>(&codec::encode(encoded, 1 << 20).unwrap(), 1 << 20);
+        let runs = |count, runs: &[u32]| Encoded { count, form: Form::Runs(runs.to_vec()) };
+        assert_eq!(decode(&runs(100, &[3, 4, 1, 2])).unwrap().ranges().collect::<Vec<_>>(), [3..7, 8..10]);
+        for (wrong, why) in [
+            (runs(100, &[3, 4, 1]), "a gap at the end"),
+            (runs(100, &[3, 4, 0, 2]), "a run in two pieces"),
+            (runs(100, &[3, 0]), "an empty run"),
+            (runs(8, &[3, 6]), "a run beyond the end"),
+            (runs(100, &[1, u32::MAX, 1, 1]), "an overflow"),
+            (runs(BLOCKS_MAX + 1, &[]), "too many blocks"),
+            (Encoded { count: 64, form: Form::Bits(vec![0xff; 8]) }, "bits where runs are shorter"),
+            (Encoded { count: 4, form: Form::Bits(vec![0x15]) }, "a bit beyond the end"),
+        ] {
+            assert!(decode(&wrong).is_err(), "{why}");
+        }
     }
 }

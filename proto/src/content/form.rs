@@ -141,3 +141,145 @@ fn take_number(rest: &mut &[u8]) -> Result<u64, RecipeError> {
     }
     Err(RecipeError::Number)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::id::RecipeId;
+
+    /// A plain form, spelled out.
+    fn form(parts: &[u64], hashes: &[u8], glue: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![VERSION];
+        bytes.extend([9; 32]);
+        put_number(&mut bytes, parts.len() as u64);
+        parts.iter().for_each(|number| put_number(&mut bytes, *number));
+        hashes.iter().for_each(|byte| bytes.extend([*byte; 32]));
+        bytes.extend(glue);
+        bytes
+    }
+
+    #[derive(Clone, Debug)]
+    enum Piece {
+        Segment(u32),
+        Repeat(prop::sample::Index),
+        Glue(Vec<u8>),
+    }
+
+    fn recipes() -> impl Strategy<Value = Recipe> {
+        let piece = prop_oneof![
+            (1..=SEGMENT_BYTES_MAX as u32).prop_map(Piece::Segment),
+            any::<prop::sample::Index>().prop_map(Piece::Repeat),
+            prop::collection::vec(any::<u8>(), 1..300).prop_map(Piece::Glue),
+        ];
+        prop::collection::vec(piece, 0..40).prop_map(|pieces| {
+            let mut builder = RecipeBuilder::default();
+            for piece in pieces {
+                let known = builder.segments().len();
+                match piece {
+                    Piece::Segment(len) => builder.segment(SegmentHash::of(&known.to_le_bytes()), len),
+                    Piece::Repeat(index) if known > 0 => builder.repeat(index.index(known) as u32),
+                    Piece::Repeat(_) => {}
+                    Piece::Glue(bytes) => builder.glue(&bytes),
+                }
+            }
+            builder.finish(PackageId([3; 32]), None)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn round_trips(recipe in recipes()) {
+            let bytes = encode(&recipe);
+            prop_assert_eq!(decode(&bytes), Ok(recipe.clone()));
+            prop_assert_eq!(recipe.id(), RecipeId(*blake3::hash(&bytes).as_bytes()));
+        }
+
+        #[test]
+        fn what_decodes_has_no_other_spelling(
+            recipe in recipes(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut: prop::sample::Index,
+        ) {
+            let mut bytes = encode(&recipe);
+            for (index, byte) in changes {
+                // Mostly in the parts, which stand at the front.
+                let at = index.index(bytes.len().min(120));
+                bytes[at] = byte;
+            }
+            if let Ok(decoded) = decode(&bytes) {
+                prop_assert_eq!(encode(&decoded), bytes.clone());
+            }
+            let whole = bytes.len();
+            bytes.truncate(cut.index(whole));
+            prop_assert!(decode(&bytes).is_err(), "a part of a recipe is none");
+        }
+
+        #[test]
+        fn any_bytes_decode_or_fail_without_panic(tail in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut bytes = vec![VERSION];
+            bytes.extend([9; 32]);
+            bytes.extend(tail);
+            if let Ok(decoded) = decode(&bytes) {
+                prop_assert_eq!(encode(&decoded), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn other_spellings_and_sizes_are_refused() {
+        let (segment, repeat, glue) =
+            (|len: u64| len << 2 | SEGMENT, |back: u64| back << 2 | REPEAT, |len: u64| len << 2 | GLUE);
+        let max = SEGMENT_BYTES_MAX as u64;
+        let good = form(&[segment(5), glue(2), repeat(1), segment(max)], &[1, 2], b"xy");
+        assert_eq!(decode(&good).map(|recipe| recipe.size()), Ok(5 + 2 + 5 + max));
+        for (bytes, error) in [
+            (form(&[segment(0)], &[1], b""), RecipeError::PartLength { part: 0, len: 0 }),
+            (form(&[segment(max + 1)], &[1], b""), RecipeError::PartLength { part: 0, len: max + 1 }),
+            (form(&[glue(0)], &[], b""), RecipeError::PartLength { part: 0, len: 0 }),
+            (form(&[glue(1), glue(1)], &[], b"xy"), RecipeError::SplitGlue { part: 1 }),
+            (form(&[repeat(1), segment(5)], &[1], b""), RecipeError::Repeat { part: 0 }),
+            (form(&[segment(5), repeat(0)], &[1], b""), RecipeError::Repeat { part: 1 }),
+            (form(&[segment(5), repeat(2)], &[1], b""), RecipeError::Repeat { part: 1 }),
+            (form(&[segment(5), 3], &[1], b""), RecipeError::PartKind { part: 1 }),
+            (form(&[segment(5), segment(6)], &[1, 1], b""), RecipeError::SameHash { segment: 1 }),
+            (form(&[glue(u64::MAX >> 3)], &[], b"xy"), RecipeError::Truncated),
+            (form(&[segment(5), segment(6)], &[1], b""), RecipeError::Truncated),
+            (form(&[glue(3)], &[], b"xy"), RecipeError::Truncated),
+            (form(&[glue(1)], &[], b"xy"), RecipeError::Trailing(1)),
+            (form(&[u64::MAX], &[], b""), RecipeError::Number),
+        ] {
+            assert_eq!(decode(&bytes), Err(error));
+        }
+        let mut later = good.clone();
+        later[0] = 2;
+        assert_eq!(decode(&later), Err(RecipeError::Version { found: 2 }));
+        let mut long_number = form(&[], &[], b"");
+        long_number.splice(33.., [0x80, 0]);
+        assert_eq!(decode(&long_number), Err(RecipeError::Number), "0 in two bytes");
+        let too_large = vec![VERSION; RECIPE_BYTES_MAX + 1];
+        assert_eq!(decode(&too_large), Err(RecipeError::TooLarge { len: RECIPE_BYTES_MAX + 1 }));
+    }
+
+    #[test]
+    fn a_few_bytes_cannot_claim_a_large_package() {
+        // Repeats cost a byte or two each: the number of occurrences and the package's size bound them.
+        let mut parts = vec![(SEGMENT_BYTES_MAX as u64) << 2 | SEGMENT];
+        parts.resize((PACKAGE_BYTES_MAX / SEGMENT_BYTES_MAX as u64) as usize + 1, 1 << 2 | REPEAT);
+        assert_eq!(decode(&form(&parts, &[1], b"")), Err(RecipeError::PackageTooLarge));
+        let mut parts = vec![1 << 2 | SEGMENT];
+        parts.resize(RECIPE_SEGMENTS_MAX + 1, 1 << 2 | REPEAT);
+        assert_eq!(decode(&form(&parts, &[1], b"")), Err(RecipeError::TooManySegments));
+    }
+
+    #[test]
+    fn a_segment_costs_its_hash_and_its_length() {
+        let mut builder = RecipeBuilder::default();
+        for index in 0..10_000u32 {
+            builder.segment(SegmentHash::of(&index.to_le_bytes()), 65_000);
+        }
+        let recipe = builder.finish(PackageId([3; 32]), None);
+        assert_eq!(encode(&recipe).len(), 1 + 32 + 2 + 10_000 * (32 + 3));
+    }
+}
