@@ -11,6 +11,7 @@
 //! | [`content`] | how a package becomes segments and blocks; sets of blocks |
 //! | [`manifest`] | the signed, fully resolved deployment |
 //! | [`origin`] | where a package is read from over HTTP, and which ranges are asked for |
+//! | [`rollout`] | from deployment file to manifest, and what happens when: stages, gate, steps |
 
 pub mod codec;
 pub mod content;
@@ -18,4 +19,5 @@ pub mod id;
 pub mod limits;
 pub mod manifest;
 pub mod origin;
+pub mod rollout;
 pub mod time;

@@ -135,3 +135,29 @@ pub const ATTEMPTS_MAX: u32 = 100;
 
 /// How long a step may run unless the deployment file says otherwise.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// How often a step that says `idempotent: true` is run again by itself after an outcome that nobody saw, if its
+/// `retries` do not say more: a script that takes its node down must not do so for ever.
+pub const UNKNOWN_RERUNS_MAX: u32 = 3;
+
+/// How long a deployment that is ending waits for a node that is not connected: longer than nodes take to come back
+/// after a restart of the coordinator.
+pub const ABANDON_AFTER: Duration = Duration::from_secs(60);
+
+/// Bytes of a cause that is recorded and shown; the rest is cut.
+pub const CAUSE_BYTES_MAX: usize = 1024;
+
+/// Releases that an `unpack` step keeps, at most: each is a full copy on the node's disk.
+pub const KEEP_MAX: u32 = 100;
+
+/// Longest time-out in a deployment file: a week is longer than any step that somebody waits for.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Target entries in a deployment file.
+pub const TARGETS_MAX: usize = 256;
+
+/// Bytes of a selector: a page of text, more than a person writes.
+pub const SELECTOR_BYTES_MAX: usize = 4096;
+
+/// Nesting of parentheses and `not` in a selector, so that parsing one needs little stack.
+pub const SELECTOR_DEPTH_MAX: usize = 32;

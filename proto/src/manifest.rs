@@ -31,6 +31,8 @@ pub struct Manifest {
     pub groups: Vec<Group>,
     /// How packages come to the nodes.
     pub acquire: Acquire,
+    /// What must hold before `steps` begin.
+    pub gate: Gate,
     /// What runs before the first byte is fetched, by [`StepIndex`] counted from 0.
     pub before_acquire: Vec<Step>,
     /// What runs after the release gate, by [`StepIndex`] counted from 0.
@@ -78,6 +80,42 @@ pub enum Source {
     Feed,
     /// The coordinator, over the mesh.
     Coordinator,
+}
+
+/// The release gate: what must hold before the first of `steps` starts anywhere (GATE).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gate {
+    /// How many target nodes must have verified all their packages.
+    pub quorum: Quorum,
+    /// What becomes of the others.
+    pub stragglers: Stragglers,
+    /// Whether it also waits for an operator's `shoal release`.
+    pub manual: bool,
+}
+
+/// A share of the target nodes. Excluded nodes are not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Quorum {
+    /// This many per cent of them, 1 to 100, rounded up.
+    Percent(u8),
+    /// All but this many of them, but at least one.
+    AllBut(u32),
+}
+
+impl Default for Quorum {
+    fn default() -> Self {
+        Self::Percent(100)
+    }
+}
+
+/// What becomes of target nodes that lack packages when the gate opens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stragglers {
+    /// They join when they have their packages; each step waits for them at its barrier.
+    #[default]
+    Wait,
+    /// Those that still lack packages this long after `acquire` began are excluded, once the gate is open.
+    ExcludeAfter(Duration),
 }
 
 /// Where a step runs.
@@ -188,6 +226,15 @@ pub struct StepRef {
     pub phase: Phase,
     /// Where in it; for [`Phase::After`], the step of `before_acquire` that it belongs to.
     pub index: StepIndex,
+}
+
+impl Package {
+    /// The environment variable that tells a step where the verified file is: `SHOAL_PACKAGE_` and the name in capitals,
+    /// with `_` for what is no letter or digit.
+    pub fn variable(&self) -> String {
+        let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+        "SHOAL_PACKAGE_".chars().chain(self.name.as_str().chars().map(letter)).collect()
+    }
 }
 
 impl Manifest {

@@ -1,0 +1,182 @@
+//! What the journal of a deployment holds: facts that were reported and choices that were made, in order.
+//!
+//! A rollout's state is its manifest, its options and these, applied one by one; nothing else survives a restart. Records
+//! are small but for [`Change::Ordered`], which names up to [`crate::limits::NODES_MAX`] actors.
+
+use serde::{Deserialize, Serialize};
+
+use super::input::{Actor, StepOutcome};
+use crate::codec::{self, CodecError};
+use crate::id::{NodeId, PackageIndex};
+use crate::limits::RECORD_BYTES_MAX;
+use crate::manifest::StepRef;
+use crate::time::WallTime;
+
+/// One entry of a deployment's journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// When, for people.
+    pub at: WallTime,
+    /// What.
+    pub change: Change,
+}
+
+impl Record {
+    /// Its bytes for the journal.
+    ///
+    /// # Errors
+    /// [`CodecError::TooLarge`] if it is over [`RECORD_BYTES_MAX`], which no record of an admitted manifest is.
+    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        codec::encode(self, RECORD_BYTES_MAX)
+    }
+
+    /// The record that `bytes` encode.
+    ///
+    /// # Errors
+    /// Every [`CodecError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode(bytes, RECORD_BYTES_MAX)
+    }
+}
+
+/// What changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// A step's turn has come; its attempts may be ordered.
+    StepOpened {
+        /// Which step.
+        step: StepRef,
+    },
+    /// These actors may start this attempt, each once.
+    Ordered {
+        /// Which step.
+        step: StepRef,
+        /// Which attempt, from 1.
+        attempt: u32,
+        /// Who; for `on: site`, the nodes that were chosen.
+        actors: Vec<Actor>,
+    },
+    /// An attempt was started.
+    Started {
+        /// Who runs it.
+        actor: Actor,
+        /// Which step.
+        step: StepRef,
+        /// Which attempt.
+        attempt: u32,
+    },
+    /// An attempt has ended.
+    Ended {
+        /// Who ran it.
+        actor: Actor,
+        /// Which step.
+        step: StepRef,
+        /// Which attempt.
+        attempt: u32,
+        /// How.
+        outcome: StepOutcome,
+    },
+    /// An attempt's outcome is awaited no longer: its node was excluded, or is away while the deployment ends.
+    Abandoned {
+        /// Who was to run it.
+        actor: Actor,
+        /// Which step.
+        step: StepRef,
+    },
+    /// A step that failed, or whose outcome nobody saw, counts as done.
+    Accepted {
+        /// Who ran it.
+        actor: Actor,
+        /// Which step.
+        step: StepRef,
+    },
+    /// The target nodes begin to acquire.
+    AcquireBegan,
+    /// A node holds a package, verified.
+    Acquired {
+        /// Which node.
+        node: NodeId,
+        /// Which package.
+        package: PackageIndex,
+    },
+    /// A node gave up on a package.
+    AcquireFailed {
+        /// Which node.
+        node: NodeId,
+        /// Which package.
+        package: PackageIndex,
+        /// Why.
+        cause: String,
+    },
+    /// A node tries again to acquire what it gave up on.
+    AcquireRetried {
+        /// Which node.
+        node: NodeId,
+    },
+    /// An operator released the gate.
+    Released,
+    /// The gate opened (GATE).
+    GateOpened,
+    /// The deployment goes on without a node, for good.
+    Excluded {
+        /// Which node.
+        node: NodeId,
+        /// Why.
+        why: Exclusion,
+    },
+    /// Nothing more is started but `always_after` scripts.
+    Closing {
+        /// How the deployment is going to end.
+        end: End,
+    },
+    /// What still runs is killed; a deployment that is not closing yet ends as cancelled.
+    CancelRequested,
+    /// The deployment is over.
+    Finished {
+        /// How it ended.
+        outcome: Outcome,
+    },
+}
+
+/// Why a node is excluded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Exclusion {
+    /// It lacked packages for longer than `stragglers` allows.
+    Straggler,
+    /// An operator said so.
+    Operator,
+}
+
+/// How a deployment is going to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// All steps are done.
+    Success,
+    /// It cannot go on.
+    Failure {
+        /// Why, for people.
+        cause: String,
+    },
+    /// An operator cancelled it.
+    Cancel,
+}
+
+/// How a deployment ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// On every target node.
+    Succeeded,
+    /// On all but the excluded nodes.
+    SucceededWithout {
+        /// How many were excluded.
+        excluded: u32,
+    },
+    /// It failed.
+    Failed {
+        /// Why, for people.
+        cause: String,
+    },
+    /// An operator cancelled it.
+    Cancelled,
+}

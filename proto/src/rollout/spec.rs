@@ -1,0 +1,334 @@
+//! The deployment file, as a person writes it.
+//!
+//! Only its shape is checked here: keys, types, units. What it refers to is checked by [`super::plan::resolve`]. Unknown
+//! keys are errors; [`known_keys`] and [`super::nearest::nearest`] let the shell that reads YAML suggest the right one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::units::deserialize_duration_option;
+use crate::id::{Name, PackageId};
+use crate::manifest::{On, OnFailure, Quorum};
+
+/// A deployment file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeploymentSpec {
+    /// What is deployed.
+    pub name: Name,
+    /// Which release of it.
+    pub release: Name,
+    /// Its packages, by the name that the rest of the file uses.
+    #[serde(default)]
+    pub packages: BTreeMap<Name, PackageSpec>,
+    /// Which nodes get which packages.
+    pub targets: Vec<TargetSpec>,
+    /// How packages come to the nodes, and when the gate opens.
+    #[serde(default)]
+    pub acquire: AcquireSpec,
+    /// What runs before the first byte is fetched.
+    #[serde(default)]
+    pub before_acquire: Vec<StepSpec>,
+    /// What runs after the gate.
+    #[serde(default)]
+    pub steps: Vec<StepSpec>,
+}
+
+/// Where a package comes from: `feed` with `id` and perhaps `version`, or `url`; with either, `blake3` may say which
+/// bytes are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackageSpec {
+    /// The feed's name in the coordinator's configuration.
+    pub feed: Option<Name>,
+    /// What the feed calls it; for a folder, a path.
+    pub id: Option<String>,
+    /// Which version of it.
+    pub version: Option<String>,
+    /// A file to fetch over HTTP.
+    pub url: Option<String>,
+    /// The hash that the bytes must have.
+    #[serde(default, deserialize_with = "deserialize_parsed_option")]
+    pub blake3: Option<PackageId>,
+}
+
+/// Nodes and what they get.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetSpec {
+    /// Which nodes; see [`super::select::Selector`].
+    pub select: String,
+    /// Names of packages.
+    #[serde(default)]
+    pub packages: Vec<Name>,
+}
+
+/// How packages come to the nodes, and when the gate opens.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AcquireSpec {
+    /// Who is the origin.
+    pub source: SourceSpec,
+    /// Whether the nodes of a site trade among themselves.
+    pub swarm: bool,
+    /// How many nodes must be ready before the gate opens: `100%`, `95%`, `all-2`.
+    #[serde(deserialize_with = "deserialize_parsed")]
+    pub quorum: Quorum,
+    /// What becomes of the others.
+    pub stragglers: StragglersSpec,
+    /// With `stragglers: exclude`, how long after the begin of `acquire`.
+    #[serde(deserialize_with = "deserialize_duration_option")]
+    pub after: Option<Duration>,
+    /// Whether the gate opens by itself.
+    pub gate: GateSpec,
+}
+
+impl Default for AcquireSpec {
+    fn default() -> Self {
+        Self {
+            source: SourceSpec::default(),
+            swarm: true,
+            quorum: Quorum::default(),
+            stragglers: StragglersSpec::default(),
+            after: None,
+            gate: GateSpec::default(),
+        }
+    }
+}
+
+/// Who is the origin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceSpec {
+    /// The feed or its mirror for the site; the coordinator for packages that only it can read.
+    #[default]
+    Feed,
+    /// The coordinator, over the mesh.
+    Coordinator,
+    /// Whatever the coordinator holds best: at present, as `feed`.
+    Auto,
+}
+
+/// What becomes of nodes that lack packages when the gate opens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StragglersSpec {
+    /// They are waited for.
+    #[default]
+    Wait,
+    /// They are excluded, `after` a while.
+    Exclude,
+}
+
+/// Whether the gate opens by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GateSpec {
+    /// When its quorum is reached.
+    #[default]
+    Auto,
+    /// When an operator says `shoal release` and its quorum is reached.
+    Manual,
+}
+
+/// A step: exactly one of `run`, `unpack` and `check`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepSpec {
+    /// What it is called: unique in the file.
+    pub name: Name,
+    /// Where it runs.
+    #[serde(default)]
+    pub on: On,
+    /// A shell script.
+    pub run: Option<String>,
+    /// The name of a package to unpack.
+    pub unpack: Option<Name>,
+    /// With `unpack`: the folder, absolute.
+    pub to: Option<String>,
+    /// With `unpack`: how many releases stay.
+    pub keep: Option<u32>,
+    /// A service that must answer.
+    pub check: Option<CheckSpec>,
+    /// After this, its process tree is killed and it has failed.
+    #[serde(default, deserialize_with = "deserialize_duration_option")]
+    pub timeout: Option<Duration>,
+    /// How often it is tried again after a failure.
+    #[serde(default)]
+    pub retries: u32,
+    /// What happens when it has failed for good.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    /// Whether it may run again after an outcome that nobody saw.
+    #[serde(default)]
+    pub idempotent: bool,
+    /// In `before_acquire`: a script that runs at the deployment's end, whatever it was.
+    pub always_after: Option<String>,
+}
+
+/// A service that must answer: exactly one of `http` and `tcp`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckSpec {
+    /// A URL to GET.
+    pub http: Option<String>,
+    /// `host:port` to connect to.
+    pub tcp: Option<String>,
+    /// With `http`: the status that counts as up; 200 if not given.
+    pub expect: Option<u16>,
+    /// How long it is asked again; 60 s if not given.
+    #[serde(default, deserialize_with = "deserialize_duration_option")]
+    pub within: Option<Duration>,
+}
+
+/// The keys that a part of the file may have, by what holds them: `deployment`, `package`, `target`, `acquire`, `step`,
+/// `check`.
+pub fn known_keys(part: &str) -> Option<&'static [&'static str]> {
+    PARTS.iter().find(|(name, _)| *name == part).map(|(_, keys)| *keys)
+}
+
+const PARTS: &[(&str, &[&str])] = &[
+    ("deployment", &["name", "release", "packages", "targets", "acquire", "before_acquire", "steps"]),
+    ("package", &["feed", "id", "version", "url", "blake3"]),
+    ("target", &["select", "packages"]),
+    ("acquire", &["source", "swarm", "quorum", "stragglers", "after", "gate"]),
+    (
+        "step",
+        &[
+            "name",
+            "on",
+            "run",
+            "unpack",
+            "to",
+            "keep",
+            "check",
+            "timeout",
+            "retries",
+            "on_failure",
+            "idempotent",
+            "always_after",
+        ],
+    ),
+    ("check", &["http", "tcp", "expect", "within"]),
+];
+
+fn deserialize_parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    deserializer.deserialize_any(Parsed(PhantomData))
+}
+
+/// As text in any case: a hash of digits alone is no number.
+fn deserialize_parsed_option<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    deserializer.deserialize_str(Parsed(PhantomData)).map(Some)
+}
+
+/// A value with a text form; a bare number is taken as its text, so that its error names it.
+struct Parsed<T>(PhantomData<T>);
+
+impl<T: FromStr<Err: fmt::Display>> de::Visitor<'_> for Parsed<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    /// The keys that serde names when it refuses one.
+    fn keys_of<T: DeserializeOwned>() -> Vec<String> {
+        let error = serde_json::from_str::<T>(r#"{"no such key": 1}"#).err().unwrap().to_string();
+        assert!(error.starts_with("unknown field `no such key`, expected"), "{error}");
+        error.split('`').skip(3).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_lists_of_known_keys_are_those_that_are_read() {
+        assert_eq!(known_keys("deployment").unwrap(), keys_of::<DeploymentSpec>());
+        assert_eq!(known_keys("package").unwrap(), keys_of::<PackageSpec>());
+        assert_eq!(known_keys("target").unwrap(), keys_of::<TargetSpec>());
+        assert_eq!(known_keys("acquire").unwrap(), keys_of::<AcquireSpec>());
+        assert_eq!(known_keys("step").unwrap(), keys_of::<StepSpec>());
+        assert_eq!(known_keys("check").unwrap(), keys_of::<CheckSpec>());
+        assert_eq!(known_keys("waves"), None);
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_manual() {
+        let acquire: AcquireSpec = serde_json::from_str("{}").unwrap();
+        assert_eq!(acquire, AcquireSpec::default());
+        assert!(acquire.swarm);
+        let step: StepSpec = serde_json::from_str(r#"{"name": "x", "run": "true"}"#).unwrap();
+        assert_eq!((step.on, step.retries, step.on_failure), (On::Node, 0, OnFailure::Pause));
+        assert!(!step.idempotent);
+    }
+
+    #[test]
+    fn every_value_is_read() {
+        let acquire: AcquireSpec = serde_json::from_str(
+            r#"{"source": "coordinator", "swarm": false, "quorum": "all-2", "stragglers": "exclude", "after": "10m",
+                "gate": "manual"}"#,
+        )
+        .unwrap();
+        let wanted = AcquireSpec {
+            source: SourceSpec::Coordinator,
+            swarm: false,
+            quorum: Quorum::AllBut(2),
+            stragglers: StragglersSpec::Exclude,
+            after: Some(Duration::from_secs(600)),
+            gate: GateSpec::Manual,
+        };
+        assert_eq!(acquire, wanted);
+        let hash = "af".repeat(32);
+        let package: PackageSpec =
+            serde_json::from_str(&format!(r#"{{"url": "https://x/y", "blake3": "{hash}"}}"#)).unwrap();
+        assert_eq!(package.blake3, Some(PackageId([0xaf; 32])));
+    }
+
+    #[test]
+    fn wrong_values_are_named() {
+        let table = [
+            (r#"{"quorum": 95}"#, "`95` is no quorum: write a share of the target nodes such as `95%`"),
+            (r#"{"after": 10}"#, "`10` has no unit: write for instance `10s`"),
+            (r#"{"source": "feeds"}"#, "unknown variant `feeds`, expected one of `feed`, `coordinator`, `auto`"),
+            (r#"{"stragglers": "drop"}"#, "unknown variant `drop`"),
+        ];
+        for (text, wanted) in table {
+            let error = serde_json::from_str::<AcquireSpec>(text).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
+        for later in ["waves", "window", "rollback"] {
+            let text = format!(r#"{{"name": "x", "{later}": []}}"#);
+            let error = serde_json::from_str::<StepSpec>(&text).unwrap_err().to_string();
+            assert!(error.contains(&format!("unknown field `{later}`")), "{error}");
+        }
+    }
+}
