@@ -120,6 +120,15 @@ impl AuditLog {
         Ok(log)
     }
 
+    /// Reads all of the log again, through `each`.
+    ///
+    /// # Errors
+    /// [`AuditError::Io`] and [`AuditError::Damaged`].
+    pub fn replay(&mut self, mut each: impl FnMut(Frame)) -> Result<(), AuditError> {
+        self.check_magic()?;
+        self.scan(&mut each).map(drop)
+    }
+
     /// Number of the last frame; 0 in an empty log.
     pub fn last(&self) -> u64 {
         self.last
