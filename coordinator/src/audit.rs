@@ -45,7 +45,9 @@ pub enum AuditError {
         path: PathBuf,
     },
     /// Over [`AUDIT_BYTES_MAX`].
-    #[error("the audit log {path} is over {AUDIT_BYTES_MAX} bytes: stop the coordinator and move its data folder aside")]
+    #[error(
+        "the audit log {path} is over {AUDIT_BYTES_MAX} bytes: stop the coordinator and move its data folder aside"
+    )]
     Full {
         /// The log.
         path: PathBuf,

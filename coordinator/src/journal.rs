@@ -15,9 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use shoal_proto::codec::{self, CodecError};
 use shoal_proto::id::Epoch;
-use shoal_proto::limits::{
-    JOURNAL_CACHE_BYTES, JOURNAL_VALUE_BYTES_MAX, JOURNAL_VALUES_MAX, RECORD_BYTES_MAX,
-};
+use shoal_proto::limits::{JOURNAL_CACHE_BYTES, JOURNAL_VALUE_BYTES_MAX, JOURNAL_VALUES_MAX, RECORD_BYTES_MAX};
 use thiserror::Error;
 
 use crate::audit::{AuditError, AuditLog};
@@ -75,7 +73,9 @@ pub enum JournalError {
         len: usize,
     },
     /// A value over its limits, or too many of them.
-    #[error("value `{key}` of {len} bytes: at most {JOURNAL_VALUES_MAX} values of {JOURNAL_VALUE_BYTES_MAX} bytes are kept")]
+    #[error(
+        "value `{key}` of {len} bytes: at most {JOURNAL_VALUES_MAX} values of {JOURNAL_VALUE_BYTES_MAX} bytes are kept"
+    )]
     Value {
         /// Its key.
         key: String,
@@ -376,14 +376,20 @@ mod tests {
 
     fn texts(journal: &Journal) -> Vec<(u64, String)> {
         let stored = journal.replay().map(|stored| stored.unwrap());
-        stored.map(|s| (s.sequence, format!("{} {}", s.entry.stream, String::from_utf8(s.entry.bytes).unwrap()))).collect()
+        stored
+            .map(|s| (s.sequence, format!("{} {}", s.entry.stream, String::from_utf8(s.entry.bytes).unwrap())))
+            .collect()
     }
 
     fn copy(from: &Path, to: &Path) {
         fs::create_dir_all(to).unwrap();
         for item in fs::read_dir(from).unwrap().map(Result::unwrap) {
             let target = to.join(item.file_name());
-            if item.path().is_dir() { copy(&item.path(), &target) } else { fs::copy(item.path(), target).map(drop).unwrap() }
+            if item.path().is_dir() {
+                copy(&item.path(), &target)
+            } else {
+                fs::copy(item.path(), target).map(drop).unwrap()
+            }
         }
     }
 
@@ -435,7 +441,8 @@ mod tests {
             let promised = answered.iter().filter(|(end, _)| *end <= len).map(|(_, last)| *last).max().unwrap_or(0);
             assert_eq!(recovered.entries, promised, "killed at byte {len}");
             let found = texts(&journal);
-            let wanted: Vec<_> = (0..promised).map(|n| (n + 1, format!("d1 {}{}", n / 2, ["a", "b"][n as usize % 2]))).collect();
+            let wanted: Vec<_> =
+                (0..promised).map(|n| (n + 1, format!("d1 {}{}", n / 2, ["a", "b"][n as usize % 2]))).collect();
             assert_eq!(found, wanted, "killed at byte {len}");
         }
     }
@@ -454,7 +461,11 @@ mod tests {
                 let path = crashed.path().join("journal").join(piece);
                 let mut bytes = fs::read(&path).unwrap();
                 let at = (size * part / 4) as usize;
-                if flip { bytes[at..at + 8].fill(0xa5) } else { bytes.truncate(at) }
+                if flip {
+                    bytes[at..at + 8].fill(0xa5)
+                } else {
+                    bytes.truncate(at)
+                }
                 fs::write(&path, bytes).unwrap();
                 let (journal, recovered) = Journal::open(crashed.path()).unwrap();
                 assert_eq!(texts(&journal), all(), "{piece} {part} {flip}");
