@@ -1,1 +1,12 @@
 //! Coordinator and operator command line of Shoal.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`config`], [`spec_file`], [`input_file`] | what people write, read and checked |
+//! | [`journal`], [`audit`] | what was decided, durable and in order |
+
+pub mod audit;
+pub mod config;
+pub mod input_file;
+pub mod journal;
+pub mod spec_file;

@@ -21,6 +21,7 @@
 //! | [`runs`] | which runs of steps were started, each at most once |
 //! | [`node`] | all decisions of a node, joined from the cores above |
 //! | [`coordinator`] | all decisions of the coordinator, joined from the cores above |
+//! | [`rollout`] | from deployment file to manifest, and what happens when: stages, gate, steps |
 
 pub mod bulk;
 pub mod codec;
@@ -37,6 +38,8 @@ pub mod origin;
 pub mod rng;
 pub mod rollout;
 pub mod runs;
+pub mod origin;
+pub mod rollout;
 pub mod time;
 pub mod wan;
 pub mod wire;

@@ -71,6 +71,43 @@ pub const MANIFEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Bytes of one journal record: a manifest and its spec, with room to spare.
 pub const RECORD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// Bytes of the coordinator's audit log: thousands of deployments to a thousand nodes, and a file that is still read in
+/// a minute at start.
+pub const AUDIT_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+
+/// Values beside the records that a journal keeps, such as counters: they are few, and all in memory.
+pub const JOURNAL_VALUES_MAX: usize = 256;
+
+/// Bytes of such a value with its key.
+pub const JOURNAL_VALUE_BYTES_MAX: usize = 64 * 1024;
+
+/// Memory in which sled keeps what it read, in bytes: the journal is read once, at start.
+pub const JOURNAL_CACHE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Bytes of a configuration or deployment file: far more than a person writes.
+pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Feeds of one coordinator, and mirrors of one feed.
+pub const FEEDS_MAX: usize = 256;
+
+/// Bytes of a feed's index document: nuget.org's longest list of versions has half a megabyte.
+pub const FEED_DOCUMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes of a password file: the longest tokens in use have a few thousand.
+pub const PASSWORD_BYTES_MAX: u64 = 16 * 1024;
+
+/// Bytes of a package's id, version or path in a feed: file systems stop at 4096 for a path.
+pub const REFERENCE_BYTES_MAX: usize = 4096;
+
+/// Versions or files that an error lists.
+pub const SUGGESTIONS_MAX: usize = 5;
+
+/// Entries of the coordinator's catalog of recipes; the oldest goes when one more comes.
+pub const CATALOG_ENTRIES_MAX: usize = 4096;
+
+/// Compressed pieces of recipes that are kept in memory, in bytes: the recipes of a few deployments to many sites.
+pub const RECIPE_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Bytes of a recipe's plain form in memory: about 1.5 million segments with their hashes, a package of 100 GiB.
 pub const RECIPE_BYTES_MAX: usize = 64 * 1024 * 1024;
 

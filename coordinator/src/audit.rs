@@ -1,0 +1,391 @@
+//! The audit log: one file of checksummed frames, only ever appended to. It is the truth of record of the coordinator.
+//!
+//! Invariant: when [`AuditLog::append`] has returned a frame's number, the frame is on disk (ACKED-IS-KEPT) and frames
+//! are numbered from 1 without a gap. What a frame's payload means is left to [`crate::journal`].
+//!
+//! A process that is killed, or a machine that loses power, can leave at most one frame unfinished, at the end: it was
+//! answered to nobody, and is cut off. Bytes that are wrong with a whole frame behind them are damage, and no part of the
+//! file is then believed or changed. Damage to the very last frame looks like an unfinished one.
+//!
+//! | bytes | frame |
+//! | --- | --- |
+//! | 4 | length of the payload, little endian |
+//! | 8 | number of the frame, little endian |
+//! | 4 | first bytes of the BLAKE3 of the 12 before |
+//! | 16 | first bytes of the BLAKE3 of the payload |
+//! | … | payload |
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use shoal_proto::limits::{AUDIT_BYTES_MAX, RECORD_BYTES_MAX};
+use thiserror::Error;
+
+const MAGIC: &[u8; 16] = b"shoal audit v1\n\0";
+const HEADER_LEN: usize = 32;
+
+/// Why the audit log cannot be used.
+#[derive(Debug, Error)]
+pub enum AuditError {
+    /// The file system refused.
+    #[error("cannot {doing} the audit log {path}")]
+    Io {
+        /// What was tried: `open`, `write`, …
+        doing: &'static str,
+        /// The log.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No room.
+    #[error("the disk is full: cannot write the audit log {path}; make room, then repeat the command")]
+    DiskFull {
+        /// The log.
+        path: PathBuf,
+    },
+    /// Over [`AUDIT_BYTES_MAX`].
+    #[error(
+        "the audit log {path} is over {AUDIT_BYTES_MAX} bytes: stop the coordinator and move its data folder aside"
+    )]
+    Full {
+        /// The log.
+        path: PathBuf,
+    },
+    /// Another process has it.
+    #[error("another coordinator runs on {path}")]
+    Locked {
+        /// The log.
+        path: PathBuf,
+    },
+    /// Not an audit log.
+    #[error("{path} is no audit log of this version of Shoal")]
+    NoLog {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Wrong bytes with whole frames behind them.
+    #[error("the audit log {path} is damaged at byte {offset}, after frame {after}: restore it from a backup")]
+    Damaged {
+        /// The log.
+        path: PathBuf,
+        /// Where, in bytes from the start of the file.
+        offset: u64,
+        /// The last good frame before it.
+        after: u64,
+    },
+    /// One payload over [`RECORD_BYTES_MAX`].
+    #[error("a record of {len} bytes where at most {RECORD_BYTES_MAX} are allowed")]
+    TooLarge {
+        /// Its size in bytes.
+        len: usize,
+    },
+    /// An earlier write failed, so that it is unknown what is on disk.
+    #[error("an earlier write to the audit log {path} failed: restart the coordinator")]
+    Poisoned {
+        /// The log.
+        path: PathBuf,
+    },
+}
+
+/// One frame: its number and payload.
+pub type Frame = (u64, Vec<u8>);
+
+/// The log, open for appending; no other process has it open.
+#[derive(Debug)]
+pub struct AuditLog {
+    path: PathBuf,
+    file: File,
+    len_bytes: u64,
+    last: u64,
+    poisoned: bool,
+}
+
+impl AuditLog {
+    /// Opens or makes the log at `path`, reads all of it through `each`, and cuts an unfinished frame off its end.
+    ///
+    /// # Errors
+    /// Every [`AuditError`] but those of one append; [`AuditError::Damaged`] leaves the file as it is.
+    pub fn open(path: &Path, mut each: impl FnMut(Frame)) -> Result<Self, AuditError> {
+        let io = |doing| move |source| AuditError::Io { doing, path: path.to_owned(), source };
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(io("open"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(AuditError::Locked { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(io("lock")(source)),
+        }
+        let mut log = Self { path: path.to_owned(), file, len_bytes: 0, last: 0, poisoned: false };
+        log.start().map_err(io("start"))?;
+        log.check_magic()?;
+        let end = log.scan(&mut each)?;
+        log.cut(end).map_err(io("cut"))?;
+        Ok(log)
+    }
+
+    /// Reads all of the log again, through `each`.
+    ///
+    /// # Errors
+    /// [`AuditError::Io`] and [`AuditError::Damaged`].
+    pub fn replay(&mut self, mut each: impl FnMut(Frame)) -> Result<(), AuditError> {
+        self.check_magic()?;
+        self.scan(&mut each).map(drop)
+    }
+
+    /// Number of the last frame; 0 in an empty log.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Appends one frame and waits until it is on disk; returns its number.
+    ///
+    /// # Errors
+    /// Every [`AuditError`] of writing. The log is then as before, or refuses everything until it is opened again.
+    pub fn append(&mut self, payload: &[u8]) -> Result<u64, AuditError> {
+        if self.poisoned {
+            return Err(AuditError::Poisoned { path: self.path.clone() });
+        }
+        if payload.len() > RECORD_BYTES_MAX {
+            return Err(AuditError::TooLarge { len: payload.len() });
+        }
+        let number = self.last + 1;
+        let frame = [header(number, payload).as_slice(), payload].concat();
+        if self.len_bytes + frame.len() as u64 > AUDIT_BYTES_MAX {
+            return Err(AuditError::Full { path: self.path.clone() });
+        }
+        if let Err(source) = self.file.write_all(&frame) {
+            // A part of the frame must not stay, or the next one would stand behind wrong bytes.
+            self.poisoned = self.file.set_len(self.len_bytes).is_err();
+            return Err(self.write_error(source));
+        }
+        if let Err(source) = self.file.sync_data() {
+            // After a failed fsync nobody knows what is on disk; a second one would say "fine" and be wrong.
+            self.poisoned = true;
+            return Err(self.write_error(source));
+        }
+        self.len_bytes += frame.len() as u64;
+        self.last = number;
+        Ok(number)
+    }
+
+    fn write_error(&self, source: io::Error) -> AuditError {
+        let path = self.path.clone();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AuditError::DiskFull { path },
+            _ => AuditError::Io { doing: "write", path, source },
+        }
+    }
+
+    /// Gives an empty file, or one that was killed while it was made, its first bytes.
+    fn start(&mut self) -> io::Result<()> {
+        let len = self.file.metadata()?.len();
+        if len < MAGIC.len() as u64 {
+            let mut found = vec![0; len as usize];
+            self.file.seek(SeekFrom::Start(0))?;
+            self.file.read_exact(&mut found)?;
+            if MAGIC.starts_with(&found) {
+                self.file.set_len(0)?;
+                self.file.write_all(MAGIC)?;
+                self.file.sync_all()?;
+                // The file's name is on disk only when its folder is.
+                let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+            }
+        }
+        self.len_bytes = self.file.metadata()?.len();
+        Ok(())
+    }
+
+    fn check_magic(&mut self) -> Result<(), AuditError> {
+        let mut found = [0; MAGIC.len()];
+        let read = self.file.seek(SeekFrom::Start(0)).and_then(|_| self.file.read_exact(&mut found));
+        if read.is_err() || found != *MAGIC {
+            return Err(AuditError::NoLog { path: self.path.clone() });
+        }
+        Ok(())
+    }
+
+    /// Passes every whole frame to `each`; returns where the last one ends.
+    fn scan(&mut self, each: &mut impl FnMut(Frame)) -> Result<u64, AuditError> {
+        let io = |source| AuditError::Io { doing: "read", path: self.path.clone(), source };
+        let mut position = MAGIC.len() as u64;
+        let mut last = 0;
+        let mut reader = BufReader::with_capacity(1 << 20, &self.file);
+        while let Some(payload) = read_frame(&mut reader, last + 1).map_err(io)? {
+            position += (HEADER_LEN + payload.len()) as u64;
+            last += 1;
+            each((last, payload));
+        }
+        if position < self.len_bytes && self.frame_behind(position, last).map_err(io)? {
+            return Err(AuditError::Damaged { path: self.path.clone(), offset: position, after: last });
+        }
+        self.last = last;
+        Ok(position)
+    }
+
+    /// Whether a whole frame with a number over `last` starts anywhere behind `offset`: then what stands at `offset` is
+    /// no unfinished end. An unfinished end is at most one frame long, so that more bytes than that are damage too.
+    fn frame_behind(&self, offset: u64, last: u64) -> io::Result<bool> {
+        if self.len_bytes - offset > (HEADER_LEN + RECORD_BYTES_MAX) as u64 {
+            return Ok(true);
+        }
+        let mut rest = Vec::new();
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(offset))?;
+        file.read_to_end(&mut rest)?;
+        let is_frame = |at: usize| {
+            let (head, tail) = rest[at..].split_first_chunk::<HEADER_LEN>()?;
+            let (len, number) = parse_header(head)?;
+            let payload = tail.get(..len)?;
+            (number > last && payload_sum(payload) == head[16..]).then_some(())
+        };
+        Ok((1..rest.len()).any(|at| is_frame(at).is_some()))
+    }
+
+    fn cut(&mut self, end: u64) -> io::Result<()> {
+        let torn_bytes = self.len_bytes - end;
+        if torn_bytes > 0 {
+            tracing::warn!(path = %self.path.display(), offset = end, torn_bytes, "cut an unfinished record off the audit log");
+            self.file.set_len(end)?;
+            self.file.sync_all()?;
+            self.len_bytes = end;
+        }
+        Ok(())
+    }
+}
+
+fn header(number: u64, payload: &[u8]) -> [u8; HEADER_LEN] {
+    let mut header = [0; HEADER_LEN];
+    header[..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    header[4..12].copy_from_slice(&number.to_le_bytes());
+    let sum = blake3::hash(&header[..12]);
+    header[12..16].copy_from_slice(&sum.as_bytes()[..4]);
+    header[16..].copy_from_slice(&payload_sum(payload));
+    header
+}
+
+/// Length of the payload and number of the frame, if the header's own checksum holds.
+fn parse_header(header: &[u8; HEADER_LEN]) -> Option<(usize, u64)> {
+    let sum = blake3::hash(&header[..12]);
+    let len = u32::from_le_bytes(*header.first_chunk()?) as usize;
+    let number = u64::from_le_bytes(*header[4..].first_chunk()?);
+    (header[12..16] == sum.as_bytes()[..4] && len <= RECORD_BYTES_MAX).then_some((len, number))
+}
+
+fn payload_sum(payload: &[u8]) -> [u8; 16] {
+    let sum = blake3::hash(payload);
+    let mut first = [0; 16];
+    first.copy_from_slice(&sum.as_bytes()[..16]);
+    first
+}
+
+/// The payload of the frame that starts here, if it is whole and has the number `wanted`.
+fn read_frame(reader: &mut impl Read, wanted: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut header = [0; HEADER_LEN];
+    if !read_whole(reader, &mut header)? {
+        return Ok(None);
+    }
+    let Some((len, number)) = parse_header(&header) else { return Ok(None) };
+    let mut payload = vec![0; len];
+    let whole = number == wanted && read_whole(reader, &mut payload)? && payload_sum(&payload) == header[16..];
+    Ok(whole.then_some(payload))
+}
+
+/// Fills `buffer`; false at the end of the file.
+fn read_whole(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
+    match reader.read_exact(buffer) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn read(path: &Path) -> Result<Vec<Frame>, AuditError> {
+        let mut frames = Vec::new();
+        AuditLog::open(path, |frame| frames.push(frame))?;
+        Ok(frames)
+    }
+
+    /// A log of three frames; returns its bytes and where each frame ends.
+    fn written(path: &Path) -> (Vec<u8>, Vec<usize>) {
+        let mut log = AuditLog::open(path, |_| {}).unwrap();
+        let ends = [b"one".as_slice(), b"", &[7; 300]].map(|payload| {
+            log.append(payload).unwrap();
+            log.len_bytes as usize
+        });
+        (fs::read(path).unwrap(), ends.to_vec())
+    }
+
+    #[test]
+    fn every_prefix_opens_with_the_frames_that_are_whole_and_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let (bytes, ends) = written(&path);
+        for len in 0..=bytes.len() {
+            fs::write(&path, &bytes[..len]).unwrap();
+            let whole = ends.iter().filter(|end| **end <= len).count();
+            assert_eq!(read(&path).unwrap().len(), whole, "prefix of {len} bytes");
+            let mut log = AuditLog::open(&path, |_| {}).unwrap();
+            assert_eq!(log.append(b"next").unwrap(), whole as u64 + 1);
+            drop(log);
+            assert_eq!(read(&path).unwrap().pop(), Some((whole as u64 + 1, b"next".to_vec())));
+        }
+    }
+
+    #[test]
+    fn a_wrong_byte_before_the_last_frame_is_damage_at_its_frame() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let (bytes, ends) = written(&path);
+        for at in MAGIC.len()..ends[1] {
+            let mut wrong = bytes.clone();
+            wrong[at] ^= 0x10;
+            fs::write(&path, &wrong).unwrap();
+            let frame_at = if at < ends[0] { MAGIC.len() } else { ends[0] };
+            match read(&path) {
+                Err(AuditError::Damaged { offset, .. }) => assert_eq!(offset, frame_at as u64, "byte {at}"),
+                other => panic!("byte {at}: {other:?}"),
+            }
+            assert_eq!(fs::read(&path).unwrap(), wrong, "a damaged log is left alone");
+        }
+    }
+
+    #[test]
+    fn a_power_cut_that_left_the_last_frame_full_of_zeros_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let (mut bytes, ends) = written(&path);
+        bytes[ends[1]..].fill(0);
+        fs::write(&path, &bytes).unwrap();
+        assert_eq!(read(&path).unwrap().len(), 2);
+        assert_eq!(fs::metadata(&path).unwrap().len(), ends[1] as u64);
+    }
+
+    #[test]
+    fn other_files_and_other_processes_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let _log = AuditLog::open(&path, |_| {}).unwrap();
+        assert!(matches!(read(&path), Err(AuditError::Locked { .. })));
+        for text in ["x", "a text that is longer than the first bytes"] {
+            let other = folder.path().join("other");
+            fs::write(&other, text).unwrap();
+            assert!(matches!(read(&other), Err(AuditError::NoLog { .. })), "{text}");
+            assert_eq!(fs::read(&other).unwrap(), text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_payload_over_the_limit_is_refused_and_nothing_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let mut log = AuditLog::open(&path, |_| {}).unwrap();
+        assert!(matches!(log.append(&vec![0; RECORD_BYTES_MAX + 1]), Err(AuditError::TooLarge { .. })));
+        assert_eq!(log.append(b"x").unwrap(), 1);
+    }
+}

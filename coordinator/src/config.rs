@@ -1,0 +1,525 @@
+//! `coordinator.toml`: what the coordinator is told at its start.
+//!
+//! A [`Config`] holds only what was checked: names are unique, URLs are complete, each key has an effect. Relative paths
+//! are taken from the folder of the file. Passwords are not here but in the files that it names, and are read when they
+//! are used. Whether an address can be listened on is found out by whoever listens.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use shoal_proto::id::Name;
+use shoal_proto::limits::FEEDS_MAX;
+use shoal_proto::rollout::units::deserialize_rate_option;
+use toml::Spanned;
+
+use crate::input_file::{FileError, Problem, problem_of, read_text};
+
+/// Checked configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where the control mesh listens, as multiaddresses.
+    pub mesh_listen: Vec<String>,
+    /// Where nodes reach the control mesh, if not where it listens.
+    pub mesh_advertise: Vec<String>,
+    /// Where the bulk mesh listens, as multiaddresses.
+    pub bulk_listen: Vec<String>,
+    /// Where nodes reach the bulk mesh, if not where it listens.
+    pub bulk_advertise: Vec<String>,
+    /// Where the API listens.
+    pub api_listen: SocketAddr,
+    /// The feeds, by name.
+    pub feeds: BTreeMap<Name, FeedConfig>,
+    /// The sites of which something is known beforehand.
+    pub sites: BTreeMap<Name, SiteConfig>,
+}
+
+/// One feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FeedConfig {
+    /// Files on an HTTP server.
+    Http(Remote),
+    /// A NuGet v3 feed, by the URL of its service index.
+    Nuget(Remote),
+    /// A folder of the coordinator.
+    Folder {
+        /// Which.
+        path: PathBuf,
+    },
+}
+
+/// A feed that is reached over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// Its URL.
+    pub url: String,
+    /// Who asks.
+    pub credentials: Option<Credentials>,
+    /// Where else the same packages are, by site; the first that matches a site is its own.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// A user's name, and where the password is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The name.
+    pub username: String,
+    /// A file that holds the password alone; a line end behind it does not count.
+    pub password_file: PathBuf,
+}
+
+/// Where some sites find a feed's packages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Which sites.
+    pub sites: Vec<SitePattern>,
+    /// What stands in place of the feed's URL for them.
+    pub url: String,
+}
+
+/// A site's name, in which `*` stands for any letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SitePattern(String);
+
+/// What is known of a site.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SiteConfig {
+    /// How fast its WAN is, in bytes per second: the bound in summaries is reckoned with it.
+    pub wan_limit: Option<u64>,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// Every [`FileError`].
+    pub fn load(path: &Path) -> Result<Self, FileError> {
+        Self::parse(&read_text(path)?, path)
+    }
+
+    /// Checks `text`, which came from the file at `path`.
+    ///
+    /// # Errors
+    /// [`FileError::Line`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, FileError> {
+        let wrong = |span: Option<Range<usize>>, problem| {
+            let line = span.map(|span| line_at(text, span.start));
+            FileError::Line { path: path.to_owned(), line, problem }
+        };
+        let raw: Raw = toml::from_str(text).map_err(|error| {
+            let part = error.span().map(|span| table_at(text, span.start)).unwrap_or_default();
+            wrong(error.span(), problem_of(error.message(), part))
+        })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        raw.check(folder).map_err(|(span, problem)| wrong(span, Problem::Other(problem)))
+    }
+}
+
+impl SitePattern {
+    /// Checks `text`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn new(text: &str) -> Result<Self, String> {
+        // Without its stars it must be part of a name, or no site could ever match.
+        let letters: String = text.chars().filter(|c| *c != '*').collect();
+        match Name::new(format!("x{letters}")) {
+            Ok(_) if !text.is_empty() => Ok(Self(text.to_owned())),
+            _ => Err(format!("`{text}` is not the name of a site, nor a pattern such as `syd*`")),
+        }
+    }
+
+    /// Whether the site `name` is meant.
+    pub fn matches(&self, name: &Name) -> bool {
+        let name = name.as_str();
+        let Some((start, rest)) = self.0.split_once('*') else { return self.0 == name };
+        let Some(mut left) = name.strip_prefix(start) else { return false };
+        let mut parts: Vec<&str> = rest.split('*').collect();
+        // The last part must stand at the end; each of the others as early as it can.
+        let Some(end) = parts.pop() else { return true };
+        for part in parts {
+            let Some((_, after)) = left.split_once(part) else { return false };
+            left = after;
+        }
+        left.ends_with(end)
+    }
+}
+
+/// Where in the file, if that is known, and what.
+type Wrong = (Option<Range<usize>>, String);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    data_dir: PathBuf,
+    #[serde(default = "default_mesh_listen")]
+    mesh_listen: Vec<Spanned<String>>,
+    #[serde(default)]
+    mesh_advertise: Vec<Spanned<String>>,
+    #[serde(default = "default_bulk_listen")]
+    bulk_listen: Vec<Spanned<String>>,
+    #[serde(default)]
+    bulk_advertise: Vec<Spanned<String>>,
+    #[serde(default = "default_api_listen")]
+    api_listen: Spanned<String>,
+    #[serde(default)]
+    feed: Vec<RawFeed>,
+    #[serde(default)]
+    site: Vec<RawSite>,
+}
+
+fn spanned(text: &str) -> Spanned<String> {
+    Spanned::new(0..0, text.to_owned())
+}
+
+fn default_mesh_listen() -> Vec<Spanned<String>> {
+    ["/ip4/0.0.0.0/tcp/7440", "/ip4/0.0.0.0/udp/7440/quic-v1"].map(spanned).to_vec()
+}
+
+fn default_bulk_listen() -> Vec<Spanned<String>> {
+    vec![spanned("/ip4/0.0.0.0/tcp/7443")]
+}
+
+fn default_api_listen() -> Spanned<String> {
+    spanned("127.0.0.1:7441")
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFeed {
+    name: Spanned<String>,
+    kind: Kind,
+    url: Option<Spanned<String>>,
+    path: Option<Spanned<PathBuf>>,
+    username: Option<Spanned<String>>,
+    password_file: Option<Spanned<PathBuf>>,
+    mirrors: Option<Spanned<Vec<RawMirror>>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Http,
+    Folder,
+    Nuget,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMirror {
+    sites: Spanned<Vec<String>>,
+    url: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSite {
+    name: Spanned<String>,
+    #[serde(default, deserialize_with = "deserialize_rate_option")]
+    wan_limit: Option<u64>,
+}
+
+impl Raw {
+    fn check(self, folder: &Path) -> Result<Config, Wrong> {
+        let api_listen = self.api_listen.get_ref().parse().map_err(|_| {
+            let problem = format!("`{}` is no address: write for instance `127.0.0.1:7441`", self.api_listen.get_ref());
+            at(&self.api_listen, problem)
+        })?;
+        if self.feed.len() > FEEDS_MAX {
+            return Err((None, format!("{} feeds, {FEEDS_MAX} are allowed", self.feed.len())));
+        }
+        let mut feeds = BTreeMap::new();
+        for feed in self.feed {
+            let key = name(&feed.name)?;
+            let span = feed.name.span();
+            let checked = feed.check(folder)?;
+            if feeds.insert(key.clone(), checked).is_some() {
+                return Err((Some(span), format!("two feeds are named `{key}`")));
+            }
+        }
+        let mut sites = BTreeMap::new();
+        for site in self.site {
+            let key = name(&site.name)?;
+            if sites.insert(key.clone(), SiteConfig { wan_limit: site.wan_limit }).is_some() {
+                return Err(at(&site.name, format!("two sites are named `{key}`")));
+            }
+        }
+        Ok(Config {
+            data_dir: folder.join(self.data_dir),
+            mesh_listen: addresses("mesh_listen", self.mesh_listen)?,
+            mesh_advertise: advertised(self.mesh_advertise)?,
+            bulk_listen: addresses("bulk_listen", self.bulk_listen)?,
+            bulk_advertise: advertised(self.bulk_advertise)?,
+            api_listen,
+            feeds,
+            sites,
+        })
+    }
+}
+
+impl RawFeed {
+    fn check(self, folder: &Path) -> Result<FeedConfig, Wrong> {
+        let feed = self.name.get_ref();
+        let missing = |key| at(&self.name, format!("feed `{feed}` lacks `{key}`"));
+        if self.kind != Kind::Folder {
+            if let Some(path) = &self.path {
+                return Err(at(path, format!("feed `{feed}` is no folder, so that `path` has no effect")));
+            }
+            let url = self.url.as_ref().ok_or_else(|| missing("url"))?;
+            let url = self.checked_url(url)?;
+            let remote = Remote { url, credentials: self.credentials(folder)?, mirrors: self.mirrors()? };
+            return Ok(if self.kind == Kind::Http { FeedConfig::Http(remote) } else { FeedConfig::Nuget(remote) });
+        }
+        let spans = [
+            ("url", self.url.as_ref().map(Spanned::span)),
+            ("username", self.username.as_ref().map(Spanned::span)),
+            ("password_file", self.password_file.as_ref().map(Spanned::span)),
+            ("mirrors", self.mirrors.as_ref().map(Spanned::span)),
+        ];
+        if let Some((key, span)) = spans.into_iter().find_map(|(key, span)| Some((key, span?))) {
+            return Err((Some(span), format!("feed `{feed}` is a folder, so that `{key}` has no effect")));
+        }
+        let path = self.path.as_ref().ok_or_else(|| missing("path"))?;
+        Ok(FeedConfig::Folder { path: folder.join(path.get_ref()) })
+    }
+
+    fn credentials(&self, folder: &Path) -> Result<Option<Credentials>, Wrong> {
+        let feed = self.name.get_ref();
+        match (&self.username, &self.password_file) {
+            (None, None) => Ok(None),
+            (Some(username), None) => {
+                Err(at(username, format!("feed `{feed}` has a `username` but no `password_file`")))
+            }
+            (None, Some(file)) => Err(at(file, format!("feed `{feed}` has a `password_file` but no `username`"))),
+            // Basic authentication cannot carry a colon in the name (RFC 7617, 2).
+            (Some(username), Some(_)) if username.get_ref().contains([':', '\n', '\r']) => {
+                Err(at(username, format!("feed `{feed}` has a `username` with a colon or a line end")))
+            }
+            (Some(username), Some(file)) => Ok(Some(Credentials {
+                username: username.get_ref().clone(),
+                password_file: folder.join(file.get_ref()),
+            })),
+        }
+    }
+
+    fn mirrors(&self) -> Result<Vec<Mirror>, Wrong> {
+        let Some(mirrors) = &self.mirrors else { return Ok(Vec::new()) };
+        if mirrors.get_ref().len() > FEEDS_MAX {
+            return Err(at(mirrors, format!("{} mirrors, {FEEDS_MAX} are allowed", mirrors.get_ref().len())));
+        }
+        let check = |mirror: &RawMirror| {
+            let patterns = mirror.sites.get_ref();
+            if patterns.is_empty() {
+                return Err(at(&mirror.sites, "a mirror for no site".to_owned()));
+            }
+            let sites = patterns.iter().map(|text| SitePattern::new(text)).collect::<Result<_, _>>();
+            let sites = sites.map_err(|problem| at(&mirror.sites, problem))?;
+            Ok(Mirror { sites, url: self.checked_url(&mirror.url)? })
+        };
+        mirrors.get_ref().iter().map(check).collect()
+    }
+
+    fn checked_url(&self, url: &Spanned<String>) -> Result<String, Wrong> {
+        let checked = check_url(url.get_ref()).map_err(|problem| at(url, problem))?;
+        if self.kind == Kind::Nuget && checked.contains(['{', '}']) {
+            let problem = "a NuGet feed's `url` is that of its service index, without `{id}` and `{version}`";
+            return Err(at(url, problem.to_owned()));
+        }
+        Ok(checked)
+    }
+}
+
+/// `url` if it can be asked: complete, of HTTP, and without a password.
+pub(crate) fn check_url(url: &str) -> Result<String, String> {
+    let shown = shoal_proto::origin::shown_url(url);
+    let parsed = reqwest::Url::parse(url).map_err(|error| format!("`{shown}` is no URL: {error}"))?;
+    if !matches!(parsed.scheme(), "http" | "https") {
+        return Err(format!("`{shown}` is no URL of http or https"));
+    }
+    if !parsed.username().is_empty() || parsed.password().is_some() {
+        return Err(format!(
+            "the URL of `{shown}` has a user in it: name it by `username` and `password_file` of a feed"
+        ));
+    }
+    Ok(url.to_owned())
+}
+
+fn name(text: &Spanned<String>) -> Result<Name, Wrong> {
+    Name::new(text.get_ref().as_str()).map_err(|error| at(text, error.to_string()))
+}
+
+fn addresses(key: &str, list: Vec<Spanned<String>>) -> Result<Vec<String>, Wrong> {
+    if list.is_empty() {
+        Err((None, format!("`{key}` is empty, so that no node could join")))
+    } else {
+        advertised(list)
+    }
+}
+
+fn advertised(list: Vec<Spanned<String>>) -> Result<Vec<String>, Wrong> {
+    let check = |address: Spanned<String>| {
+        let text = address.get_ref();
+        let complete = text.starts_with('/') && (text.contains("/tcp/") || text.contains("/udp/"));
+        let problem = || format!("`{text}` is no mesh address: write for instance `/ip4/0.0.0.0/tcp/7440`");
+        if complete { Ok(text.clone()) } else { Err(at(&address, problem())) }
+    };
+    list.into_iter().map(check).collect()
+}
+
+fn at<T>(place: &Spanned<T>, problem: String) -> Wrong {
+    (Some(place.span()), problem)
+}
+
+fn line_at(text: &str, offset: usize) -> u64 {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() as u64 + 1
+}
+
+/// The header of the table that stands at `offset`, such as `[[feed]]`; empty at the top of the file.
+fn table_at(text: &str, offset: usize) -> &str {
+    let line_end = text.get(offset..).and_then(|rest| rest.find('\n')).map_or(text.len(), |len| offset + len);
+    let lines = text.get(..line_end).unwrap_or(text).lines().rev();
+    let header = lines.map(str::trim).find(|line| line.starts_with('['));
+    // The header of an unknown table is itself what is unknown, in nothing.
+    let header = header.filter(|header| !text[..offset].ends_with('[') || !header.starts_with('['));
+    header.and_then(|line| line.split_inclusive(']').next().zip(Some(line))).map_or("", |(start, line)| {
+        let double = line.starts_with("[[") && line.as_bytes().get(start.len()) == Some(&b']');
+        &line[..start.len() + usize::from(double)]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, FileError> {
+        Config::parse(text, Path::new("/etc/shoal/coordinator.toml"))
+    }
+
+    fn error(text: &str) -> String {
+        let error = parse(text).unwrap_err().to_string();
+        error.strip_prefix("/etc/shoal/coordinator.toml").expect("the file is named").to_owned()
+    }
+
+    const FULL: &str = r#"
+data_dir = "/var/lib/shoal"
+mesh_listen = ["/ip4/0.0.0.0/tcp/7440"]
+api_listen = "127.0.0.1:7441"
+
+[[feed]]
+name = "nuget-main"
+kind = "nuget"
+url = "https://nuget.example.com/v3/index.json"
+username = "ci"
+password_file = "nuget.password"
+mirrors = [{ sites = ["syd*"], url = "https://nuget-syd.example.com/v3/index.json" }]
+
+[[feed]]
+name = "models"
+kind = "folder"
+path = "/srv/models"
+
+[[site]]
+name = "branch-017"
+wan_limit = "50 Mbit/s"
+"#;
+
+    #[test]
+    fn a_full_file_is_read() {
+        let config = parse(FULL).unwrap();
+        assert_eq!(config.data_dir, Path::new("/var/lib/shoal"));
+        assert_eq!(config.bulk_listen, ["/ip4/0.0.0.0/tcp/7443"]);
+        let FeedConfig::Nuget(feed) = &config.feeds[&Name::new("nuget-main").unwrap()] else { panic!("{config:?}") };
+        let credentials = feed.credentials.as_ref().unwrap();
+        assert_eq!(credentials.password_file, Path::new("/etc/shoal/nuget.password"), "from the folder of the file");
+        let (sydney, oslo) = (Name::new("syd-2").unwrap(), Name::new("osl").unwrap());
+        assert!(feed.mirrors[0].sites[0].matches(&sydney) && !feed.mirrors[0].sites[0].matches(&oslo));
+        let path = PathBuf::from("/srv/models");
+        assert_eq!(config.feeds[&Name::new("models").unwrap()], FeedConfig::Folder { path });
+        assert_eq!(config.sites[&Name::new("branch-017").unwrap()].wan_limit, Some(6_250_000));
+    }
+
+    #[test]
+    fn the_least_file_is_a_data_folder() {
+        let config = parse("data_dir = 'data'").unwrap();
+        assert_eq!(config.data_dir, Path::new("/etc/shoal/data"));
+        assert_eq!(config.api_listen.to_string(), "127.0.0.1:7441");
+        assert_eq!(config.mesh_listen.len(), 2);
+    }
+
+    #[test]
+    fn unknown_keys_name_their_line_and_the_nearest() {
+        let table = [
+            (
+                FULL.replace("password_file", "pasword_file"),
+                ":11: unknown key `pasword_file` in [[feed]]: did you mean `password_file`?",
+            ),
+            (FULL.replace("data_dir", "datadir"), ":2: unknown key `datadir`: did you mean `data_dir`?"),
+            (
+                FULL.replace("wan_limit", "calendar"),
+                ":21: unknown key `calendar` in [[site]]: known are `name`, `wan_limit`",
+            ),
+            (FULL.replace("sites = [", "site = ["), ":12: unknown key `site` in [[feed]]: did you mean `sites`?"),
+            (FULL.replace("\"folder\"", "\"foldr\""), ":16: unknown value `foldr` in [[feed]]: did you mean `folder`?"),
+            (FULL.replace("kind = \"folder\"\n", ""), ":14: missing key `kind` in [[feed]]"),
+            (FULL.replace("[[site]]", "[[sites]]"), ":19: unknown key `sites` in [[sites]]: did you mean `site`?"),
+            ("mesh_listen = []".to_owned(), ":1: missing key `data_dir`"),
+        ];
+        for (text, wanted) in table {
+            assert_eq!(error(&text), wanted);
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let table = [
+            (FULL.replace("\"models\"", "\"nuget-main\""), ":15: two feeds are named `nuget-main`"),
+            (FULL.replace("path = \"/srv/models\"", ""), ":15: feed `models` lacks `path`"),
+            (
+                FULL.replace("path = \"/srv", "url = \"/srv"),
+                ":17: feed `models` is a folder, so that `url` has no effect",
+            ),
+            (FULL.replace("username = \"ci\"\n", ""), ":10: feed `nuget-main` has a `password_file` but no `username`"),
+            (FULL.replace("\"https://nuget.e", "\"https://ci:pw@nuget.e"), "has a user in it"),
+            (
+                FULL.replace("\"https://nuget.e", "\"ftp://nuget.e"),
+                ":9: `ftp://nuget.example.com/v3/index.json` is no URL of http",
+            ),
+            (FULL.replace("\"https://nuget.e", "\"nuget.e"), "is no URL: relative URL without a base"),
+            (FULL.replace("syd*", "syd ney"), ":12: `syd ney` is not the name of a site"),
+            (FULL.replace("50 Mbit/s", "50"), ":21: `50` has no unit"),
+            (FULL.replace("branch-017", "branch 017"), ":20: `branch 017` is not a name"),
+            (FULL.replace("/ip4/0.0.0.0/tcp/7440", "0.0.0.0:7440"), ":3: `0.0.0.0:7440` is no mesh address"),
+            (FULL.replace("127.0.0.1:7441", "localhost"), ":4: `localhost` is no address"),
+            (FULL.replace("[\"/ip4/0.0.0.0/tcp/7440\"]", "[]"), "`mesh_listen` is empty"),
+            ("data_dir = ".to_owned(), ":1: "),
+        ];
+        for (text, wanted) in table {
+            let error = error(&text);
+            assert!(error.contains(wanted), "{error}\nis not\n{wanted}");
+            assert!(!error.contains("pw"), "a password is told: {error}");
+        }
+    }
+
+    #[test]
+    fn site_patterns() {
+        let matches = |pattern: &str, site: &str| SitePattern::new(pattern).unwrap().matches(&Name::new(site).unwrap());
+        for (pattern, site, wanted) in [
+            ("syd", "syd", true),
+            ("syd", "syd-2", false),
+            ("syd*", "syd", true),
+            ("*", "anything", true),
+            ("*-eu", "osl-eu", true),
+            ("*-eu", "osl-eu-2", false),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b*c", "a-c-b", false),
+            ("a*a", "a", false),
+        ] {
+            assert_eq!(matches(pattern, site), wanted, "{pattern} {site}");
+        }
+        assert!(SitePattern::new("").is_err() && SitePattern::new("a/b").is_err());
+    }
+}
