@@ -53,7 +53,8 @@ mod tests {
 
     #[test]
     fn what_was_compressed_comes_back_and_a_dictionary_helps() {
-        let old: Vec<u8> = (0..200_000u32).flat_map(|i| blake3::hash(&i.to_le_bytes()).as_bytes()[..2].to_vec()).collect();
+        let old: Vec<u8> =
+            (0..200_000u32).flat_map(|i| blake3::hash(&i.to_le_bytes()).as_bytes()[..2].to_vec()).collect();
         let mut new = old.clone();
         new[1000] ^= 1;
         let alone = compress(&new, None).unwrap();

@@ -195,11 +195,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("steps.log");
         let (mut log, _) = StepLog::open(&path).unwrap();
-        for record in [
-            StepRecord::Started(run(1, 0)),
-            StepRecord::Started(run(2, 0)),
-            StepRecord::Forgotten(DeploymentId(1)),
-        ] {
+        for record in
+            [StepRecord::Started(run(1, 0)), StepRecord::Started(run(2, 0)), StepRecord::Forgotten(DeploymentId(1))]
+        {
             log.append(&record).unwrap();
         }
         assert_eq!(StepLog::open(&path).unwrap().1, [StepRecord::Started(run(2, 0))]);

@@ -238,9 +238,6 @@ pub const NEIGHBOUR_RINGS: u8 = 8;
 
 /// Reads of one content that may bring wrong bytes before the deployment stops: the first may be an accident on the way.
 pub const WRONG_READS_MAX: u32 = 3;
-
-/// Blocks that a stuck node names: enough to look into, and more would change nothing.
-pub const STUCK_BLOCKS_MAX: usize = 64;
 /// How often a step that says `idempotent: true` is run again by itself after an outcome that nobody saw, if its
 /// `retries` do not say more: a script that takes its node down must not do so for ever.
 pub const UNKNOWN_RERUNS_MAX: u32 = 3;

@@ -50,7 +50,8 @@ fn closure(package: &str) -> BTreeSet<String> {
         metadata["packages"].as_array().unwrap().iter().map(|p| (text(&p["id"]), text(&p["name"]))).collect();
     let mut edges = BTreeMap::new();
     for node in metadata["resolve"]["nodes"].as_array().unwrap() {
-        let normal = |dep: &&serde_json::Value| dep["dep_kinds"].as_array().unwrap().iter().any(|k| k["kind"].is_null());
+        let normal =
+            |dep: &&serde_json::Value| dep["dep_kinds"].as_array().unwrap().iter().any(|k| k["kind"].is_null());
         let deps = node["deps"].as_array().unwrap().iter().filter(normal).map(|dep| text(&dep["pkg"]));
         edges.insert(text(&node["id"]), deps.collect::<Vec<_>>());
     }
@@ -125,9 +126,18 @@ fn functions(lines: &[&str]) -> Vec<(usize, usize)> {
     let indent = |line: &str| line.len() - line.trim_start().len();
     let opens = |line: &str| {
         let words = line.trim_start();
-        ["fn ", "pub fn ", "async fn ", "pub async fn ", "pub(crate) fn ", "pub(super) fn ", "const fn ", "pub const fn "]
-            .iter()
-            .any(|start| words.starts_with(start))
+        [
+            "fn ",
+            "pub fn ",
+            "async fn ",
+            "pub async fn ",
+            "pub(crate) fn ",
+            "pub(super) fn ",
+            "const fn ",
+            "pub const fn ",
+        ]
+        .iter()
+        .any(|start| words.starts_with(start))
     };
     let starts = lines.iter().enumerate().filter(|(_, line)| opens(line));
     let measure = |(start, line): (usize, &&str)| {
@@ -154,7 +164,8 @@ fn the_top_level_is_as_designed() {
         return;
     };
     let top: BTreeSet<&str> = tracked.lines().filter_map(|path| path.split('/').next()).collect();
-    let designed = ["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "coordinator", "node", "proto", "simulations", "tests"];
+    let designed =
+        ["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "coordinator", "node", "proto", "simulations", "tests"];
     let other: Vec<_> = top.iter().filter(|name| !name.starts_with('.') && !designed.contains(name)).collect();
     assert!(other.is_empty(), "not in the design: {other:?}");
 }

@@ -68,7 +68,8 @@ impl Fetcher {
     ) -> Self {
         let (orders, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
-            let mut task = Task { node, orders: receiver, waiting: VecDeque::new(), open: VecDeque::new(), next_id: 0, events };
+            let mut task =
+                Task { node, orders: receiver, waiting: VecDeque::new(), open: VecDeque::new(), next_id: 0, events };
             let why = match bulk.connect(node, addresses).await {
                 Ok(stream) => match task.run(BlockClient::new(stream)).await {
                     Ended::Idle => return,
@@ -210,7 +211,8 @@ impl<E: From<Input>> Task<E> {
         };
         let places = open.content.layout().segments();
         let wanted: Vec<usize> = segments(&open.runs).collect();
-        let expected: u64 = wanted.iter().filter_map(|index| places.get(*index)).map(|place| u64::from(place.len)).sum();
+        let expected: u64 =
+            wanted.iter().filter_map(|index| places.get(*index)).map(|place| u64::from(place.len)).sum();
         if expected != bytes {
             self.failed(&open, FetchError::Corrupt).await;
             return Err(Ended::Failed(FetchError::Timeout));

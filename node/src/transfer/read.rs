@@ -74,9 +74,13 @@ impl ReadLeaseError {
         match self {
             Self::Cancelled => Outcome::Revoked,
             // Another node may have a way where this one has none.
-            Self::Origin(error) => Outcome::Failed { retryable: error.is_passing() || matches!(error, OriginError::IgnoresRanges { .. }) },
+            Self::Origin(error) => {
+                Outcome::Failed { retryable: error.is_passing() || matches!(error, OriginError::IgnoresRanges { .. }) }
+            }
             Self::Disk(_) | Self::Declined(_) => Outcome::Failed { retryable: false },
-            Self::Wrong(_) | Self::Connect(_) | Self::Bulk(_) | Self::Compressed(_) => Outcome::Failed { retryable: true },
+            Self::Wrong(_) | Self::Connect(_) | Self::Bulk(_) | Self::Compressed(_) => {
+                Outcome::Failed { retryable: true }
+            }
         }
     }
 }

@@ -224,7 +224,9 @@ async fn send(answers: &mut Answers, pending: &Pending) -> Result<(), BlockError
             let read = tokio::task::block_in_place(|| content.read_segments(piece.clone(), &mut buffer));
             match read {
                 Ok(()) => {}
-                Err(ReadError::Absent { .. }) if !announced => return answers.refuse(id, Refusal::SegmentsMissing).await,
+                Err(ReadError::Absent { .. }) if !announced => {
+                    return answers.refuse(id, Refusal::SegmentsMissing).await;
+                }
                 Err(error) if !announced => {
                     debug!(%error, "cannot serve");
                     return answers.refuse(id, Refusal::ReadFailed).await;

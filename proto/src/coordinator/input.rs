@@ -1,5 +1,6 @@
 //! What a [`super::Coordinator`] is told by its shell, and what it tells its shell to do.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,8 @@ pub struct Created {
     pub signed: Signed,
     /// What the manifest does not say because nodes need not know.
     pub options: Options,
+    /// The site of each target node.
+    pub sites: BTreeMap<NodeId, Name>,
     /// Bytes of each block of each package.
     pub blocks: Vec<Vec<u32>>,
     /// For the shell: where packages are read. Not looked at here.
@@ -62,7 +65,7 @@ pub struct Created {
 impl Created {
     /// Whether `node` is one of its targets.
     pub fn has_target(&self, node: NodeId) -> bool {
-        self.options.members.contains_key(&node)
+        self.sites.contains_key(&node)
     }
 }
 

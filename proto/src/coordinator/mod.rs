@@ -242,7 +242,7 @@ impl Coordinator {
             Record::Created(created) => {
                 let manifest = created.signed.open(|_, _| true).map_err(|error| error.to_string())?;
                 let manifest = Arc::new(manifest);
-                let rollout = Rollout::new(Arc::clone(&manifest), created.options.clone());
+                let rollout = Rollout::new(Arc::clone(&manifest), created.options.clone(), created.sites.clone());
                 let deployment = Deployment {
                     created: created.clone(),
                     manifest,

@@ -60,7 +60,7 @@ impl Coordinator {
             seed: self.config.seed ^ salt,
         };
         let count = u32::try_from(blocks.len()).ok()?;
-        Some(Supply::new(WanLedger::new(config, &blocks), count, purpose))
+        Some(Supply::new(WanLedger::new(&config, &blocks), count, purpose))
     }
 
     pub(super) fn landed(&mut self, node: NodeId, content: ContentId, blocks: &[BlockRange], now: Now) {
@@ -136,7 +136,8 @@ impl Coordinator {
         for (site, content, purpose, whole, output) in outputs {
             match output {
                 wan::Output::Grant { node, lease, blocks, .. } => {
-                    let grant = Grant { content, lease, blocks, origin: Origin::Coordinator { dictionary: None }, whole };
+                    let grant =
+                        Grant { content, lease, blocks, origin: Origin::Coordinator { dictionary: None }, whole };
                     self.grant(node, site, purpose, grant);
                 }
                 wan::Output::Revoke { node, lease } => {

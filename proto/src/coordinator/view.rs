@@ -48,8 +48,8 @@ impl Coordinator {
         let deployment = self.deployments.get(&id)?;
         let rollout = deployment.rollout.view();
         let mut by_site = BTreeMap::<&Name, Vec<NodeId>>::new();
-        for (node, member) in &deployment.created.options.members {
-            by_site.entry(&member.site).or_default().push(*node);
+        for (node, site) in &deployment.created.sites {
+            by_site.entry(site).or_default().push(*node);
         }
         let totals = self.totals(id);
         let sites = by_site.into_iter().map(|(site, nodes)| {
