@@ -275,6 +275,3 @@ pub const ENDGAME_BLOCKS_MAX: usize = 16;
 
 /// How long nothing arrives before a node is stuck; it doubles each time it is said again.
 pub const STUCK_AFTER: Duration = Duration::from_secs(5);
-
-/// Blocks named when a node is stuck.
-pub const STUCK_BLOCKS_MAX: usize = 64;
