@@ -1,3 +1,22 @@
-//! Agent of Shoal: library and the shoal-node program.
+//! The agent of Shoal as a library: what `shoal-node` is made of, and what the coordinator shares with it.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`driver`] | the one loop: events to the core of [`shoal_proto::node`], its outputs to the world |
+//! | [`net`] | the control and the bulk mesh; all that knows libp2p |
+//! | [`store`] | packages and recipes on disk, verified segment by segment |
+//! | [`transfer`], [`compress`] | payload from and to neighbours, and under leases |
+//! | [`origin`] | byte ranges over HTTP |
+//! | [`steps`], [`step_log`] | scripts, unpacking, checks; which of them were started |
+//! | [`config`], [`cli`] | what the operator says |
 
+pub mod cli;
+pub mod compress;
+pub mod config;
+pub mod driver;
+pub mod net;
 pub mod origin;
+pub mod step_log;
+pub mod steps;
+pub mod store;
+pub mod transfer;

@@ -77,8 +77,8 @@ fn decode_limited<T: DeserializeOwned>(body: &[u8]) -> Result<(T, usize), bincod
     const MEDIUM: usize = 4 * 1024 * 1024;
     const LARGE: usize = 256 * 1024 * 1024;
     match body.len() {
-        0..=SMALL => bincode::serde::decode_from_slice(body, config::standard().with_limit::<{ 8 * SMALL }>()),
-        0..=MEDIUM => bincode::serde::decode_from_slice(body, config::standard().with_limit::<{ 8 * MEDIUM }>()),
+        ..=SMALL => bincode::serde::decode_from_slice(body, config::standard().with_limit::<{ 8 * SMALL }>()),
+        ..=MEDIUM => bincode::serde::decode_from_slice(body, config::standard().with_limit::<{ 8 * MEDIUM }>()),
         _ => bincode::serde::decode_from_slice(body, config::standard().with_limit::<LARGE>()),
     }
 }

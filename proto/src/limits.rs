@@ -8,6 +8,63 @@ pub const NAME_LEN_MAX: usize = 128;
 /// Bytes of one control message. The largest are manifests and inventories: 1,000 nodes and 30,000 blocks fit tenfold.
 pub const CONTROL_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Bytes that wait to be sent to one control peer; a peer that is this far behind is cut off and resyncs when it is back.
+pub const CONTROL_QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Frames that wait to be sent to one control peer, for the same reason: small frames cost more memory than their bytes.
+pub const CONTROL_QUEUE_FRAMES_MAX: usize = 4096;
+
+/// Bytes of received control frames that the driver has not dropped yet, over all peers; at the limit, peers wait.
+pub const CONTROL_RECEIVED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A control channel on which nothing was sent for this long carries an empty frame.
+pub const CONTROL_HEARTBEAT: Duration = Duration::from_secs(4);
+
+/// A control channel on which nothing arrived for this long is dead: three heartbeats, so that one may be late.
+pub const CONTROL_SILENCE_MAX: Duration = Duration::from_secs(12);
+
+/// How long a connection may take from the first packet to an open channel, on slow links and busy machines.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Waits between attempts to reach a peer: from this, so that a restart is bridged at once ...
+pub const REDIAL_WAIT_MIN: Duration = Duration::from_millis(200);
+
+/// ... doubling up to this, so that 1,000 nodes whose coordinator is down cost it at most 100 attempts a second.
+pub const REDIAL_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Addresses of one peer: interfaces times transports, with room to spare.
+pub const ADDRESSES_PER_NODE_MAX: usize = 16;
+
+/// Connections that may be in their handshake at once, so that strangers cannot fill memory before they are known.
+pub const HANDSHAKES_MAX: usize = 512;
+
+/// Inbound control connections of one node: the old one, its replacement, and one that is being closed.
+pub const CONTROL_CONNECTIONS_PER_NODE_MAX: usize = 3;
+
+/// Inbound bulk connections of one node: one or two that are busy, as many that are being closed.
+pub const BULK_CONNECTIONS_PER_NODE_MAX: usize = 4;
+
+/// Bytes of one request on the bulk mesh.
+pub const BLOCK_REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// Runs of segments in one request: at most 10 bytes each, so that they fit.
+pub const RUNS_PER_REQUEST_MAX: usize = 4096;
+
+/// Requests that a node has open on one bulk stream: enough to hide the round trip at 1 MiB each, few enough to re-ask.
+pub const REQUESTS_PER_STREAM_MAX: usize = 64;
+
+/// Bytes of the header before an answer's payload.
+pub const ANSWER_HEADER_BYTES_MAX: usize = 64;
+
+/// Bytes of one answer's payload: the largest block and its last segment, or a recipe's piece, with room for zstd's frame.
+pub const ANSWER_PAYLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A bulk transfer that moved no byte for this long is given up; the blocks are asked of another.
+pub const BULK_STALL_MAX: Duration = Duration::from_secs(20);
+
+/// A bulk stream on which nobody asks anything for this long is closed by the node that serves it.
+pub const BULK_IDLE_MAX: Duration = Duration::from_secs(60);
+
 /// Bytes of one signed manifest, so that it fits in a control message with room to spare.
 pub const MANIFEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 
@@ -173,6 +230,14 @@ pub const ATTEMPTS_MAX: u32 = 100;
 /// How long a step may run unless the deployment file says otherwise.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
+/// Nodes of a site that all trade with each other; in larger sites connections would grow with the square.
+pub const FULL_MESH_NODES_MAX: usize = 24;
+
+/// Rings that a larger site is connected by; each gives a node two neighbours, 16 in all.
+pub const NEIGHBOUR_RINGS: u8 = 8;
+
+/// Reads of one content that may bring wrong bytes before the deployment stops: the first may be an accident on the way.
+pub const WRONG_READS_MAX: u32 = 3;
 /// How often a step that says `idempotent: true` is run again by itself after an outcome that nobody saw, if its
 /// `retries` do not say more: a script that takes its node down must not do so for ever.
 pub const UNKNOWN_RERUNS_MAX: u32 = 3;
@@ -198,3 +263,114 @@ pub const SELECTOR_BYTES_MAX: usize = 4096;
 
 /// Nesting of parentheses and `not` in a selector, so that parsing one needs little stack.
 pub const SELECTOR_DEPTH_MAX: usize = 32;
+
+/// Bytes of a join string's value: a key, a secret and a dozen addresses.
+pub const JOIN_BYTES_MAX: usize = 4096;
+/// Bytes that a site may read again whatever the package's size: 1 % of a tiny package is less than one block.
+pub const WAN_BUDGET_BYTES_MIN: u64 = 256 * 1024;
+
+/// The part of what a site lacks that it may read again: one in this many bytes (WAN-ONCE: 1 %).
+pub const WAN_BUDGET_DIVISOR: u64 = 100;
+
+/// Smallest lease in bytes where nothing else bounds it: one request then reads long enough to fill the way.
+pub const LEASE_BYTES_MIN: u64 = 4 * 1024 * 1024;
+
+/// Largest lease in bytes: what a lost holder makes others wait for.
+pub const LEASE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Runs of adjacent blocks in one lease: each is a request of its own.
+pub const LEASE_RUNS_MAX: usize = 64;
+
+/// Leases that one node holds: one that it reads, others so that no round trip idles.
+pub const LEASES_PER_NODE_MAX: usize = 4;
+
+/// Bytes leased to one node: two of the largest leases, and more than two seconds of 100 Mbit/s.
+pub const LEASED_BYTES_PER_NODE_MAX: u64 = 2 * LEASE_BYTES_MAX;
+
+/// How long a lease is given at least, whatever its size: a busy origin may take seconds to answer.
+pub const LEASE_TIME_MIN: Duration = Duration::from_secs(10);
+
+/// Bytes a second that a node is thought to read before it was measured, for deadlines.
+pub const LEASE_RATE_GUESS: u64 = 512 * 1024;
+
+/// How long a node may be away before its leases are lost: a restart of the agent, or a short break of the network.
+pub const HOLDER_GRACE: Duration = Duration::from_secs(10);
+
+/// How long a connected node may take to answer a revocation before its lease is lost.
+pub const REVOKE_ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// How long a node's blocks may wait for a second holder before it gets leases all the same: then nobody can fetch from
+/// it, and waiting helps nobody.
+pub const REPLICATION_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// First wait after a node, or the origin for all nodes, failed; it doubles with each further failure.
+pub const READ_BACKOFF_MIN: Duration = Duration::from_secs(1);
+
+/// Longest wait after failures.
+pub const READ_BACKOFF_MAX: Duration = Duration::from_secs(300);
+
+/// How long a node that is far slower than the others gets no lease.
+pub const SLOW_READER_REST: Duration = Duration::from_secs(30);
+
+/// Nodes that read over the WAN at the same time at first. Fewer land the first blocks sooner; more fill a WAN that is
+/// faster than one node.
+pub const READERS_MIN: u32 = 4;
+
+/// Nodes of one site that read over the WAN at the same time.
+pub const READERS_MAX: u32 = 256;
+
+/// How often one block is granted because nodes are stuck though the site has it.
+pub const STUCK_GRANT_EVERY: Duration = Duration::from_secs(30);
+
+/// Neighbours of one exchange: the full mesh of a site of 24 and the graph of degree 16 fit with room for change.
+pub const NEIGHBOURS_MAX: usize = 256;
+
+/// Neighbours that were banned and are remembered.
+pub const BANNED_MAX: usize = 1024;
+
+/// Requests in flight to one neighbour at least: the next block is asked for before the last one arrived.
+pub const REQUESTS_PER_NEIGHBOUR_MIN: usize = 2;
+
+/// Requests in flight to one neighbour at most: 16 blocks of 128 KiB fill 160 Mbit/s over 100 ms.
+pub const REQUESTS_PER_NEIGHBOUR_MAX: usize = 16;
+
+/// Bytes asked of all neighbours at the same time, so that a node's memory stays small; one block is always allowed.
+pub const REQUESTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Blocks served at the same time: fewer finish each one sooner, so that others serve it sooner.
+pub const UPLOAD_SLOTS: usize = 4;
+
+/// Requests of one neighbour that wait to be served; an honest one has no more in flight.
+pub const UPLOADS_QUEUED_PER_NEIGHBOUR_MAX: usize = REQUESTS_PER_NEIGHBOUR_MAX;
+
+/// Blocks that wait to be announced: a message for each block would cost more than it tells.
+pub const ANNOUNCED_BLOCKS: usize = 8;
+
+/// How long blocks wait to be announced.
+pub const ANNOUNCE_EVERY: Duration = Duration::from_millis(100);
+
+/// First rest of a neighbour that refused or failed; it doubles with each further time.
+pub const NEIGHBOUR_REST_MIN: Duration = Duration::from_millis(50);
+
+/// Longest rest of a neighbour.
+pub const NEIGHBOUR_REST_MAX: Duration = Duration::from_secs(10);
+
+/// A request is slow when it takes this many times the median.
+pub const SLOW_FACTOR: u32 = 3;
+
+/// No request is slow before this age, whatever the median: a block of 4 MiB takes a third of it at 100 Mbit/s.
+pub const SLOW_AGE_MIN: Duration = Duration::from_secs(1);
+
+/// Blocks on their way when nothing else is missing, at which the last ones are asked of a second neighbour.
+pub const ENDGAME_BLOCKS_MAX: usize = 16;
+
+/// How long nothing arrives before a node is stuck; it doubles each time it is said again.
+pub const STUCK_AFTER: Duration = Duration::from_secs(5);
+
+/// Blocks named when a node is stuck.
+pub const STUCK_BLOCKS_MAX: usize = 64;
+/// Deployments that pin one package on a node: every release that could still be rolled back to, with room to spare.
+pub const PINS_PER_PACKAGE_MAX: usize = 1024;
+
+/// Bytes of a node's record of one package: its pins at up to ten bytes each, with room to spare.
+pub const PACKAGE_RECORD_BYTES_MAX: usize = 16 * 1024;

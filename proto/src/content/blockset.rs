@@ -351,7 +351,7 @@ mod tests {
             let b: BTreeSet<u32> = b.range(..count).copied().collect();
             let all: BTreeSet<u32> = (0..count).collect();
 
-            prop_assert_eq!(blocks(&mine), a.clone());
+            prop_assert_eq!(&blocks(&mine), &a);
             prop_assert_eq!(mine.len() as usize, a.len());
             prop_assert_eq!((mine.is_empty(), mine.is_full()), (a.is_empty(), a == all));
             prop_assert_eq!(blocks(&mine.union(&theirs)), &a | &b);

@@ -252,7 +252,7 @@ mod tests {
         ] {
             assert_eq!(decode(&bytes), Err(error));
         }
-        let mut later = good.clone();
+        let mut later = good;
         later[0] = 2;
         assert_eq!(decode(&later), Err(RecipeError::Version { found: 2 }));
         let mut long_number = form(&[], &[], b"");

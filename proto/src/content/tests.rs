@@ -198,20 +198,6 @@ proptest! {
     }
 
     #[test]
-    fn a_recipe_stays_in_its_budget(files in files(), extra in 0u64..40_000) {
-        let package = make_zip(&files, STYLE);
-        for shape in [scan(&package), Shape::Plain { size: package.len() as u64 }] {
-            let coarse = 64 + 40 * (package.len() as u64 / SEGMENT_BYTES_MAX as u64 + 3 * (files.len() as u64 + 2));
-            let mut cutter = Cutter::with_budget(shape, coarse + extra).unwrap();
-            cutter.push(&package);
-            let recipe = cutter.finish().unwrap();
-            check(&recipe, &package);
-            let len = recipe.encode().len() as u64;
-            prop_assert!(len <= coarse + extra, "{len} bytes in a budget of {coarse} + {extra}");
-        }
-    }
-
-    #[test]
     fn blocks_partition_the_segments(files in files(), big in 0usize..3_000_000) {
         let mut files = files;
         files.push(File::new(9, big));
@@ -252,14 +238,14 @@ proptest! {
         for (segment, offset) in places.chain(again) {
             let range = offset as usize..offset as usize + segment.len as usize;
             prop_assert_eq!(segment.hash, SegmentHash::of(&plain[range.clone()]));
-            filled[range].iter_mut().for_each(|place| prop_assert_none(place));
+            filled[range].iter_mut().for_each(fill_once);
         }
         prop_assert!(filled.iter().all(Option::is_some));
     }
 }
 
 /// Marks a byte as filled; twice is an overlap.
-fn prop_assert_none(place: &mut Option<()>) {
+fn fill_once(place: &mut Option<()>) {
     assert!(place.replace(()).is_none(), "two segments on one byte");
 }
 
@@ -291,6 +277,29 @@ fn each_kind_of_entry_becomes_what_the_table_says() {
     assert_eq!(lens[2..].iter().sum::<u32>(), 600_000);
     assert!(lens.len() > 4, "the last entry is cut further: {lens:?}");
     assert_eq!(recipe.glue().count(), 4, "headers, 63 bytes of data and the central directory");
+}
+
+#[test]
+fn a_recipe_stays_in_its_budget() {
+    let files = [File::new(1, 5_000), File::new(2, 8_000_000), File::new(3, 2_000_000), File::new(4, 40)];
+    let mut zip = write_zip(ZipWriter::new(Cursor::new(Vec::new())), &files, STYLE);
+    zip.set_raw_comment(noise(5, 60_000).into()).unwrap();
+    let package = zip.finish().unwrap().into_inner();
+    let size = package.len() as u64;
+    let coarse = 64 + 40 * (size / SEGMENT_BYTES_MAX as u64 + 3 * (files.len() as u64 + 2));
+    for (shape, fine) in [(scan(&package), cut(&package)), (Shape::Plain { size }, cut(&package[..package.len() - 1]))]
+    {
+        for budget in [coarse, coarse + 100, coarse + 1_000, coarse + 59_000, coarse + 200_000] {
+            let mut cutter = Cutter::with_budget(shape.clone(), budget).unwrap();
+            cutter.push(&package);
+            let recipe = cutter.finish().unwrap();
+            check(&recipe, &package);
+            let len = recipe.encode().len() as u64;
+            assert!(len <= budget, "{len} bytes in a budget of {budget}");
+            let is_fine = recipe.segments()[..20] == fine.segments()[..20];
+            assert!(is_fine || budget < coarse + 59_000, "no coarser than the budget asks for");
+        }
+    }
 }
 
 #[test]
@@ -369,6 +378,48 @@ fn a_local_header_that_lies_costs_only_its_entry() {
         let found = hashes(&cut(&package));
         assert_eq!((found.first(), found.last()), (expected.first(), expected.last()));
         assert!(!found.contains(&expected[1]));
+    }
+}
+
+/// A zip whose entries and directory tell their sizes and places in ZIP64 fields alone, as one over 4 GiB does.
+fn make_zip64(files: &[File], comment: &[u8]) -> Vec<u8> {
+    let (mut package, mut directory) = (Vec::new(), Vec::new());
+    for file in files {
+        let (data, header_at) = (file.plain(), package.len() as u64);
+        package.extend([&LOCAL[..], &[0; 22], &[1, 0, 0, 0], b"n"].concat());
+        package.extend(&data);
+        let sizes = [data.len() as u64, data.len() as u64, header_at].map(u64::to_le_bytes).concat();
+        let (other, long) = ([0x99, 0x99, 2, 0, 7, 7], [1, 0, sizes.len() as u8, 0]);
+        let extra = [&other[..], &long, &sizes].concat();
+        directory.extend([&CENTRAL[..], &[0; 16], &[0xff; 8], &[1, 0, extra.len() as u8, 0], &[0; 10]].concat());
+        directory.extend([&[0xff; 4], &b"n"[..], &extra].concat());
+    }
+    let numbers = [files.len(), files.len(), directory.len(), package.len()].map(|n| (n as u64).to_le_bytes()).concat();
+    package.extend(directory);
+    let record_at = package.len() as u64;
+    package.extend([b"PK\x06\x06", &44u64.to_le_bytes()[..], &[0; 12], &numbers].concat());
+    package.extend([b"PK\x06\x07", &[0; 4][..], &record_at.to_le_bytes(), &[1, 0, 0, 0]].concat());
+    package.extend([&END[..], &[0; 4], &[0xff; 12], &(comment.len() as u16).to_le_bytes(), comment].concat());
+    package
+}
+
+#[test]
+fn zip64_fields_are_read() {
+    let files = [File::new(1, 5_000), File::new(2, 6_000), File::new(3, 7_000)];
+    let expected: Vec<SegmentHash> = files.iter().map(|file| SegmentHash::of(&file.plain())).collect();
+    for comment in [&b""[..], b"a comment", &[b'x'; 65_535]] {
+        let package = make_zip64(&files, comment);
+        assert!(is_zip(&package));
+        assert_eq!(hashes(&cut(&package)), expected);
+        assert_eq!(hashes(&cut(&[&[1; 500], &package[..]].concat())), expected, "behind other bytes");
+    }
+    let good = make_zip64(&files, b"");
+    let record = find(&good, b"PK\x06\x06", 0);
+    for (at, why) in [(record, "no record"), (record + 32, "another count"), (record + 40, "another length")] {
+        let mut package = good.clone();
+        package[at] ^= 1;
+        assert!(!is_zip(&package), "{why}");
+        cut(&package);
     }
 }
 

@@ -2,20 +2,273 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | [`spec`], [`units`], [`nearest`] | the deployment file as a person writes it |
+//! | [`spec`], [`units`], [`select`], [`nearest`] | the deployment file as a person writes it |
+//! | [`plan`] | from that file, the nodes and the resolved packages to a manifest |
 //! | [`gate`] | the arithmetic of the quorum |
 //! | `input`, `record`, `effect` | what [`Rollout`] is told, what it journals, what it wants done |
-//! | `view` | the status that a person sees |
+//! | `answer`, `next`, `orders` | what an input means, what follows from a state, what that has others do |
+//! | `state`, `sight` | what survives a restart, and what does not |
+//! | [`view`], `show` | the status that a person sees |
+//!
+//! A step is a barrier: its turn comes when the one before is done at all who take part. Everything is decided from the
+//! state and not from what just happened, so that a journal cut anywhere leads to the same end (ACKED-IS-KEPT, GATE).
 
+mod answer;
 mod effect;
 pub mod gate;
 mod input;
 pub mod nearest;
+mod next;
+mod orders;
+pub mod plan;
 mod record;
+pub mod select;
+mod show;
+mod sight;
 pub mod spec;
+mod state;
+#[cfg(test)]
+mod tests;
 pub mod units;
 pub mod view;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 pub use effect::{Decision, Effect};
 pub use input::{Actor, Failure, Input, Now, Operator, Refusal, StepOutcome, Which};
 pub use record::{Change, End, Exclusion, Outcome, Record};
+
+use crate::id::{Generation, Name, NodeId};
+use crate::manifest::Manifest;
+use crate::time::Time;
+use sight::{Sight, Soft};
+use state::State;
+
+/// What a rollout needs to know beside its manifest and the sites of its target nodes. The shell keeps all three, and
+/// makes the rollout from them again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// The target nodes' names, as they were when the deployment was made: for causes and views.
+    pub names: BTreeMap<NodeId, Name>,
+    /// Whether it ends before the gate, with all packages on the nodes.
+    pub stage_only: bool,
+}
+
+/// What is fixed about a target node.
+#[derive(Clone, Debug)]
+struct Member {
+    name: Name,
+    site: Name,
+}
+
+/// Why a rollout wants to be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Why {
+    /// It was made or replayed, and has decided nothing since.
+    Start,
+    /// Nodes that lack packages are to be excluded.
+    Stragglers,
+    /// It is ending and waits no longer for nodes that are away.
+    Abandon,
+}
+
+/// One deployment under way.
+///
+/// ```text
+/// let decision = rollout.decide(input, now);
+/// journal.append(&decision.records)?;             // insert and flush, in this order
+/// rollout.commit(&decision);
+/// run(decision.effects);
+/// ```
+///
+/// After a restart: [`Rollout::new`], [`Rollout::apply`] for each record of the journal, then [`Rollout::pending_effects`],
+/// then [`Input::Tick`], and [`Input::NodeOnline`] for each node as it connects.
+#[derive(Clone, Debug)]
+pub struct Rollout {
+    manifest: Arc<Manifest>,
+    members: Arc<BTreeMap<NodeId, Member>>,
+    stage_only: bool,
+    state: State,
+    soft: Soft,
+}
+
+impl Rollout {
+    /// A deployment at its beginning; nothing happens before the first [`Rollout::decide`]. A target node that is in no
+    /// site is one of its own.
+    pub fn new(manifest: impl Into<Arc<Manifest>>, options: Options, mut sites: BTreeMap<NodeId, Name>) -> Self {
+        let (manifest, Options { mut names, stage_only }) = (manifest.into(), options);
+        let member = |node: NodeId| {
+            let id = || Name::new(node.to_string()).expect("hexadecimal digits are a name");
+            let member =
+                Member { name: names.remove(&node).unwrap_or_else(id), site: sites.remove(&node).unwrap_or_else(id) };
+            (node, member)
+        };
+        let members = manifest.targets().into_iter().map(member).collect();
+        let state = State::new(&manifest);
+        Self { manifest, members: Arc::new(members), stage_only, state, soft: Soft::default() }
+    }
+
+    /// What is deployed.
+    pub fn manifest(&self) -> &Arc<Manifest> {
+        &self.manifest
+    }
+
+    /// How it ended, when it has.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.state.finished.as_ref()
+    }
+
+    /// The generation of its orders.
+    pub fn generation(&self) -> Generation {
+        self.state.generation
+    }
+
+    /// What follows from `input`. Changes nothing: see [`Decision`] for the order of things.
+    ///
+    /// Costs little for a report that only counts; one that ends a step or a stage costs a copy of the state.
+    pub fn decide(&self, input: Input, now: Now) -> Decision {
+        let presence = self.presence(&input);
+        let sight = self.sight(presence, now.time);
+        let mut decision =
+            Decision { records: Vec::new(), effects: Vec::new(), refused: None, presence, now: now.time };
+        if let Some((node, true)) = presence {
+            decision.effects = orders::duties(Actor::Node(node), &sight);
+        }
+        let settles_nothing = matches!(input, Input::StepStarted { .. } | Input::Acquired { .. })
+            || matches!(input, Input::StepEnded { .. } | Input::AcquireFailed { .. });
+        match answer::changes(input, &sight) {
+            Err(refusal) => decision.refused = Some(refusal),
+            Ok(changes) if settles_nothing && changes.iter().all(|change| is_quiet(change, &sight)) => {
+                decision.records = changes.into_iter().map(|change| Record { at: now.wall, change }).collect();
+            }
+            Ok(changes) => {
+                Draft { sight: self, state: Cow::Borrowed(&self.state), decision: &mut decision, now }.go(changes)
+            }
+        }
+        decision
+    }
+
+    /// Makes a decision true, once its records are in the journal.
+    pub fn commit(&mut self, decision: &Decision) {
+        decision.records.iter().for_each(|record| self.apply(record));
+        self.soft.advance(decision.now, decision.presence, self.state.times.acquire_began.is_some());
+        if cfg!(debug_assertions) {
+            self.check();
+        }
+    }
+
+    /// Does what a record of the journal says; for replay. Any record is taken, without panic.
+    pub fn apply(&mut self, record: &Record) {
+        self.state.apply(&record.change, record.at);
+    }
+
+    /// All effects that are due, after a restart; those for nodes come again when they connect.
+    pub fn pending_effects(&self) -> Vec<Effect> {
+        let sight = self.sight(None, self.soft.last);
+        let over = self.state.finished.clone().map(|outcome| Effect::Finished { outcome });
+        let actors = self.state.nodes.keys().map(|node| Actor::Node(*node));
+        let actors = std::iter::once(Actor::Coordinator).chain(actors);
+        over.into_iter().chain(actors.flat_map(|actor| orders::duties(actor, &sight))).collect()
+    }
+
+    /// When to call with [`Input::Tick`] at the latest, and why.
+    pub fn next_wake(&self) -> Option<(Time, Why)> {
+        if self.soft.since.is_none() {
+            return Some((Time::ZERO, Why::Start));
+        }
+        if self.state.finished.is_some() {
+            return None;
+        }
+        let sight = self.sight(None, self.soft.last);
+        // A moment that has passed had its effect, or waits for something else.
+        let to_come = |at: &Time| *at > self.soft.last;
+        if self.state.closing.is_some() {
+            let step = self.state.opened?;
+            let runs = self.state.runs_of(step).filter(|(_, run)| run.in_flight());
+            let moments = runs.filter_map(|(actor, _)| sight.abandon_at(actor)).filter(to_come);
+            return moments.min().map(|at| (at, Why::Abandon));
+        }
+        let until = sight.stragglers_until().filter(to_come).filter(|_| self.state.ready < self.state.live);
+        until.map(|at| (at, Why::Stragglers))
+    }
+
+    /// All that a person is shown.
+    pub fn view(&self) -> view::View {
+        show::view(&self.sight(None, self.soft.last))
+    }
+
+    /// Asserts every invariant of the state.
+    ///
+    /// # Panics
+    /// On a bug, or on a journal that no rollout wrote.
+    pub fn check(&self) {
+        self.state.check(&self.manifest, &self.members, self.stage_only);
+    }
+
+    fn sight(&self, presence: Option<(NodeId, bool)>, now: Time) -> Sight<'_> {
+        let Self { manifest, members, stage_only, state, soft } = self;
+        Sight { manifest, members, stage_only: *stage_only, state, soft, presence, now }
+    }
+
+    /// Only target nodes come and go here, so that what is kept of them is bounded.
+    fn presence(&self, input: &Input) -> Option<(NodeId, bool)> {
+        let presence = match input {
+            Input::NodeOnline(node) => Some((*node, true)),
+            Input::NodeOffline(node) => Some((*node, false)),
+            _ => None,
+        };
+        presence.filter(|(node, _)| self.state.nodes.contains_key(node))
+    }
+}
+
+/// Whether nothing follows from a change, so that the state need not be copied to find out.
+fn is_quiet(change: &Change, sight: &Sight<'_>) -> bool {
+    let state = sight.state;
+    match change {
+        Change::Started { .. } | Change::AcquireFailed { .. } => true,
+        Change::Ended { outcome, .. } => *outcome == StepOutcome::Succeeded && state.in_flight > 1,
+        Change::Acquired { node, package } => {
+            let others = state.nodes.get(node).into_iter().flat_map(|node| &node.packages);
+            let mut missing = others.filter(|(_, held)| !matches!(held, view::PackageState::Acquired { .. }));
+            let completes = missing.all(|(other, _)| other == package);
+            let at_gate = state.times.gate_opened.is_some() || state.ready + 1 >= sight.needed();
+            !completes || !at_gate
+        }
+        _ => false,
+    }
+}
+
+/// A decision in the making: each change is recorded and shown to what decides the next.
+struct Draft<'a, 'd> {
+    sight: &'a Rollout,
+    state: Cow<'a, State>,
+    decision: &'d mut Decision,
+    now: Now,
+}
+
+impl Draft<'_, '_> {
+    fn go(&mut self, mut changes: Vec<Change>) {
+        loop {
+            changes.drain(..).for_each(|change| self.push(change));
+            changes = next::next(&self.shown());
+            if changes.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn push(&mut self, change: Change) {
+        self.state.to_mut().apply(&change, self.now.wall);
+        let effects = orders::after(&change, &self.shown());
+        self.decision.effects.extend(effects);
+        self.decision.records.push(Record { at: self.now.wall, change });
+    }
+
+    fn shown(&self) -> Sight<'_> {
+        Sight { state: &self.state, ..self.sight.sight(self.decision.presence, self.now.time) }
+    }
+}

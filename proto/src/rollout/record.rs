@@ -124,13 +124,13 @@ pub enum Change {
         /// Why.
         why: Exclusion,
     },
-    /// Nothing more is started but `always_after` scripts.
+    /// Nothing more is started but `always_after` scripts. What runs is let finish, unless the end is a cancel.
     Closing {
         /// How the deployment is going to end.
         end: End,
     },
-    /// What still runs is killed; a deployment that is not closing yet ends as cancelled.
-    CancelRequested,
+    /// What still runs of a failed deployment is killed.
+    Killing,
     /// The deployment is over.
     Finished {
         /// How it ended.

@@ -1,6 +1,6 @@
 //! The status of a deployment, as plain data: all that a person is shown of it, by ids and indices.
 //!
-//! Made on demand from the state. Names of nodes, packages' references and byte counts are the shell's to add.
+//! Made on demand from the state. Byte counts and rates are the shell's to add.
 
 use serde::{Deserialize, Serialize};
 
@@ -148,6 +148,8 @@ pub enum Waiting {
 pub struct NodeView {
     /// Which node.
     pub node: NodeId,
+    /// Its name.
+    pub name: Name,
     /// Its site.
     pub site: Name,
     /// Whether it is connected.

@@ -1,0 +1,49 @@
+//! Steps as the agent runs them: real processes, real folders.
+
+mod script;
+mod unpack;
+
+use std::path::Path;
+
+use super::*;
+
+/// A step named `step` of release `r1` that works in `folder`.
+fn step(folder: &Path, action: Action) -> StepRun {
+    let name = |text: &str| Name::new(text).unwrap();
+    StepRun {
+        deployment: DeploymentId(12),
+        release: name("r1"),
+        node: name("web-1"),
+        site: name("syd"),
+        step: name("restart"),
+        action,
+        timeout: Duration::from_secs(30),
+        packages: Vec::new(),
+        values: BTreeMap::new(),
+        work_dir: folder.join("work"),
+    }
+}
+
+/// Runs `step` to its end; answers how it ended and all that it wrote.
+async fn run_to_end(step: &StepRun) -> (Outcome, Vec<OutputChunk>) {
+    let (output, mut chunks) = mpsc::channel(4);
+    let running = async {
+        let outcome = run(step, &output, &CancellationToken::new()).await;
+        drop(output);
+        outcome
+    };
+    let collecting = async {
+        let mut all = Vec::new();
+        while let Some(chunk) = chunks.recv().await {
+            all.push(chunk);
+        }
+        all
+    };
+    tokio::join!(running, collecting)
+}
+
+fn text(chunks: &[OutputChunk], stream: OutputStream) -> String {
+    let bytes: Vec<u8> =
+        chunks.iter().filter(|chunk| chunk.stream == stream).flat_map(|chunk| chunk.bytes.to_vec()).collect();
+    String::from_utf8(bytes).unwrap()
+}

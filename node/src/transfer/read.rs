@@ -1,0 +1,303 @@
+//! Reads the blocks of a lease from outside the site: from an HTTP origin, or from the coordinator (WAN-ONCE).
+//!
+//! Only what is lacking of the blocks is read. Every byte that crosses the WAN is counted, wanted or not, and said when the
+//! read ends, however it ends.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use shoal_proto::bulk::{BlockRequest, Encoding, Refusal, Status};
+use shoal_proto::id::{BlockIndex, NodeId, RecipeId};
+use shoal_proto::node::Input;
+use shoal_proto::origin::HttpOrigin;
+use shoal_proto::wan::{Lacking, Outcome};
+use shoal_proto::wire::{Fault, FaultKind, Grant, LeaseEnd, Origin};
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::assemble::Assembler;
+use super::runs;
+use crate::net::{BlockClient, BlockError, BulkMesh, ConnectError, Multiaddr};
+use crate::origin::{Chunk, Mode, OriginError, OriginReader, WanBytes};
+use crate::store::{Content, Store, WriteError};
+
+/// Chunks between the origin's connection and the disk.
+const CHUNKS: usize = 16;
+
+/// Blocks asked of the coordinator before the first has come.
+const AHEAD: usize = 4;
+
+/// Why a read ended early.
+#[derive(Debug, Error)]
+enum ReadLeaseError {
+    #[error(transparent)]
+    Origin(#[from] OriginError),
+    #[error("the origin sent wrong bytes: {0}")]
+    Wrong(WriteError),
+    #[error("cannot store what was read: {0}")]
+    Disk(WriteError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("reading from the coordinator: {0}")]
+    Bulk(#[from] BlockError),
+    #[error("the coordinator does not serve this content: {0}")]
+    Declined(String),
+    #[error("the coordinator's answer does not decompress: {0}")]
+    Compressed(std::io::Error),
+    #[error("revoked")]
+    Cancelled,
+}
+
+impl From<WriteError> for ReadLeaseError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Store(_) => Self::Disk(error),
+            WriteError::Mismatch { .. } | WriteError::NoSuchSegment { .. } => Self::Wrong(error),
+        }
+    }
+}
+
+impl ReadLeaseError {
+    fn fault(&self) -> Option<Fault> {
+        let kind = match self {
+            Self::Cancelled => return None,
+            Self::Origin(OriginError::IgnoresRanges { .. }) => FaultKind::IgnoresRanges,
+            Self::Origin(OriginError::Changed { .. }) => FaultKind::Changed,
+            Self::Wrong(_) => FaultKind::WrongBytes,
+            _ => FaultKind::Passing,
+        };
+        Some(Fault { kind, cause: self.to_string() })
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Cancelled => Outcome::Revoked,
+            // Another node may have a way where this one has none.
+            Self::Origin(error) => {
+                Outcome::Failed { retryable: error.is_passing() || matches!(error, OriginError::IgnoresRanges { .. }) }
+            }
+            Self::Disk(_) | Self::Declined(_) => Outcome::Failed { retryable: false },
+            Self::Wrong(_) | Self::Connect(_) | Self::Bulk(_) | Self::Compressed(_) => {
+                Outcome::Failed { retryable: true }
+            }
+        }
+    }
+}
+
+/// Everything that reads need, shared by all of a process.
+#[derive(Clone)]
+pub struct Readers {
+    store: Store,
+    http: OriginReader,
+    bulk: BulkMesh,
+    coordinator: NodeId,
+    /// Where the coordinator's bulk mesh is.
+    addresses: Arc<Mutex<Vec<Multiaddr>>>,
+    /// Connections to the coordinator that are not in use.
+    idle: Arc<Mutex<Vec<BlockClient>>>,
+}
+
+impl Readers {
+    /// Readers for leases of `coordinator`.
+    pub fn new(store: Store, http: OriginReader, bulk: BulkMesh, coordinator: NodeId) -> Self {
+        let (addresses, idle) = (Arc::default(), Arc::default());
+        Self { store, http, bulk, coordinator, addresses, idle }
+    }
+
+    /// Says where the coordinator's bulk mesh is.
+    pub fn set_coordinator(&self, addresses: Vec<Multiaddr>) {
+        *self.addresses.lock().expect("no panic while held") = addresses;
+    }
+
+    /// Reads for `grant` into `content` until it is done, fails or is cancelled; says [`Input::Landed`] for each block and
+    /// [`Input::ReadEnded`] at the end.
+    pub async fn read<E: From<Input>>(
+        &self,
+        grant: Grant,
+        content: Content,
+        cancel: CancellationToken,
+        events: mpsc::Sender<E>,
+    ) {
+        let wan = WanBytes::default();
+        let sink = Sink { content: &content, events: &events };
+        let reading = async {
+            match &grant.origin {
+                Origin::Http(origin) => self.from_http(origin, &grant, &sink, &wan).await,
+                Origin::Coordinator { dictionary } => self.from_coordinator(*dictionary, &grant, &sink, &wan).await,
+            }
+        };
+        let ended = tokio::select! {
+            ended = reading => ended,
+            () = cancel.cancelled() => Err(ReadLeaseError::Cancelled),
+        };
+        let (outcome, fault) = match &ended {
+            Ok(()) => (Outcome::Done, None),
+            Err(error) => (error.outcome(), error.fault()),
+        };
+        let leased: Vec<BlockIndex> = grant.blocks.iter().flat_map(|range| range.iter()).collect();
+        let lacking = content.lacking().into_iter().filter(|(block, _)| leased.binary_search(block).is_ok());
+        let begun = lacking.map(|(block, bytes)| Lacking { block, bytes }).collect();
+        let (content, lease) = (grant.content, grant.lease);
+        let end = LeaseEnd { content, lease, read_bytes: wan.total(), landed: Vec::new(), outcome, fault };
+        // The driver is gone only when the process ends.
+        let _ = events.send(Input::ReadEnded { end, begun }.into()).await;
+    }
+
+    async fn from_http<E: From<Input>>(
+        &self,
+        origin: &HttpOrigin,
+        grant: &Grant,
+        sink: &Sink<'_, E>,
+        wan: &WanBytes,
+    ) -> Result<(), ReadLeaseError> {
+        let ranges = missing_ranges(sink.content, grant);
+        let mode = if grant.whole { Mode::WholeRest } else { Mode::Ranges };
+        let (sender, mut chunks) = mpsc::channel::<Chunk>(CHUNKS);
+        let reading = async {
+            let read = self.http.read(origin, &ranges, mode, wan, &sender).await;
+            drop(sender);
+            read.map_err(ReadLeaseError::from)
+        };
+        let writing = async {
+            let mut assembler = Assembler::new(sink.content);
+            while let Some(chunk) = chunks.recv().await {
+                let mut landed = Vec::new();
+                tokio::task::block_in_place(|| assembler.take(chunk.offset, &chunk.bytes, |block| landed.push(block)))?;
+                sink.landed(landed).await;
+            }
+            Ok(())
+        };
+        tokio::try_join!(reading, writing).map(|((), ())| ())
+    }
+
+    async fn from_coordinator<E: From<Input>>(
+        &self,
+        dictionary: Option<RecipeId>,
+        grant: &Grant,
+        sink: &Sink<'_, E>,
+        wan: &WanBytes,
+    ) -> Result<(), ReadLeaseError> {
+        let idle = self.idle.lock().expect("no panic while held").pop();
+        let mut client = match idle {
+            Some(client) => client,
+            None => {
+                let addresses = self.addresses.lock().expect("no panic while held").clone();
+                BlockClient::new(self.bulk.connect(self.coordinator, addresses).await?)
+            }
+        };
+        let dictionary = self.dictionary(dictionary);
+        self.ask_coordinator(&mut client, dictionary, grant, sink, wan).await?;
+        self.idle.lock().expect("no panic while held").push(client);
+        Ok(())
+    }
+
+    /// The plain form of a recipe that this node has.
+    fn dictionary(&self, wanted: Option<RecipeId>) -> Option<(RecipeId, Vec<u8>)> {
+        let found = wanted.and_then(|id| tokio::task::block_in_place(|| self.store.recipe(id)).ok().flatten());
+        found.map(|recipe| (recipe.id(), recipe.encode()))
+    }
+
+    async fn ask_coordinator<E: From<Input>>(
+        &self,
+        client: &mut BlockClient,
+        dictionary: Option<(RecipeId, Vec<u8>)>,
+        grant: &Grant,
+        sink: &Sink<'_, E>,
+        wan: &WanBytes,
+    ) -> Result<(), ReadLeaseError> {
+        let content = sink.content;
+        let recipe = content.kind() == crate::store::Kind::Recipe;
+        let encoding = match (&dictionary, recipe) {
+            (_, false) => Encoding::Raw,
+            (known, true) => Encoding::Zstd { dictionary: known.as_ref().map(|(id, _)| *id) },
+        };
+        let mut blocks = grant.blocks.iter().flat_map(|range| range.iter());
+        let mut open = std::collections::VecDeque::new();
+        let mut payload = Vec::new();
+        loop {
+            while open.len() < AHEAD
+                && let Some(block) = blocks.next()
+            {
+                let runs = runs(&content.missing_segments(block));
+                if !runs.is_empty() {
+                    let id = block.0;
+                    client.request(&BlockRequest { id, content: content.id(), runs: runs.clone(), encoding })?;
+                    open.push_back((id, runs));
+                }
+            }
+            if open.is_empty() {
+                return Ok(());
+            }
+            let answer = client.next_answer().await?;
+            let Some(at) = open.iter().position(|(id, _)| *id == answer.id) else {
+                return Err(BlockError::Unasked(answer.id).into());
+            };
+            let Some((_, runs)) = open.remove(at) else { continue };
+            let bytes = match answer.status {
+                Status::Ok { bytes } => bytes as usize,
+                Status::NotFound => return Err(ReadLeaseError::Declined("it does not have it".to_owned())),
+                Status::Refused(Refusal::Busy) => return Err(ReadLeaseError::Bulk(BlockError::Stalled)),
+                Status::Refused(why) => return Err(ReadLeaseError::Declined(format!("{why:?}"))),
+            };
+            payload.resize(bytes, 0);
+            client.read_payload(&mut payload).await?;
+            wan.count(bytes);
+            let plain = dictionary.as_ref().map(|(_, plain)| plain.as_slice());
+            let landed = tokio::task::block_in_place(|| store(content, &runs, &payload, recipe, plain))?;
+            sink.landed(landed).await;
+        }
+    }
+}
+
+struct Sink<'a, E> {
+    content: &'a Content,
+    events: &'a mpsc::Sender<E>,
+}
+
+impl<E: From<Input>> Sink<'_, E> {
+    async fn landed(&self, blocks: Vec<BlockIndex>) {
+        let content = self.content.id();
+        for block in blocks {
+            let _ = self.events.send(Input::Landed { content, block }.into()).await;
+        }
+    }
+}
+
+/// Byte ranges of the segments that are lacking of a lease's blocks.
+fn missing_ranges(content: &Content, grant: &Grant) -> Vec<Range<u64>> {
+    let count = content.layout().block_count();
+    let blocks = grant.blocks.iter().flat_map(|range| range.iter()).filter(|block| block.0 < count);
+    let segments = blocks.flat_map(|block| content.missing_segments(block)).flatten();
+    let places = content.layout().segments();
+    segments.filter_map(|index| places.get(index)).map(|place| place.offset..place.end()).collect()
+}
+
+/// Writes the segments of `runs` from a payload, which for a recipe is compressed.
+fn store(
+    content: &Content,
+    runs: &[shoal_proto::bulk::SegmentRun],
+    payload: &[u8],
+    compressed: bool,
+    dictionary: Option<&[u8]>,
+) -> Result<Vec<BlockIndex>, ReadLeaseError> {
+    let places = content.layout().segments();
+    let wanted: Vec<usize> = super::segments(runs).collect();
+    let expected: usize = wanted.iter().filter_map(|index| places.get(*index)).map(|place| place.len as usize).sum();
+    let plain = match compressed {
+        true => &crate::compress::decompress(payload, dictionary, expected).map_err(ReadLeaseError::Compressed)?,
+        false => payload,
+    };
+    let mut rest = plain;
+    let mut landed = Vec::new();
+    for index in wanted {
+        let Some(place) = places.get(index) else { continue };
+        // A payload that is too short gives a segment that does not match its hash.
+        let (segment, after) = rest.split_at(rest.len().min(place.len as usize));
+        rest = after;
+        if content.write_segment(index, segment)?.block_complete {
+            landed.extend(content.layout().block_of_segment(index));
+        }
+    }
+    Ok(landed)
+}

@@ -1,0 +1,235 @@
+//! What a [`super::Coordinator`] is told by its shell, and what it tells its shell to do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::directory::DirectoryRecord;
+use crate::id::{ContentId, DeploymentId, Name, NodeId, PackageIndex};
+use crate::manifest::{Manifest, Signed};
+use crate::rollout::{self, Options, Outcome, StepOutcome};
+use crate::runs::StepRecord;
+use crate::wan;
+use crate::wire::{AcquireStats, Grant, StepRun, ToCoordinator, ToNode};
+
+/// What happened.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Input {
+    /// A node said something; the first thing on a connection is a hello.
+    Node {
+        /// Which node.
+        from: NodeId,
+        /// What.
+        message: ToCoordinator,
+    },
+    /// A node's connection broke.
+    NodeDown(NodeId),
+    /// An operator made or revoked a token.
+    Directory(DirectoryRecord),
+    /// An operator started a deployment.
+    Create(Box<Created>),
+    /// A step that runs on the coordinator is over.
+    StepEnded {
+        /// Which run of which step.
+        run: StepRun,
+        /// How it ended.
+        outcome: StepOutcome,
+    },
+    /// A deployment cannot go on: its feed's package changed, for instance.
+    Stop {
+        /// Which deployment.
+        deployment: DeploymentId,
+        /// Why, for people.
+        cause: String,
+    },
+    /// The time that [`super::Coordinator::next_wake`] named has come.
+    Tick,
+}
+
+/// A deployment as it begins: all that it will ever be told by its file and its feeds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Created {
+    /// The signed manifest.
+    pub signed: Signed,
+    /// What the manifest does not say because nodes need not know.
+    pub options: Options,
+    /// The site of each target node.
+    pub sites: BTreeMap<NodeId, Name>,
+    /// Bytes of each block of each package.
+    pub blocks: Vec<Vec<u32>>,
+    /// For the shell: where packages are read. Not looked at here.
+    pub sources: Vec<u8>,
+}
+
+impl Created {
+    /// Whether `node` is one of its targets.
+    pub fn has_target(&self, node: NodeId) -> bool {
+        self.sites.contains_key(&node)
+    }
+}
+
+/// A change that survives a restart; the journal is these, in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// Of a token or a membership.
+    Directory(DirectoryRecord),
+    /// A deployment began.
+    Created(Box<Created>),
+    /// Of a deployment.
+    Rollout {
+        /// Which.
+        deployment: DeploymentId,
+        /// What.
+        record: rollout::Record,
+    },
+    /// Of a step that runs on the coordinator.
+    Step(StepRecord),
+    /// Where a package on a node came from.
+    Acquired {
+        /// For which deployment.
+        deployment: DeploymentId,
+        /// Which node.
+        node: NodeId,
+        /// Which package.
+        package: PackageIndex,
+        /// Where its bytes came from.
+        stats: AcquireStats,
+    },
+    /// How much a site has read over its WAN for a deployment so far.
+    Read {
+        /// For which deployment.
+        deployment: DeploymentId,
+        /// Which site.
+        site: Name,
+        /// How much.
+        wan: WanTotals,
+    },
+}
+
+/// What a site lacked and read, in bytes, packages and recipes together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WanTotals {
+    /// What the site lacked and so had to read once.
+    pub missing_bytes: u64,
+    /// What it read.
+    pub read_bytes: u64,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Make a record durable before any later output is carried out (ACKED-IS-KEPT).
+    Persist(Record),
+    /// Tell a node.
+    Node {
+        /// Whom.
+        to: NodeId,
+        /// What.
+        message: ToNode,
+    },
+    /// Grant a node a lease. The shell fills in the origin: for the node's site, if it is a package of a feed; for a
+    /// recipe, a related one as dictionary.
+    Grant {
+        /// Whom.
+        to: NodeId,
+        /// The node's site.
+        site: Name,
+        /// For which deployment.
+        deployment: DeploymentId,
+        /// Which package.
+        package: PackageIndex,
+        /// What of it is read from whom.
+        part: Part,
+        /// The lease; its origin is still [`crate::wire::Origin::Coordinator`] without a dictionary.
+        grant: Grant,
+    },
+    /// End a node's connection, after what was said to it before.
+    Disconnect(NodeId),
+    /// Run a step here. Answer: `StepEnded`.
+    Run {
+        /// Which run of which step.
+        run: StepRun,
+        /// The manifest it belongs to.
+        manifest: Arc<Manifest>,
+    },
+    /// Kill the processes of a step that runs here. Answer: `StepEnded`.
+    Kill {
+        /// Which run of which step.
+        run: StepRun,
+    },
+    /// Keep what a step wrote.
+    StepOutput {
+        /// Who ran it.
+        from: NodeId,
+        /// Which run of which step.
+        run: StepRun,
+        /// The text.
+        text: String,
+    },
+    /// Something that an operator may want to know.
+    Notice(Notice),
+}
+
+/// What of a package a lease is for, and who is its origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The recipe, which only the coordinator has.
+    Recipe,
+    /// The package, from its feed.
+    FromFeed,
+    /// The package, from the coordinator.
+    FromCoordinator,
+}
+
+/// Something that an operator may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A node connected.
+    NodeOnline(NodeId),
+    /// A node's connection is gone.
+    NodeOffline(NodeId),
+    /// A node was refused.
+    Refused {
+        /// Which node.
+        node: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// A node sent another node wrong bytes.
+    Lied {
+        /// Who noticed.
+        by: NodeId,
+        /// Who sent them.
+        neighbour: NodeId,
+        /// Of which content.
+        content: ContentId,
+    },
+    /// Reading from an origin failed.
+    ReadFailed {
+        /// Which node.
+        node: NodeId,
+        /// Of which content.
+        content: ContentId,
+        /// Why.
+        cause: String,
+    },
+    /// A site's reading needs attention.
+    Wan {
+        /// Which site.
+        site: Name,
+        /// Of which content.
+        content: ContentId,
+        /// What.
+        notice: wan::Notice,
+    },
+    /// A deployment's records changed: whoever watches it may look.
+    Changed(DeploymentId),
+    /// A deployment is over.
+    Finished {
+        /// Which.
+        deployment: DeploymentId,
+        /// How it ended.
+        outcome: Outcome,
+    },
+}

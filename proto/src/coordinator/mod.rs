@@ -1,0 +1,332 @@
+//! The coordinator's decisions: who may join, what is deployed how far, who reads what from outside its site.
+//!
+//! [`Coordinator`] joins the cores that a coordinator is made of: the [`Directory`], one [`Rollout`] per deployment, and
+//! one [`WanLedger`] per site and content. The shell does the I/O: it feeds every event to [`Coordinator::handle`] and
+//! carries out what [`Coordinator::poll`] says, in order. An [`Output::Persist`] is durable before any later output is
+//! carried out (ACKED-IS-KEPT); if it cannot be, the process stops, and a restart replays what is durable.
+//!
+//! Invariant: the state is a function of the records, the connections, and what connected nodes said since they
+//! connected; so [`Coordinator::new`] with the journal's records, plus the nodes' hellos and wants, is the state again.
+
+mod input;
+mod nodes;
+mod orders;
+mod supplies;
+mod supply;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+pub use input::{Created, Input, Notice, Output, Part, Record, WanTotals};
+pub use view::{DeploymentView, SiteView};
+
+use supply::Supply;
+
+use crate::directory::Directory;
+use crate::id::{ContentId, DeploymentId, Epoch, Name, NodeId, PackageIndex};
+use crate::manifest::Manifest;
+use crate::rollout::{self, Now, Operator, Rollout};
+use crate::runs::{RunEffect, Runs, StepRecord};
+use crate::time::Time;
+use crate::wire::AcquireStats;
+
+/// How a coordinator is set up.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This run of it; greater than that of every run before.
+    pub epoch: Epoch,
+    /// Where its bulk mesh is reached, as multiaddresses, unless a node's token says otherwise.
+    pub bulk: Vec<String>,
+    /// Where random choices start from.
+    pub seed: u64,
+}
+
+/// Why an operator's command changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum OperateError {
+    /// There is none with this number.
+    #[error("there is no deployment {0}: `shoal status` lists them")]
+    NoDeployment(DeploymentId),
+    /// It does not fit.
+    #[error(transparent)]
+    Refused(#[from] rollout::Refusal),
+}
+
+/// Why a core wants to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// A lease, a holder or an origin is due.
+    Wan,
+    /// A deployment has a deadline.
+    Rollout,
+    /// Rosters changed and are to be told.
+    Roster,
+}
+
+/// The decisions of one coordinator.
+#[derive(Debug)]
+pub struct Coordinator {
+    config: Config,
+    directory: Directory,
+    deployments: BTreeMap<DeploymentId, Deployment>,
+    supplies: BTreeMap<(Name, ContentId), Supply>,
+    runs: Runs,
+    /// Which manifests each connected node was sent on its connection.
+    told: BTreeMap<NodeId, BTreeSet<DeploymentId>>,
+    /// What steps on the coordinator report to their rollouts.
+    reports: VecDeque<RunEffect>,
+    /// Sites whose rosters changed, and when they are told.
+    stale_rosters: BTreeSet<Name>,
+    rosters_at: Option<Time>,
+    outbox: VecDeque<Output>,
+}
+
+#[derive(Debug)]
+struct Deployment {
+    created: Box<Created>,
+    manifest: Arc<Manifest>,
+    rollout: Rollout,
+    stats: BTreeMap<(NodeId, PackageIndex), AcquireStats>,
+    wan: BTreeMap<Name, WanTotals>,
+    over: bool,
+}
+
+/// How long a change of rosters waits for others, so that a site that starts at once is told a few times, not once a node.
+const ROSTER_DELAY: Duration = Duration::from_millis(200);
+
+impl Coordinator {
+    /// A coordinator with the state that `records` say.
+    ///
+    /// # Errors
+    /// The deployment whose manifest does not decode: the journal is another program's, or damaged.
+    pub fn new(config: Config, records: impl IntoIterator<Item = Record>, now: Now) -> Result<Self, String> {
+        let mut new = Self {
+            config,
+            directory: Directory::default(),
+            deployments: BTreeMap::new(),
+            supplies: BTreeMap::new(),
+            runs: Runs::default(),
+            told: BTreeMap::new(),
+            reports: VecDeque::new(),
+            stale_rosters: BTreeSet::new(),
+            rosters_at: None,
+            outbox: VecDeque::new(),
+        };
+        let mut ran: Vec<StepRecord> = Vec::new();
+        for record in records {
+            match record {
+                Record::Step(step) => ran.push(step),
+                other => new.apply(&other)?,
+            }
+        }
+        let (runs, unseen) = Runs::restored(ran);
+        new.runs = runs;
+        new.carry_out_runs(unseen);
+        let known = new.runs.say_all_again();
+        new.carry_out_runs(known);
+        let live: Vec<_> = new.live().collect();
+        for id in live {
+            let effects = new.deployments[&id].rollout.pending_effects();
+            new.carry_out(id, effects);
+            new.decide(id, rollout::Input::Tick, now);
+        }
+        new.settle(now);
+        Ok(new)
+    }
+
+    /// Takes notice of `input`; what follows from it is in [`Self::poll`].
+    pub fn handle(&mut self, input: Input, now: Now) {
+        match input {
+            Input::Node { from, message } => self.on_node(from, message, now),
+            Input::NodeDown(node) => self.on_node_down(node, now),
+            Input::Directory(record) => self.record(Record::Directory(record)),
+            Input::Create(created) => self.on_create(created, now),
+            Input::StepEnded { run, outcome } => {
+                let effects = self.runs.on_ended(run, outcome);
+                self.carry_out_runs(effects);
+            }
+            Input::Stop { deployment, cause } => self.decide(deployment, rollout::Input::Stop { cause }, now),
+            Input::Tick => self.on_tick(now),
+        }
+        self.settle(now);
+    }
+
+    /// Does what an operator says.
+    ///
+    /// # Errors
+    /// Why nothing changed.
+    pub fn operate(&mut self, id: DeploymentId, command: Operator, now: Now) -> Result<(), OperateError> {
+        let deployment = self.deployments.get(&id).ok_or(OperateError::NoDeployment(id))?;
+        let decision = deployment.rollout.decide(rollout::Input::Operator(command), now);
+        if let Some(refusal) = decision.refused {
+            return Err(refusal.into());
+        }
+        self.commit(id, decision);
+        self.settle(now);
+        Ok(())
+    }
+
+    /// What is to be done next, in this order; `None` once all is said.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outbox.pop_front()
+    }
+
+    /// When [`Input::Tick`] is wanted, and for what.
+    pub fn next_wake(&self) -> Option<(Time, Why)> {
+        let wan = self.supplies.values().filter_map(|s| s.ledger.next_wake()).map(|(at, _)| (at, Why::Wan));
+        let rollouts = self.live().filter_map(|id| self.deployments[&id].rollout.next_wake());
+        let rollouts = rollouts.map(|(at, _)| (at, Why::Rollout));
+        let rosters = self.rosters_at.map(|at| (at, Why::Roster));
+        wan.chain(rollouts).chain(rosters).min_by_key(|(at, _)| *at)
+    }
+
+    /// Tokens, members, sites.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Every deployment's number, in order.
+    pub fn deployments(&self) -> impl Iterator<Item = DeploymentId> {
+        self.deployments.keys().copied()
+    }
+
+    /// The number of the next deployment.
+    pub fn next_deployment(&self) -> DeploymentId {
+        DeploymentId(self.deployments.last_key_value().map_or(1, |(last, _)| last.0 + 1))
+    }
+
+    /// How a deployment began.
+    pub fn created(&self, id: DeploymentId) -> Option<&Created> {
+        self.deployments.get(&id).map(|deployment| &*deployment.created)
+    }
+
+    /// A deployment's manifest.
+    pub fn manifest(&self, id: DeploymentId) -> Option<&Arc<Manifest>> {
+        self.deployments.get(&id).map(|deployment| &deployment.manifest)
+    }
+
+    /// Asserts every invariant.
+    ///
+    /// # Panics
+    /// If one does not hold: a bug.
+    pub fn check(&self) {
+        for supply in self.supplies.values() {
+            supply.ledger.check();
+            assert!(self.deployments.contains_key(&supply.purpose.deployment), "a supply for no deployment");
+        }
+        for (id, deployment) in &self.deployments {
+            deployment.rollout.check();
+            assert_eq!(deployment.manifest.deployment, *id);
+        }
+        assert!(self.told.keys().all(|node| self.directory.member(*node).is_some_and(|m| m.online.is_some())));
+    }
+
+    /// Deployments that are not over.
+    fn live(&self) -> impl Iterator<Item = DeploymentId> {
+        self.deployments.iter().filter(|(_, deployment)| !deployment.over).map(|(id, _)| *id)
+    }
+
+    /// Makes a change and has it made durable.
+    fn record(&mut self, record: Record) {
+        self.apply(&record).expect("a record that was just made fits");
+        self.outbox.push_back(Output::Persist(record));
+    }
+
+    fn apply(&mut self, record: &Record) -> Result<(), String> {
+        match record {
+            Record::Directory(record) => self.directory.apply(record),
+            Record::Created(created) => {
+                let manifest = created.signed.open(|_, _| true).map_err(|error| error.to_string())?;
+                let manifest = Arc::new(manifest);
+                let rollout = Rollout::new(Arc::clone(&manifest), created.options.clone(), created.sites.clone());
+                let deployment = Deployment {
+                    created: created.clone(),
+                    manifest,
+                    rollout,
+                    stats: BTreeMap::new(),
+                    wan: BTreeMap::new(),
+                    over: false,
+                };
+                self.deployments.insert(deployment.manifest.deployment, deployment);
+            }
+            Record::Rollout { deployment, record } => {
+                if let Some(deployment) = self.deployments.get_mut(deployment) {
+                    deployment.rollout.apply(record);
+                    deployment.over |= matches!(record.change, rollout::Change::Finished { .. });
+                }
+            }
+            Record::Step(_) => {}
+            Record::Acquired { deployment, node, package, stats } => {
+                if let Some(deployment) = self.deployments.get_mut(deployment) {
+                    deployment.stats.insert((*node, *package), *stats);
+                }
+            }
+            Record::Read { deployment, site, wan } => {
+                if let Some(deployment) = self.deployments.get_mut(deployment) {
+                    deployment.wan.insert(site.clone(), *wan);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets everything that follows from an input follow.
+    fn settle(&mut self, now: Now) {
+        while let Some(report) = self.reports.pop_front() {
+            self.on_own_report(report, now);
+        }
+        self.drain_supplies(now);
+    }
+
+    fn on_create(&mut self, created: Box<Created>, now: Now) {
+        let id = match created.signed.open(|_, _| true) {
+            Ok(manifest) if !self.deployments.contains_key(&manifest.deployment) => manifest.deployment,
+            _ => return,
+        };
+        self.record(Record::Created(created));
+        let online: Vec<_> = self.told.keys().copied().collect();
+        for node in online {
+            self.decide(id, rollout::Input::NodeOnline(node), now);
+        }
+        self.decide(id, rollout::Input::Tick, now);
+    }
+
+    fn on_tick(&mut self, now: Now) {
+        for supply in self.supplies.values_mut() {
+            supply.ledger.handle(crate::wan::Input::Tick, now.time);
+        }
+        let live: Vec<_> = self.live().collect();
+        for id in live {
+            self.decide(id, rollout::Input::Tick, now);
+        }
+        if self.rosters_at.is_some_and(|at| at <= now.time) {
+            self.rosters_at = None;
+            self.tell_rosters();
+        }
+    }
+
+    fn decide(&mut self, id: DeploymentId, input: rollout::Input, now: Now) {
+        if let Some(deployment) = self.deployments.get(&id) {
+            let decision = deployment.rollout.decide(input, now);
+            self.commit(id, decision);
+        }
+    }
+
+    fn commit(&mut self, id: DeploymentId, decision: rollout::Decision) {
+        let Some(deployment) = self.deployments.get_mut(&id) else { return };
+        deployment.rollout.commit(&decision);
+        let changed = !decision.records.is_empty();
+        for record in &decision.records {
+            deployment.over |= matches!(record.change, rollout::Change::Finished { .. });
+            self.outbox.push_back(Output::Persist(Record::Rollout { deployment: id, record: record.clone() }));
+        }
+        self.carry_out(id, decision.effects);
+        if changed {
+            self.outbox.push_back(Output::Notice(Notice::Changed(id)));
+        }
+    }
+}

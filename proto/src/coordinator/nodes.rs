@@ -1,0 +1,132 @@
+//! What nodes say, and what is kept of their connections.
+
+use std::collections::BTreeSet;
+
+use super::{Coordinator, Input, Notice, Output, ROSTER_DELAY, Record};
+use crate::id::{DeploymentId, NodeId};
+use crate::rollout::{self, Actor, Now};
+use crate::wan;
+use crate::wire::{Hello, StepRun, ToCoordinator, ToNode};
+
+impl Coordinator {
+    pub(super) fn on_node(&mut self, from: NodeId, message: ToCoordinator, now: Now) {
+        if let ToCoordinator::Hello(hello) = message {
+            return self.on_hello(from, &hello, now);
+        }
+        if !self.told.contains_key(&from) {
+            return self.refuse(from, "the first message of a connection is a hello".to_owned());
+        }
+        match message {
+            ToCoordinator::Hello(_) => {}
+            ToCoordinator::Wants { content, lacking, held } => {
+                self.wants(from, content, wan::Input::Wants { node: from, lacking, held }, now);
+            }
+            ToCoordinator::Landed { content, blocks } => self.landed(from, content, &blocks, now),
+            ToCoordinator::LeaseEnded { end, begun } => self.lease_ended(from, end, begun, now),
+            ToCoordinator::Stuck { content, blocks } => self.stuck(from, content, &blocks, now),
+            ToCoordinator::Left { content } => {
+                self.with_ledger(from, content, now, |_| wan::Input::Release { node: from });
+            }
+            ToCoordinator::Acquired { deployment, package, stats } => {
+                let target = self.is_target(deployment, from);
+                if target {
+                    self.record(Record::Acquired { deployment, node: from, package, stats });
+                    self.record_totals(deployment);
+                }
+                self.decide(deployment, rollout::Input::Acquired { node: from, package }, now);
+            }
+            ToCoordinator::AcquireFailed { deployment, package, cause } => {
+                self.decide(deployment, rollout::Input::AcquireFailed { node: from, package, cause }, now);
+            }
+            ToCoordinator::StepStarted(StepRun { deployment, step, attempt }) => {
+                let actor = Actor::Node(from);
+                self.decide(deployment, rollout::Input::StepStarted { actor, step, attempt }, now);
+            }
+            ToCoordinator::StepEnded { run: StepRun { deployment, step, attempt }, outcome } => {
+                let actor = Actor::Node(from);
+                self.decide(deployment, rollout::Input::StepEnded { actor, step, attempt, outcome }, now);
+            }
+            ToCoordinator::StepOutput { run, text } => {
+                if self.is_target(run.deployment, from) {
+                    self.outbox.push_back(Output::StepOutput { from, run, text });
+                }
+            }
+            ToCoordinator::Lied { neighbour, content } => {
+                self.outbox.push_back(Output::Notice(Notice::Lied { by: from, neighbour, content }));
+            }
+        }
+    }
+
+    fn is_target(&self, id: DeploymentId, node: NodeId) -> bool {
+        self.deployments.get(&id).is_some_and(|deployment| deployment.created.has_target(node))
+    }
+
+    fn on_hello(&mut self, from: NodeId, hello: &Hello, now: Now) {
+        let records = match self.directory.admit(from, hello, now.wall) {
+            Ok(records) => records,
+            Err(refusal) => return self.refuse(from, refusal.to_string()),
+        };
+        for record in records {
+            self.record(Record::Directory(record));
+        }
+        self.directory.set_online(from, hello);
+        self.told.insert(from, BTreeSet::new());
+        let Some(site) = self.directory.site_of(from).cloned() else { return };
+        let welcome = ToNode::Welcome { epoch: self.config.epoch, site: site.clone() };
+        self.outbox.push_back(Output::Node { to: from, message: welcome });
+        self.outbox.push_back(Output::Notice(Notice::NodeOnline(from)));
+        self.stale_rosters.insert(site);
+        self.rosters_at.get_or_insert(now.time + ROSTER_DELAY);
+        self.for_each_ledger_of(from, wan::Input::NodeUp { node: from }, now);
+        let all: Vec<_> = self.deployments.keys().copied().filter(|id| self.is_target(*id, from)).collect();
+        for id in all {
+            self.decide(id, rollout::Input::NodeOnline(from), now);
+        }
+    }
+
+    fn refuse(&mut self, node: NodeId, reason: String) {
+        self.outbox.push_back(Output::Notice(Notice::Refused { node, reason: reason.clone() }));
+        self.outbox.push_back(Output::Node { to: node, message: ToNode::Refused { reason } });
+        self.outbox.push_back(Output::Disconnect(node));
+    }
+
+    pub(super) fn on_node_down(&mut self, node: NodeId, now: Now) {
+        if self.told.remove(&node).is_none() {
+            return;
+        }
+        self.directory.set_offline(node);
+        self.outbox.push_back(Output::Notice(Notice::NodeOffline(node)));
+        if let Some(site) = self.directory.site_of(node) {
+            self.stale_rosters.insert(site.clone());
+            self.rosters_at.get_or_insert(now.time + ROSTER_DELAY);
+        }
+        self.for_each_ledger_of(node, wan::Input::NodeDown { node }, now);
+        let all: Vec<_> = self.deployments.keys().copied().filter(|id| self.is_target(*id, node)).collect();
+        for id in all {
+            self.decide(id, rollout::Input::NodeOffline(node), now);
+        }
+    }
+
+    /// Tells the connected nodes of every site whose roster changed.
+    pub(super) fn tell_rosters(&mut self) {
+        let stale = std::mem::take(&mut self.stale_rosters);
+        for node in self.told.keys() {
+            let concerned = self.directory.site_of(*node).is_some_and(|site| stale.contains(site));
+            let roster = concerned.then(|| self.directory.roster(*node, &self.config.bulk)).flatten();
+            if let Some(roster) = roster {
+                self.outbox.push_back(Output::Node { to: *node, message: ToNode::Roster(roster) });
+            }
+        }
+    }
+}
+
+impl Input {
+    /// Whether it came from a node's connection, for recordings.
+    pub fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Node { from, .. } => Some(*from),
+            Self::NodeDown(node) => Some(*node),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! From what rollouts want done to orders for nodes and for the coordinator's own step runner.
+
+use std::sync::Arc;
+
+use super::{Coordinator, Notice, Output, Record};
+use crate::id::{DeploymentId, Generation, NodeId};
+use crate::rollout::{self, Actor, Effect, Now, Outcome};
+use crate::runs::RunEffect;
+use crate::wire::{StepRun, ToNode};
+
+impl Coordinator {
+    pub(super) fn carry_out(&mut self, id: DeploymentId, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Acquire { node, generation } => {
+                    self.order(node, id, generation, ToNode::Acquire { deployment: id, generation });
+                }
+                Effect::StopAcquire { node, generation } => {
+                    self.order(node, id, generation, ToNode::StopAcquire { deployment: id, generation });
+                }
+                Effect::RunStep { actor, step, attempt, generation } => {
+                    self.order_run(actor, StepRun { deployment: id, step, attempt }, generation);
+                }
+                Effect::CancelStep { actor, step, attempt, generation } => {
+                    self.order_kill(actor, StepRun { deployment: id, step, attempt }, generation);
+                }
+                Effect::Finished { outcome } => self.on_finished(id, outcome),
+                Effect::Forget { node, .. } if self.told.contains_key(&node) => {
+                    self.outbox.push_back(Output::Node { to: node, message: ToNode::End { deployment: id } });
+                }
+                // It is told when it is back.
+                Effect::Forget { .. } => {}
+            }
+        }
+    }
+
+    fn order_run(&mut self, actor: Actor, run: StepRun, generation: Generation) {
+        match actor {
+            Actor::Node(node) => self.order(node, run.deployment, generation, ToNode::Run { run, generation }),
+            Actor::Coordinator => {
+                let Some(deployment) = self.deployments.get(&run.deployment) else { return };
+                let manifest = Arc::clone(&deployment.manifest);
+                let effects = self.runs.on_run(run, &manifest);
+                self.carry_out_runs(effects);
+            }
+        }
+    }
+
+    fn order_kill(&mut self, actor: Actor, run: StepRun, generation: Generation) {
+        match actor {
+            Actor::Node(node) => self.order(node, run.deployment, generation, ToNode::Kill { run, generation }),
+            Actor::Coordinator => {
+                let effects = self.runs.on_kill(run);
+                self.carry_out_runs(effects);
+            }
+        }
+    }
+
+    /// Gives a connected node an order, after the manifest if it lacks that. One that is away gets it when it is back.
+    fn order(&mut self, node: NodeId, id: DeploymentId, generation: Generation, order: ToNode) {
+        let Some(told) = self.told.get_mut(&node) else { return };
+        let Some(deployment) = self.deployments.get(&id) else { return };
+        if told.insert(id) {
+            let signed = deployment.created.signed.clone();
+            self.outbox.push_back(Output::Node { to: node, message: ToNode::Deploy { generation, signed } });
+        }
+        self.outbox.push_back(Output::Node { to: node, message: order });
+    }
+
+    pub(super) fn carry_out_runs(&mut self, effects: Vec<RunEffect>) {
+        for effect in effects {
+            match effect {
+                RunEffect::Persist(record) => self.outbox.push_back(Output::Persist(Record::Step(record))),
+                RunEffect::Run { run, manifest } => self.outbox.push_back(Output::Run { run, manifest }),
+                RunEffect::Kill(run) => self.outbox.push_back(Output::Kill { run }),
+                report @ (RunEffect::Started(_) | RunEffect::Ended { .. }) => self.reports.push_back(report),
+            }
+        }
+    }
+
+    /// Tells a rollout what became of a step that runs on the coordinator.
+    pub(super) fn on_own_report(&mut self, report: RunEffect, now: Now) {
+        let actor = Actor::Coordinator;
+        let (id, input) = match report {
+            RunEffect::Started(StepRun { deployment, step, attempt }) => {
+                (deployment, rollout::Input::StepStarted { actor, step, attempt })
+            }
+            RunEffect::Ended { run: StepRun { deployment, step, attempt }, outcome } => {
+                (deployment, rollout::Input::StepEnded { actor, step, attempt, outcome })
+            }
+            RunEffect::Persist(_) | RunEffect::Run { .. } | RunEffect::Kill(_) => return,
+        };
+        self.decide(id, input, now);
+    }
+
+    fn on_finished(&mut self, id: DeploymentId, outcome: Outcome) {
+        self.record_totals(id);
+        self.reassign_supplies(id);
+        let effects = self.runs.on_end(id);
+        self.carry_out_runs(effects);
+        self.outbox.push_back(Output::Notice(Notice::Finished { deployment: id, outcome }));
+    }
+}

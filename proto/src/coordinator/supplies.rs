@@ -1,0 +1,205 @@
+//! The ledgers of all sites and contents: made when the first node wants a content, fed with what nodes say, and dropped
+//! when no live deployment wants the content any more.
+
+use super::supply::{Purpose, Supply};
+use super::{Coordinator, Notice, Output, Part, Record, WanTotals};
+use crate::content::Layout;
+use crate::id::{BlockIndex, ContentId, DeploymentId, Name, NodeId, PackageIndex};
+use crate::limits::STUCK_BLOCKS_MAX;
+use crate::manifest::Source;
+use crate::rng::mix;
+use crate::rollout::{self, Now};
+use crate::wan::{self, BlockRange, WanLedger};
+use crate::wire::{Grant, LeaseEnd, Origin};
+
+impl Coordinator {
+    /// A node wants a content of a live deployment that it is a target of.
+    pub(super) fn wants(&mut self, node: NodeId, content: ContentId, input: wan::Input, now: Now) {
+        let Some(site) = self.directory.site_of(node).cloned() else { return };
+        let key = (site, content);
+        if !self.supplies.contains_key(&key) {
+            let Some(supply) = self.purpose(content, Some(node)).and_then(|purpose| self.new_supply(&key, purpose))
+            else {
+                return;
+            };
+            self.supplies.insert(key.clone(), supply);
+        }
+        if let Some(supply) = self.supplies.get_mut(&key) {
+            supply.ledger.handle(input, now.time);
+        }
+    }
+
+    /// Which live deployment wants `content`, and as what; only those that `node` is a target of, if one is given.
+    fn purpose(&self, content: ContentId, node: Option<NodeId>) -> Option<Purpose> {
+        self.live().find_map(|id| {
+            let deployment = &self.deployments[&id];
+            if node.is_some_and(|node| !deployment.created.has_target(node)) {
+                return None;
+            }
+            deployment.manifest.packages.iter().zip(0..).find_map(|(package, index)| {
+                let recipe = content == package.recipe.recipe.into();
+                let found = recipe || content == package.id.into();
+                found.then_some(Purpose { deployment: id, package: PackageIndex(index), recipe })
+            })
+        })
+    }
+
+    fn new_supply(&self, key: &(Name, ContentId), purpose: Purpose) -> Option<Supply> {
+        let deployment = self.deployments.get(&purpose.deployment)?;
+        let package = deployment.manifest.packages.get(purpose.package.index())?;
+        let blocks: Vec<u32> = if purpose.recipe {
+            let layout = Layout::of_outline(&package.recipe).ok()?;
+            layout.blocks().map(|block| u32::try_from(layout.block_bytes(block)).unwrap_or(u32::MAX)).collect()
+        } else {
+            deployment.created.blocks.get(purpose.package.index())?.clone()
+        };
+        let salt = key.1.0.iter().chain(key.0.as_str().as_bytes()).fold(0, |sum, byte| mix(sum ^ u64::from(*byte)));
+        let config = wan::Config {
+            epoch: self.config.epoch,
+            swarm: deployment.manifest.acquire.swarm,
+            seed: self.config.seed ^ salt,
+        };
+        let count = u32::try_from(blocks.len()).ok()?;
+        Some(Supply::new(WanLedger::new(&config, &blocks), count, purpose))
+    }
+
+    pub(super) fn landed(&mut self, node: NodeId, content: ContentId, blocks: &[BlockRange], now: Now) {
+        self.with_ledger(node, content, now, |supply| wan::Input::Landed { node, blocks: expand(blocks, supply) });
+    }
+
+    pub(super) fn stuck(&mut self, node: NodeId, content: ContentId, blocks: &[BlockRange], now: Now) {
+        self.with_ledger(node, content, now, |supply| {
+            let blocks = expand(blocks, supply).into_iter().take(STUCK_BLOCKS_MAX).collect();
+            wan::Input::Stuck { node, blocks }
+        });
+    }
+
+    pub(super) fn lease_ended(&mut self, node: NodeId, end: LeaseEnd, begun: Vec<wan::Lacking>, now: Now) {
+        let content = end.content;
+        let mut verdict = None;
+        self.with_ledger(node, content, now, |supply| {
+            verdict = end.fault.as_ref().and_then(|fault| supply.verdict(fault, content));
+            supply.ended(node, &end, begun)
+        });
+        if let Some(fault) = end.fault {
+            self.outbox.push_back(Output::Notice(Notice::ReadFailed { node, content, cause: fault.cause }));
+        }
+        if let Some(cause) = verdict {
+            self.stop_all(content, &cause, now);
+        }
+    }
+
+    /// Ends every live deployment that wants `content`, which cannot be had.
+    fn stop_all(&mut self, content: ContentId, cause: &str, now: Now) {
+        while let Some(purpose) = self.purpose(content, None) {
+            let before = self.deployments[&purpose.deployment].rollout.view();
+            self.decide(purpose.deployment, rollout::Input::Stop { cause: cause.to_owned() }, now);
+            let ended = self.deployments[&purpose.deployment].over;
+            // A deployment that runs its last scripts is ending, but not over: it is told once.
+            if !ended || before.outcome.is_some() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn with_ledger(
+        &mut self,
+        node: NodeId,
+        content: ContentId,
+        now: Now,
+        input: impl FnOnce(&mut Supply) -> wan::Input,
+    ) {
+        let Some(site) = self.directory.site_of(node).cloned() else { return };
+        if let Some(supply) = self.supplies.get_mut(&(site, content)) {
+            let input = input(supply);
+            supply.ledger.handle(input, now.time);
+        }
+    }
+
+    pub(super) fn for_each_ledger_of(&mut self, node: NodeId, input: wan::Input, now: Now) {
+        let Some(site) = self.directory.site_of(node).cloned() else { return };
+        for ((of, _), supply) in &mut self.supplies {
+            if *of == site {
+                supply.ledger.handle(input.clone(), now.time);
+            }
+        }
+    }
+
+    /// Says what the ledgers want done.
+    pub(super) fn drain_supplies(&mut self, _now: Now) {
+        let mut outputs = Vec::new();
+        for ((site, content), supply) in &mut self.supplies {
+            while let Some(output) = supply.ledger.poll() {
+                outputs.push((site.clone(), *content, supply.purpose, supply.whole, output));
+            }
+        }
+        for (site, content, purpose, whole, output) in outputs {
+            match output {
+                wan::Output::Grant { node, lease, blocks, .. } => {
+                    let grant =
+                        Grant { content, lease, blocks, origin: Origin::Coordinator { dictionary: None }, whole };
+                    self.grant(node, site, purpose, grant);
+                }
+                wan::Output::Revoke { node, lease } => {
+                    let message = crate::wire::ToNode::Revoke { content, lease };
+                    self.outbox.push_back(Output::Node { to: node, message });
+                }
+                wan::Output::Notice(notice) => {
+                    self.outbox.push_back(Output::Notice(Notice::Wan { site, content, notice }));
+                }
+            }
+        }
+    }
+
+    fn grant(&mut self, to: NodeId, site: Name, purpose: Purpose, grant: Grant) {
+        let manifest = &self.deployments[&purpose.deployment].manifest;
+        let part = match manifest.acquire.source {
+            _ if purpose.recipe => Part::Recipe,
+            Source::Feed => Part::FromFeed,
+            Source::Coordinator => Part::FromCoordinator,
+        };
+        let Purpose { deployment, package, .. } = purpose;
+        self.outbox.push_back(Output::Grant { to, site, deployment, package, part, grant });
+    }
+
+    /// Has the sums of a deployment's ledgers made durable where they changed.
+    pub(super) fn record_totals(&mut self, id: DeploymentId) {
+        for (site, wan) in self.totals(id) {
+            let known = self.deployments.get(&id).and_then(|deployment| deployment.wan.get(&site));
+            if known.is_none_or(|known| known.read_bytes < wan.read_bytes || known.missing_bytes < wan.missing_bytes) {
+                self.record(Record::Read { deployment: id, site, wan });
+            }
+        }
+    }
+
+    /// What the ledgers say of a deployment, by site.
+    pub(super) fn totals(&self, id: DeploymentId) -> std::collections::BTreeMap<Name, WanTotals> {
+        let mut sums = std::collections::BTreeMap::<Name, WanTotals>::new();
+        for ((site, _), supply) in self.supplies.iter().filter(|(_, supply)| supply.purpose.deployment == id) {
+            let totals = supply.totals();
+            let sum = sums.entry(site.clone()).or_default();
+            sum.missing_bytes += totals.missing_bytes;
+            sum.read_bytes += totals.read_bytes;
+        }
+        sums
+    }
+
+    /// Hands the ledgers of a deployment that is over to one that wants the same content, or drops them.
+    pub(super) fn reassign_supplies(&mut self, over: DeploymentId) {
+        let of_it = self.supplies.iter().filter(|(_, supply)| supply.purpose.deployment == over);
+        let keys: Vec<_> = of_it.map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            match (self.purpose(key.1, None), self.supplies.get_mut(&key)) {
+                (Some(purpose), Some(supply)) => supply.purpose = purpose,
+                _ => drop(self.supplies.remove(&key)),
+            }
+        }
+    }
+}
+
+/// The blocks of `ranges` that the content has, each at most once if the ranges are in order.
+fn expand(ranges: &[BlockRange], supply: &Supply) -> Vec<BlockIndex> {
+    let count = supply.blocks;
+    let blocks = ranges.iter().flat_map(|range| range.start.0..range.end.0.min(count));
+    blocks.take(count as usize).map(BlockIndex).collect()
+}

@@ -1,0 +1,173 @@
+//! Open requests: asking, taking back, and looking for a faster neighbour.
+//!
+//! Invariant: a request is in its neighbour's table, in the table of all by age, and in its block's state; or in none.
+
+use super::inflight::Times;
+use super::pick::rarest;
+use super::transfer::{Exchange, State};
+use super::{Output, Why};
+use crate::id::{BlockIndex, NodeId};
+use crate::limits::{ENDGAME_BLOCKS_MAX, REQUESTED_BYTES_MAX, SLOW_AGE_MIN};
+use crate::rng::mix;
+use crate::time::Time;
+
+impl Exchange {
+    /// Asks neighbours for as much as they have room for, one block at a time, the least busy neighbour first.
+    pub(super) fn ask(&mut self, now: Time) {
+        if self.missing.is_empty() {
+            self.ready.clear();
+            return;
+        }
+        while let Some(node) = self.least_busy() {
+            let neighbour = &self.neighbours[&node];
+            let room = neighbour.has_room(now).then_some(&neighbour.has);
+            let picked = room.and_then(|has| rarest(&self.missing, has, &self.copies, self.seed));
+            match picked {
+                Some(block) if self.fits(block) => {
+                    self.missing.remove(block);
+                    self.blocks[block.index()] = State::Requested { from: node, also: None };
+                    self.request(node, block, now);
+                }
+                // When something arrives there is room again, and its neighbour is ready; then so are the others.
+                Some(_) => return,
+                None => {
+                    self.ready.remove(&node);
+                }
+            }
+        }
+    }
+
+    fn fits(&self, block: BlockIndex) -> bool {
+        let bytes = u64::from(self.block_bytes[block.index()]);
+        self.requests.is_empty() || self.requested_bytes + bytes <= REQUESTED_BYTES_MAX
+    }
+
+    fn least_busy(&self) -> Option<NodeId> {
+        let busy = |node: &NodeId| {
+            let tie = u64::from_le_bytes(node.0[..8].try_into().expect("a node id has 32 bytes"));
+            (self.neighbours[node].requests.len(), mix(self.seed ^ tie), *node)
+        };
+        self.ready.iter().copied().min_by_key(busy)
+    }
+
+    fn request(&mut self, node: NodeId, block: BlockIndex, now: Time) {
+        let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
+        if neighbour.requests.is_empty() {
+            neighbour.window.begin(now);
+        }
+        neighbour.requests.insert(block, now);
+        self.requests.insert((now, node, block));
+        self.requested_bytes += u64::from(self.block_bytes[block.index()]);
+        self.outputs.push_back(Output::Fetch { node, block });
+    }
+
+    /// Takes a request out of the tables; whether there was one. The block's state is the caller's.
+    fn forget_request(&mut self, node: NodeId, block: BlockIndex) -> bool {
+        let Some(asked) = self.neighbours.get_mut(&node).and_then(|it| it.requests.remove(&block)) else {
+            return false;
+        };
+        self.requests.remove(&(asked, node, block));
+        self.requested_bytes -= u64::from(self.block_bytes[block.index()]);
+        self.ready.insert(node);
+        true
+    }
+
+    /// Takes back a request. The block's state is the caller's.
+    pub(super) fn cancel(&mut self, node: NodeId, block: BlockIndex) {
+        if self.forget_request(node, block) {
+            self.outputs.push_back(Output::Cancel { node, block });
+        }
+    }
+
+    /// A request is over without the block having landed yet.
+    pub(super) fn end_request(&mut self, node: NodeId, block: BlockIndex) {
+        if !self.forget_request(node, block) {
+            return;
+        }
+        let State::Requested { from, also } = self.blocks[block.index()] else { return };
+        match also {
+            None => self.set_missing(block),
+            Some(other) => {
+                let from = if from == node { other } else { from };
+                self.blocks[block.index()] = State::Requested { from, also: None };
+            }
+        }
+    }
+
+    /// Whether the last blocks are on their way.
+    fn endgame(&self) -> bool {
+        self.missing.is_empty() && self.requests.len() <= ENDGAME_BLOCKS_MAX
+    }
+
+    fn patience(&self) -> std::time::Duration {
+        Times::patience(&self.times, self.endgame())
+    }
+
+    /// When the oldest request is slow, unless it was looked at of late.
+    pub(super) fn slow_wake(&self) -> Option<Time> {
+        let (asked, _, _) = self.requests.first()?;
+        Some((*asked + self.patience()).max(self.slow_from))
+    }
+
+    /// Asks a faster neighbour for what a slow one does not deliver: instead of it, or in the endgame beside it.
+    pub(super) fn look_for_slow(&mut self, now: Time) {
+        if self.slow_wake().is_none_or(|at| now < at) {
+            return;
+        }
+        self.slow_from = now + SLOW_AGE_MIN / 4;
+        let patience = self.patience();
+        let slow: Vec<_> = self.requests.iter().take_while(|(asked, _, _)| *asked + patience <= now).copied().collect();
+        let endgame = self.endgame();
+        for (_, node, block) in slow {
+            let State::Requested { from, also: None } = self.blocks[block.index()] else { continue };
+            let Some(other) = self.idler(node, block, now) else { continue };
+            if endgame && !self.fits(block) {
+                continue;
+            }
+            if endgame {
+                self.blocks[block.index()] = State::Requested { from, also: Some(other) };
+            } else {
+                self.cancel(node, block);
+                self.rest(node, now);
+                self.blocks[block.index()] = State::Requested { from: other, also: None };
+                self.stats.steals += 1;
+            }
+            self.request(other, block, now);
+        }
+    }
+
+    /// Another neighbour with the block and room, with fewer open requests than `node`: one that has delivered.
+    fn idler(&self, node: NodeId, block: BlockIndex, now: Time) -> Option<NodeId> {
+        let busy = self.neighbours[&node].requests.len();
+        let able = self.neighbours.iter().filter(|(other, neighbour)| {
+            **other != node
+                && neighbour.has.contains(block)
+                && neighbour.has_room(now)
+                && neighbour.requests.len() < busy
+        });
+        able.min_by_key(|(_, neighbour)| neighbour.requests.len()).map(|(other, _)| *other)
+    }
+
+    /// The neighbour is not asked for a while.
+    pub(super) fn rest(&mut self, node: NodeId, now: Time) {
+        let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
+        self.resting.remove(&(neighbour.rests_until, node));
+        neighbour.rest(now);
+        self.resting.insert((neighbour.rests_until, node));
+    }
+
+    /// When the first of the neighbours that rest may be asked again.
+    pub(super) fn retry_wake(&self) -> Option<(Time, Why)> {
+        self.resting.first().map(|(at, node)| (*at, Why::Retry(*node)))
+    }
+
+    /// Neighbours whose rest is over may be asked again.
+    pub(super) fn wake_rested(&mut self, now: Time) {
+        while let Some((at, node)) = self.resting.first().copied().filter(|(at, _)| *at <= now) {
+            self.resting.remove(&(at, node));
+            if self.neighbours.contains_key(&node) {
+                self.ready.insert(node);
+            }
+        }
+    }
+}

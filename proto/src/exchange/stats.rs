@@ -1,0 +1,94 @@
+//! What an exchange counts, and its invariants derived a second time from the raw tables.
+
+use serde::{Deserialize, Serialize};
+
+use super::transfer::{Exchange, State};
+use crate::id::BlockIndex;
+use crate::limits::{NEIGHBOURS_MAX, REQUESTED_BYTES_MAX};
+
+/// The sums of one exchange, in bytes unless named otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Blocks that this node has.
+    pub have_blocks: u32,
+    /// Their bytes.
+    pub have_bytes: u64,
+    /// Blocks that neighbours were asked for.
+    pub requested_blocks: u32,
+    /// Blocks that this node reads over the WAN.
+    pub leased_blocks: u32,
+    /// Neighbours that are connected.
+    pub neighbours: u32,
+    /// Fetched from neighbours.
+    pub fetched_bytes: u64,
+    /// Of these, for blocks that were there already.
+    pub duplicate_bytes: u64,
+    /// Served to neighbours, as far as they asked.
+    pub served_bytes: u64,
+    /// Requests taken from a slow neighbour.
+    pub steals: u64,
+    /// Requests that neighbours refused.
+    pub refused: u64,
+}
+
+impl Exchange {
+    /// The sums, for progress and metrics.
+    pub fn stats(&self) -> Stats {
+        let count = |of: fn(&State) -> bool| self.blocks.iter().filter(|state| of(state)).count() as u32;
+        let have_bytes = self.have.iter().map(|block| u64::from(self.block_bytes[block.index()])).sum();
+        Stats {
+            have_blocks: self.have.len(),
+            have_bytes,
+            requested_blocks: count(|state| matches!(state, State::Requested { .. })),
+            leased_blocks: count(|state| *state == State::Leased),
+            neighbours: self.neighbours.len() as u32,
+            ..self.stats
+        }
+    }
+
+    /// Asserts every invariant; a panic is a bug of this crate.
+    pub fn check(&self) {
+        self.check_blocks();
+        self.check_requests();
+        for (index, copies) in self.copies.iter().enumerate() {
+            let block = BlockIndex(index as u32);
+            let counted = self.neighbours.values().filter(|neighbour| neighbour.has.contains(block)).count();
+            assert_eq!(*copies as usize, counted, "copies of block {block}");
+        }
+        assert!(self.neighbours.len() <= NEIGHBOURS_MAX, "neighbours are bounded");
+        self.ready.iter().for_each(|node| assert!(self.neighbours.contains_key(node), "only neighbours are ready"));
+        self.uploads.check(|node| self.neighbours.contains_key(&node));
+    }
+
+    fn check_blocks(&self) {
+        for (index, state) in self.blocks.iter().enumerate() {
+            let block = BlockIndex(index as u32);
+            assert_eq!(self.missing.contains(block), *state == State::Missing, "block {block} is missing");
+            assert_eq!(self.have.contains(block), *state == State::Have, "block {block} is there");
+            let asked = self.neighbours.iter().filter(|(_, neighbour)| neighbour.requests.contains_key(&block));
+            let mut asked: Vec<_> = asked.map(|(node, _)| *node).collect();
+            let mut expected = match state {
+                State::Requested { from, also } => std::iter::once(*from).chain(*also).collect(),
+                State::Missing | State::Leased | State::Have => Vec::new(),
+            };
+            asked.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(asked, expected, "block {block} was asked of");
+        }
+    }
+
+    fn check_requests(&self) {
+        let mut requests = 0;
+        let mut bytes = 0;
+        for (node, neighbour) in &self.neighbours {
+            requests += neighbour.requests.len();
+            for (block, asked) in &neighbour.requests {
+                assert!(self.requests.contains(&(*asked, *node, *block)), "a request is in the table of all");
+                bytes += u64::from(self.block_bytes[block.index()]);
+            }
+        }
+        assert_eq!(self.requests.len(), requests, "open requests");
+        assert_eq!(self.requested_bytes, bytes, "bytes asked for");
+        assert!(bytes <= REQUESTED_BYTES_MAX || requests == 1 || self.missing.is_empty(), "BOUNDED: {bytes} asked for");
+    }
+}

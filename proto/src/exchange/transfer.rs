@@ -1,0 +1,311 @@
+//! [`Exchange`]: the state of each block, and what each input does to it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::announce::Announcements;
+use super::inflight::Times;
+use super::peers::Neighbour;
+use super::serve::Uploads;
+use super::{FetchError, Input, Output, Source, Stats, Why};
+use crate::content::BlockSet;
+use crate::id::{BlockIndex, NodeId};
+use crate::limits::{BANNED_MAX, NEIGHBOURS_MAX, STUCK_AFTER, STUCK_BLOCKS_MAX};
+use crate::rng::mix;
+use crate::time::Time;
+
+/// One content's trade with the neighbours; the rules are at the head of [`super`].
+#[derive(Debug)]
+pub struct Exchange {
+    pub(super) block_bytes: Vec<u32>,
+    pub(super) blocks: Vec<State>,
+    /// The blocks in state `Missing`.
+    pub(super) missing: BlockSet,
+    /// The blocks in state `Have`.
+    pub(super) have: BlockSet,
+    pub(super) neighbours: BTreeMap<NodeId, Neighbour>,
+    /// How many neighbours have each block.
+    pub(super) copies: Vec<u32>,
+    /// Neighbours that may have become able to be asked for something.
+    pub(super) ready: BTreeSet<NodeId>,
+    /// Every open request, the oldest first.
+    pub(super) requests: BTreeSet<(Time, NodeId, BlockIndex)>,
+    pub(super) requested_bytes: u64,
+    /// Neighbours that rest, and until when.
+    pub(super) resting: BTreeSet<(Time, NodeId)>,
+    pub(super) times: Times,
+    /// No request is looked at for being slow before this.
+    pub(super) slow_from: Time,
+    pub(super) uploads: Uploads,
+    pub(super) outputs: VecDeque<Output>,
+    pub(super) seed: u64,
+    pub(super) stats: Stats,
+    announcements: Announcements,
+    banned: BTreeSet<NodeId>,
+    stuck_at: Time,
+    times_stuck: u32,
+    said_complete: bool,
+}
+
+/// The one state that a block is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Missing,
+    Leased,
+    /// Asked of `from`, and of `also` when the end is near.
+    Requested {
+        from: NodeId,
+        also: Option<NodeId>,
+    },
+    Have,
+}
+
+impl Exchange {
+    /// An exchange for a content whose blocks have these sizes in bytes, on a node that has `have` of them.
+    pub fn new(block_bytes: &[u32], have: &BlockSet, seed: u64) -> Self {
+        let count = u32::try_from(block_bytes.len()).unwrap_or(u32::MAX);
+        let mut has = BlockSet::new(count);
+        has.union_with(have);
+        let state = |block| if has.contains(BlockIndex(block)) { State::Have } else { State::Missing };
+        Self {
+            block_bytes: block_bytes.to_vec(),
+            blocks: (0..count).map(state).collect(),
+            missing: has.missing(),
+            have: has,
+            neighbours: BTreeMap::new(),
+            copies: vec![0; block_bytes.len()],
+            ready: BTreeSet::new(),
+            requests: BTreeSet::new(),
+            requested_bytes: 0,
+            resting: BTreeSet::new(),
+            times: Times::default(),
+            slow_from: Time::ZERO,
+            uploads: Uploads::default(),
+            outputs: VecDeque::new(),
+            seed: mix(seed),
+            stats: Stats::default(),
+            announcements: Announcements::default(),
+            banned: BTreeSet::new(),
+            stuck_at: Time::ZERO,
+            times_stuck: 0,
+            said_complete: false,
+        }
+    }
+
+    /// Takes one input; [`Exchange::poll`] has what follows from it. `now` never goes back.
+    pub fn handle(&mut self, input: Input, now: Time) {
+        if self.stuck_at == Time::ZERO {
+            self.stuck_at = now + STUCK_AFTER;
+        }
+        match input {
+            Input::NeighbourUp { node } => self.neighbour_up(node, now),
+            Input::NeighbourDown { node } => self.drop_neighbour(node),
+            Input::NeighbourHas { node, blocks } => self.neighbour_has(node, &blocks),
+            Input::NeighbourLanded { node, blocks } => self.neighbour_landed(node, &blocks),
+            Input::Landed { block, from } => self.landed(block, from == Source::Wan, now),
+            Input::Fetched { node, block, bytes, took } => self.fetched(node, block, bytes, took, now),
+            Input::FetchFailed { node, block, why } => self.fetch_failed(node, block, why, now),
+            Input::LeaseHeld { blocks } => blocks.iter().for_each(|block| self.lease_held(*block)),
+            Input::LeaseOver { blocks } => blocks.iter().for_each(|block| self.lease_over(*block)),
+            Input::UploadAsked { node, request, block, bytes } => self.upload_asked(node, request, block, bytes),
+            Input::UploadDone { node, request } => self.uploads.done(node, request),
+            Input::Tick => {}
+        }
+        self.act(now);
+    }
+
+    /// What the shell is to do next, if anything.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Input::Tick`] is due unless another input comes first, and why.
+    pub fn next_wake(&self) -> Option<(Time, Why)> {
+        let announce = self.announcements.due().map(|due| (due, Why::Announce));
+        let stuck = self.may_be_stuck().then_some((self.stuck_at, Why::Stuck));
+        let slow = self.slow_wake().map(|at| (at, Why::Slow));
+        announce.into_iter().chain(stuck).chain(slow).chain(self.retry_wake()).min()
+    }
+
+    /// The blocks that this node has.
+    pub fn have(&self) -> &BlockSet {
+        &self.have
+    }
+
+    /// What follows from the state, whatever led to it.
+    fn act(&mut self, now: Time) {
+        self.wake_rested(now);
+        self.look_for_slow(now);
+        self.ask(now);
+        self.serve();
+        self.say_stuck(now);
+        self.announce(now);
+        if self.have.is_full() && !self.said_complete {
+            self.said_complete = true;
+            self.outputs.push_back(Output::Complete);
+        }
+    }
+
+    fn serve(&mut self) {
+        while let Some((node, request, bytes)) = self.uploads.next(|block| self.copies[block.index()]) {
+            self.stats.served_bytes = self.stats.served_bytes.saturating_add(bytes);
+            self.outputs.push_back(Output::Serve { node, request });
+        }
+    }
+
+    fn announce(&mut self, now: Time) {
+        let Some(blocks) = self.announcements.take_due(now) else { return };
+        // Who has everything asks for nothing.
+        for (node, _) in self.neighbours.iter().filter(|(_, neighbour)| !neighbour.has.is_full()) {
+            self.outputs.push_back(Output::Announce { to: *node, blocks: blocks.clone() });
+        }
+    }
+
+    fn may_be_stuck(&self) -> bool {
+        self.stuck_at > Time::ZERO && (!self.missing.is_empty() || !self.requests.is_empty())
+    }
+
+    fn say_stuck(&mut self, now: Time) {
+        if !self.may_be_stuck() || now < self.stuck_at {
+            return;
+        }
+        let waits = |block: &BlockIndex| self.blocks[block.index()] != State::Leased;
+        let blocks = self.have.iter_missing().filter(waits).take(STUCK_BLOCKS_MAX).collect();
+        self.outputs.push_back(Output::Stuck { blocks });
+        self.times_stuck = self.times_stuck.saturating_add(1);
+        self.stuck_at = now + STUCK_AFTER * (1 << self.times_stuck.min(6));
+    }
+
+    fn neighbour_up(&mut self, node: NodeId, now: Time) {
+        let known = self.neighbours.contains_key(&node);
+        if known || self.banned.contains(&node) || self.neighbours.len() >= NEIGHBOURS_MAX {
+            return;
+        }
+        let mut neighbour = Neighbour::new(self.have.count());
+        neighbour.window.begin(now);
+        self.neighbours.insert(node, neighbour);
+        self.outputs.push_back(Output::AnnounceAll { to: node });
+    }
+
+    fn drop_neighbour(&mut self, node: NodeId) {
+        let Some(neighbour) = self.neighbours.get(&node) else { return };
+        let asked: Vec<_> = neighbour.requests.keys().copied().collect();
+        let had: Vec<_> = neighbour.has.iter().collect();
+        asked.into_iter().for_each(|block| self.end_request(node, block));
+        had.into_iter().for_each(|block| self.copies[block.index()] -= 1);
+        if let Some(neighbour) = self.neighbours.remove(&node) {
+            self.resting.remove(&(neighbour.rests_until, node));
+        }
+        self.ready.remove(&node);
+        self.uploads.forget(node);
+    }
+
+    fn neighbour_has(&mut self, node: NodeId, blocks: &BlockSet) {
+        let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
+        let mut has = BlockSet::new(neighbour.has.count());
+        has.union_with(blocks);
+        neighbour.has.iter().for_each(|block| self.copies[block.index()] -= 1);
+        has.iter().for_each(|block| self.copies[block.index()] += 1);
+        neighbour.has = has;
+        self.ready.insert(node);
+    }
+
+    fn neighbour_landed(&mut self, node: NodeId, blocks: &[BlockIndex]) {
+        let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
+        for block in blocks {
+            if neighbour.has.insert(*block) {
+                self.copies[block.index()] += 1;
+            }
+        }
+        self.ready.insert(node);
+    }
+
+    fn landed(&mut self, block: BlockIndex, from_wan: bool, now: Time) {
+        let Some(state) = self.blocks.get(block.index()).copied().filter(|state| *state != State::Have) else { return };
+        if let State::Requested { from, also } = state {
+            std::iter::once(from).chain(also).for_each(|node| self.cancel(node, block));
+        }
+        self.blocks[block.index()] = State::Have;
+        self.missing.remove(block);
+        self.have.insert(block);
+        self.announcements.add(block, from_wan || self.have.is_full(), now);
+        self.stuck_at = now + STUCK_AFTER;
+        self.times_stuck = 0;
+    }
+
+    fn fetched(&mut self, node: NodeId, block: BlockIndex, bytes: u64, took: Duration, now: Time) {
+        let Some(state) = self.blocks.get(block.index()).copied() else { return };
+        self.stats.fetched_bytes = self.stats.fetched_bytes.saturating_add(bytes);
+        self.end_request(node, block);
+        if let Some(neighbour) = self.neighbours.get_mut(&node) {
+            neighbour.delivered(took, now);
+            self.times.add(took);
+            self.ready.insert(node);
+        }
+        if state == State::Have {
+            self.stats.duplicate_bytes = self.stats.duplicate_bytes.saturating_add(bytes);
+        } else {
+            self.landed(block, false, now);
+        }
+    }
+
+    fn fetch_failed(&mut self, node: NodeId, block: BlockIndex, why: FetchError, now: Time) {
+        let asked = self.neighbours.get(&node).is_some_and(|neighbour| neighbour.requests.contains_key(&block));
+        self.end_request(node, block);
+        let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
+        match why {
+            FetchError::Corrupt => self.ban(node, block),
+            FetchError::Gone => {
+                if neighbour.has.remove(block) {
+                    self.copies[block.index()] -= 1;
+                }
+                self.ready.insert(node);
+            }
+            FetchError::Refused | FetchError::Timeout if asked => {
+                self.rest(node, now);
+                self.stats.refused += u64::from(why == FetchError::Refused);
+            }
+            FetchError::Refused | FetchError::Timeout => {}
+        }
+    }
+
+    fn ban(&mut self, node: NodeId, block: BlockIndex) {
+        let asked: Vec<_> = self.neighbours.get(&node).into_iter().flat_map(|it| it.requests.keys().copied()).collect();
+        asked.into_iter().for_each(|block| self.outputs.push_back(Output::Cancel { node, block }));
+        self.drop_neighbour(node);
+        if self.banned.len() < BANNED_MAX {
+            self.banned.insert(node);
+        }
+        self.outputs.push_back(Output::Ban { node, block });
+    }
+
+    fn lease_held(&mut self, block: BlockIndex) {
+        let Some(state) = self.blocks.get(block.index()).copied().filter(|state| *state != State::Have) else { return };
+        if let State::Requested { from, also } = state {
+            std::iter::once(from).chain(also).for_each(|node| self.cancel(node, block));
+        }
+        self.blocks[block.index()] = State::Leased;
+        self.missing.remove(block);
+    }
+
+    fn lease_over(&mut self, block: BlockIndex) {
+        if self.blocks.get(block.index()) == Some(&State::Leased) {
+            self.set_missing(block);
+        }
+    }
+
+    /// Nobody brings the block any more: everyone who has it may be asked.
+    pub(super) fn set_missing(&mut self, block: BlockIndex) {
+        self.blocks[block.index()] = State::Missing;
+        self.missing.insert(block);
+        let has = self.neighbours.iter().filter(|(_, neighbour)| neighbour.has.contains(block));
+        self.ready.extend(has.map(|(node, _)| *node));
+    }
+
+    fn upload_asked(&mut self, node: NodeId, request: u64, block: BlockIndex, bytes: u64) {
+        let known = self.neighbours.contains_key(&node) && self.have.contains(block);
+        if !known || !self.uploads.ask(node, request, block, bytes) {
+            self.outputs.push_back(Output::Refuse { node, request });
+        }
+    }
+}

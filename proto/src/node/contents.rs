@@ -1,0 +1,369 @@
+//! The contents that a node fetches, holds and serves, from the order to open one to the durable file.
+//!
+//! A package is opened first; if the store says that it lacks the recipe, the recipe is acquired as a content of its own
+//! and the package opened again. Invariant: while a content is traded, `lacking` names exactly the blocks that its
+//! exchange does not have.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::trade::{Sealing, Trade};
+use super::{Input, Opened, Output, Why};
+use crate::content::Outline;
+use crate::exchange;
+use crate::id::{ContentId, LeaseId, NodeId, PackageId};
+use crate::manifest::Package;
+use crate::rng::mix;
+use crate::time::Time;
+use crate::wan::{self, BlockRange};
+use crate::wire::{AcquireStats, Grant, LeaseEnd, Roster, ToCoordinator, ToNeighbour};
+
+/// A content to open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum What {
+    /// A recipe, known by its outline.
+    Recipe(Outline),
+    /// A package, known by its recipe.
+    Package {
+        /// The package.
+        package: PackageId,
+        /// Its size in bytes, as the manifest says.
+        size: u64,
+        /// Its recipe.
+        recipe: Outline,
+    },
+}
+
+impl What {
+    /// The content's id.
+    pub fn content(&self) -> ContentId {
+        match self {
+            Self::Recipe(outline) => outline.recipe.into(),
+            Self::Package { package, .. } => (*package).into(),
+        }
+    }
+}
+
+/// Every content of one node.
+#[derive(Debug)]
+pub(super) struct Contents {
+    seed: u64,
+    /// Neighbours that are connected.
+    neighbours: BTreeSet<NodeId>,
+    contents: BTreeMap<ContentId, Content>,
+}
+
+#[derive(Debug)]
+struct Content {
+    what: What,
+    swarm: bool,
+    phase: Phase,
+    stats: AcquireStats,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The store was asked to open it, or it waits for its recipe.
+    Opening,
+    /// It is open.
+    Trading(Box<Trade>),
+    /// It cannot be had until it is ordered again.
+    Failed,
+}
+
+impl Contents {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { seed, neighbours: BTreeSet::new(), contents: BTreeMap::new() }
+    }
+
+    /// Opens the content of `package`, unless it is open.
+    pub(super) fn want(&mut self, package: &Package, swarm: bool, out: &mut VecDeque<Output>) {
+        let (id, size, recipe) = (package.id, package.size, package.recipe.clone());
+        self.open(What::Package { package: id, size, recipe }, swarm, out);
+    }
+
+    fn open(&mut self, what: What, swarm: bool, out: &mut VecDeque<Output>) {
+        let content = what.content();
+        if let Some(Content { phase: Phase::Opening | Phase::Trading(_), .. }) = self.contents.get(&content) {
+            return;
+        }
+        out.push_back(Output::Open(what.clone()));
+        let stats = AcquireStats::default();
+        self.contents.insert(content, Content { what, swarm, phase: Phase::Opening, stats });
+    }
+
+    /// Where the bytes of `package` came from, once it is complete and durable.
+    pub(super) fn acquired(&self, package: &Package) -> Option<AcquireStats> {
+        let content = self.contents.get(&package.id.into())?;
+        let Phase::Trading(trade) = &content.phase else { return None };
+        let recipe = self.contents.get(&package.recipe.recipe.into()).map_or_else(AcquireStats::default, |c| c.stats);
+        let stats = content.stats;
+        (trade.sealing == Sealing::Done).then_some(AcquireStats {
+            wan_bytes: stats.wan_bytes + recipe.wan_bytes,
+            peer_bytes: stats.peer_bytes + recipe.peer_bytes,
+            ..stats
+        })
+    }
+
+    /// Takes notice of an input that concerns contents; others are ignored.
+    pub(super) fn handle(&mut self, input: Input, now: Time, out: &mut VecDeque<Output>) {
+        match input {
+            Input::NeighbourUp(node) => self.on_neighbour_up(node, out),
+            Input::NeighbourDown(node) => {
+                self.neighbours.remove(&node);
+                self.for_each_trade(now, out, |trade| trade.neighbour_left(node, now));
+            }
+            Input::Neighbour { from, message } if self.neighbours.contains(&from) => match message {
+                ToNeighbour::Has { content, blocks } => {
+                    self.with_swarm(content, now, out, |trade| trade.neighbour_has(from, blocks, now));
+                }
+                ToNeighbour::Landed { content, blocks } => {
+                    self.with_swarm(content, now, out, |trade| trade.neighbour_landed(from, &blocks, now));
+                }
+                ToNeighbour::Left { content } => {
+                    self.with_swarm(content, now, out, |trade| trade.neighbour_left(from, now));
+                }
+            },
+            Input::Opened { content, opened } => self.on_opened(content, opened, now, out),
+            Input::RecipeWanted { content } => self.on_recipe_wanted(content, out),
+            Input::Landed { content, block } => self.with_trade(content, now, out, |trade, _| trade.landed(block, now)),
+            Input::ReadEnded { end, begun } => self.on_read_ended(end, begun, now, out),
+            Input::Fetched { node, content, block, bytes, took } => {
+                self.with_trade(content, now, out, |trade, stats| {
+                    if trade.fetched(node, block, bytes, took, now) {
+                        stats.peer_bytes += bytes;
+                    }
+                })
+            }
+            Input::FetchFailed { node, content, block, why } => {
+                let failed = exchange::Input::FetchFailed { node, block, why };
+                self.with_trade(content, now, out, |trade, _| trade.exchange.handle(failed, now));
+            }
+            Input::UploadAsked { node, request, content, block, bytes } => {
+                let known = self.neighbours.contains(&node);
+                let asked = exchange::Input::UploadAsked { node, request, block, bytes };
+                let taken = known && self.with_swarm(content, now, out, |trade| trade.exchange.handle(asked, now));
+                if !taken {
+                    out.push_back(Output::Refuse { node, request });
+                }
+            }
+            Input::UploadDone { node, request, content } => {
+                let done = exchange::Input::UploadDone { node, request };
+                self.with_trade(content, now, out, |trade, _| trade.exchange.handle(done, now));
+            }
+            Input::Sealed { content } => self.on_sealed(content, now, out),
+            Input::Tick => self.for_each_trade(now, out, |trade| trade.tick(now)),
+            _ => {}
+        }
+    }
+
+    fn on_neighbour_up(&mut self, node: NodeId, out: &mut VecDeque<Output>) {
+        self.neighbours.insert(node);
+        for (content, entry) in &self.contents {
+            if let (true, Phase::Trading(trade)) = (entry.swarm, &entry.phase) {
+                out.push_back(Output::Neighbour { to: node, message: trade.has(*content) });
+            }
+        }
+    }
+
+    fn on_opened(&mut self, content: ContentId, opened: Opened, now: Time, out: &mut VecDeque<Output>) {
+        let Some(entry) = self.contents.get_mut(&content) else { return };
+        if !matches!(entry.phase, Phase::Opening) {
+            return;
+        }
+        entry.stats.local_bytes = opened.local_bytes;
+        let seed = self.seed ^ mix(u64::from_le_bytes(content.0[..8].try_into().expect("eight of 32 bytes")));
+        let trade = Trade::new(&opened, seed);
+        out.push_back(Output::Coordinator(trade.wants(content)));
+        if entry.swarm {
+            let to_all = self.neighbours.iter().map(|to| Output::Neighbour { to: *to, message: trade.has(content) });
+            out.extend(to_all);
+        }
+        let sealed = trade.sealing == Sealing::Done;
+        entry.phase = Phase::Trading(Box::new(trade));
+        let recipe = match &entry.what {
+            What::Package { recipe, .. } if sealed => Some(recipe.clone()),
+            _ => None,
+        };
+        let swarm = entry.swarm;
+        self.with_trade(content, now, out, |trade, _| trade.tick(now));
+        if sealed {
+            self.after_sealed(content, out);
+        }
+        // A holder serves the recipe as well as the package.
+        if let Some(outline) = recipe {
+            self.open(What::Recipe(outline), swarm, out);
+        }
+    }
+
+    fn on_recipe_wanted(&mut self, content: ContentId, out: &mut VecDeque<Output>) {
+        let Some(Content { what: What::Package { recipe, .. }, phase: Phase::Opening, swarm, .. }) =
+            self.contents.get(&content)
+        else {
+            return;
+        };
+        let (outline, swarm) = (recipe.clone(), *swarm);
+        self.open(What::Recipe(outline), swarm, out);
+    }
+
+    fn on_sealed(&mut self, content: ContentId, now: Time, out: &mut VecDeque<Output>) {
+        self.with_trade(content, now, out, |trade, _| trade.sealing = Sealing::Done);
+        self.after_sealed(content, out);
+    }
+
+    /// Opens the packages that waited for a recipe.
+    fn after_sealed(&self, content: ContentId, out: &mut VecDeque<Output>) {
+        let waiting = self.contents.values().filter(|entry| match &entry.what {
+            What::Package { recipe, .. } => ContentId::from(recipe.recipe) == content,
+            What::Recipe(_) => false,
+        });
+        let waiting = waiting.filter(|entry| matches!(entry.phase, Phase::Opening));
+        out.extend(waiting.map(|entry| Output::Open(entry.what.clone())));
+    }
+
+    pub(super) fn on_roster(&mut self, roster: Roster, out: &mut VecDeque<Output>) {
+        let Roster { neighbours, coordinator_bulk, .. } = roster;
+        out.push_back(Output::Neighbours { neighbours, coordinator_bulk });
+    }
+
+    pub(super) fn on_grant(&mut self, grant: Grant, now: Time, out: &mut VecDeque<Output>) {
+        let (content, lease) = (grant.content, grant.lease);
+        let mut taken = false;
+        let blocks: Vec<_> = grant.blocks.iter().flat_map(|range| range.iter()).collect();
+        self.with_trade(content, now, out, |trade, _| taken = trade.granted(lease, blocks, now));
+        if taken {
+            out.push_back(Output::Read(grant));
+        } else if !self.holds(content, lease) {
+            let outcome = wan::Outcome::Failed { retryable: true };
+            out.push_back(ended_unread(content, lease, outcome));
+        }
+    }
+
+    pub(super) fn on_revoke(&mut self, content: ContentId, lease: LeaseId, out: &mut VecDeque<Output>) {
+        out.push_back(if self.holds(content, lease) {
+            Output::CancelRead { content, lease }
+        } else {
+            ended_unread(content, lease, wan::Outcome::Revoked)
+        });
+    }
+
+    fn holds(&self, content: ContentId, lease: LeaseId) -> bool {
+        let phase = self.contents.get(&content).map(|entry| &entry.phase);
+        matches!(phase, Some(Phase::Trading(trade)) if trade.leases.contains_key(&lease))
+    }
+
+    fn on_read_ended(&mut self, mut end: LeaseEnd, begun: Vec<wan::Lacking>, now: Time, out: &mut VecDeque<Output>) {
+        let mut known = false;
+        self.with_trade(end.content, now, out, |trade, stats| {
+            if let Some(landed) = trade.lease_ended(end.lease, &begun, now) {
+                stats.wan_bytes += end.read_bytes;
+                end.landed = landed;
+                known = true;
+            }
+        });
+        if known {
+            out.push_back(Output::Coordinator(ToCoordinator::LeaseEnded { end, begun }));
+        }
+    }
+
+    /// Marks a content as not to be had until it is ordered again.
+    pub(super) fn fail(&mut self, content: ContentId, out: &mut VecDeque<Output>) {
+        if let Some(entry) = self.contents.get_mut(&content) {
+            let phase = std::mem::replace(&mut entry.phase, Phase::Failed);
+            if let Phase::Trading(trade) = phase {
+                leave(content, &trade, &self.neighbours, out);
+            }
+        }
+    }
+
+    /// Closes every content that is not in `wanted`.
+    pub(super) fn retain(&mut self, wanted: &BTreeSet<ContentId>, out: &mut VecDeque<Output>) {
+        let neighbours = &self.neighbours;
+        self.contents.retain(|content, entry| {
+            let stays = wanted.contains(content);
+            if !stays {
+                match &entry.phase {
+                    Phase::Trading(trade) => leave(*content, trade, neighbours, out),
+                    Phase::Opening => out.push_back(Output::Close { content: *content }),
+                    Phase::Failed => {}
+                }
+            }
+            stays
+        });
+    }
+
+    pub(super) fn say_all_again(&self, out: &mut VecDeque<Output>) {
+        out.extend(self.trades().map(|(content, trade)| Output::Coordinator(trade.wants(content))));
+    }
+
+    pub(super) fn next_wake(&self) -> Option<(Time, Why)> {
+        self.trades().filter_map(|(_, trade)| trade.next_wake()).min_by_key(|(at, _)| *at)
+    }
+
+    pub(super) fn check(&self) {
+        for (content, trade) in self.trades() {
+            trade.check();
+            assert_eq!(self.contents[&content].what.content(), content, "a content under another's id");
+        }
+    }
+
+    fn trades(&self) -> impl Iterator<Item = (ContentId, &Trade)> {
+        self.contents.iter().filter_map(|(content, entry)| match &entry.phase {
+            Phase::Trading(trade) => Some((*content, &**trade)),
+            Phase::Opening | Phase::Failed => None,
+        })
+    }
+
+    /// Lets `act` change the trade of `content`, then says what follows from it. Nothing happens if it is not traded.
+    fn with_trade(
+        &mut self,
+        content: ContentId,
+        now: Time,
+        out: &mut VecDeque<Output>,
+        act: impl FnOnce(&mut Trade, &mut AcquireStats),
+    ) {
+        if let Some(Content { phase: Phase::Trading(trade), stats, .. }) = self.contents.get_mut(&content) {
+            act(trade, stats);
+            trade.drain(content, now, out);
+        }
+    }
+
+    /// The same for a content that is traded with neighbours; says whether it is.
+    fn with_swarm(
+        &mut self,
+        content: ContentId,
+        now: Time,
+        out: &mut VecDeque<Output>,
+        act: impl FnOnce(&mut Trade),
+    ) -> bool {
+        let swarm = self.contents.get(&content).is_some_and(|e| e.swarm && matches!(e.phase, Phase::Trading(_)));
+        if swarm {
+            self.with_trade(content, now, out, |trade, _| act(trade));
+        }
+        swarm
+    }
+
+    fn for_each_trade(&mut self, now: Time, out: &mut VecDeque<Output>, act: impl Fn(&mut Trade)) {
+        for (content, entry) in &mut self.contents {
+            if let Phase::Trading(trade) = &mut entry.phase {
+                act(trade);
+                trade.drain(*content, now, out);
+            }
+        }
+    }
+}
+
+/// Tells everybody that `content` is not traded any more, and closes it.
+fn leave(content: ContentId, trade: &Trade, neighbours: &BTreeSet<NodeId>, out: &mut VecDeque<Output>) {
+    let told = neighbours.iter().map(|to| Output::Neighbour { to: *to, message: ToNeighbour::Left { content } });
+    out.extend(told);
+    out.extend(trade.leases.keys().map(|lease| Output::CancelRead { content, lease: *lease }));
+    out.push_back(Output::Coordinator(ToCoordinator::Left { content }));
+    out.push_back(Output::Close { content });
+}
+
+fn ended_unread(content: ContentId, lease: LeaseId, outcome: wan::Outcome) -> Output {
+    let end = LeaseEnd { content, lease, read_bytes: 0, landed: Vec::<BlockRange>::new(), outcome, fault: None };
+    Output::Coordinator(ToCoordinator::LeaseEnded { end, begun: Vec::new() })
+}

@@ -1,0 +1,287 @@
+//! The node's decisions: what to open, fetch, read, serve and run, given what the coordinator and the neighbours say.
+//!
+//! [`Node`] joins the cores that a node is made of: one [`crate::exchange::Exchange`] per content that it trades, the
+//! leases it works on, and the steps it was told to run. The shell does the I/O: it feeds every event to
+//! [`Node::handle`] and then carries out what [`Node::poll`] says, in order. Two orders matter: an
+//! [`Output::Persist`] is durable before any later output is carried out, and outputs are not reordered.
+//!
+//! What a node knows of deployments is soft: the coordinator says it again on each connection. What it must not forget
+//! is which runs of steps it started ([`StepRecord`]): the shell gives them back to [`Node::new`] after a restart.
+
+mod contents;
+mod input;
+mod trade;
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use contents::What;
+pub use input::{Input, Opened, Output};
+
+use contents::Contents;
+
+use crate::id::{ContentId, DeploymentId, Generation, NodeId, PackageIndex};
+use crate::manifest::Manifest;
+use crate::runs::{RunEffect, Runs, StepRecord};
+use crate::time::Time;
+use crate::wire::{AcquireStats, ToCoordinator, ToNode};
+
+/// Why a core wants to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Blocks are to be announced to the coordinator.
+    Report,
+    /// An exchange has something to do.
+    Exchange,
+}
+
+/// The decisions of one node.
+#[derive(Debug)]
+pub struct Node {
+    me: NodeId,
+    welcomed: bool,
+    deployments: BTreeMap<DeploymentId, Deployment>,
+    contents: Contents,
+    runs: Runs,
+    outbox: VecDeque<Output>,
+}
+
+/// What the node is to do for one deployment.
+#[derive(Debug)]
+struct Deployment {
+    generation: Generation,
+    manifest: Arc<Manifest>,
+    acquiring: BTreeMap<PackageIndex, Acquiring>,
+}
+
+/// How far the acquisition of one package is.
+#[derive(Clone, Debug, PartialEq)]
+enum Acquiring {
+    /// Under way.
+    Since(Time),
+    /// Over; said again on each connection.
+    Over(ToCoordinator),
+}
+
+impl Node {
+    /// A node that does nothing yet. `ran` is what was persisted before a restart, in order.
+    pub fn new(me: NodeId, seed: u64, ran: impl IntoIterator<Item = StepRecord>) -> Self {
+        let (runs, unseen) = Runs::restored(ran);
+        let outbox = unseen.into_iter().map(Output::from).collect();
+        let contents = Contents::new(seed);
+        Self { me, welcomed: false, deployments: BTreeMap::new(), contents, runs, outbox }
+    }
+
+    /// Takes notice of `input`; what follows from it is in [`Self::poll`].
+    pub fn handle(&mut self, input: Input, now: Time) {
+        match input {
+            Input::CoordinatorDown => self.welcomed = false,
+            Input::Coordinator(message) => self.on_coordinator(message, now),
+            Input::Deploy { manifest, generation } => self.on_deploy(Arc::new(*manifest), generation),
+            Input::OpenFailed { content, cause } | Input::SealFailed { content, cause } => {
+                self.on_content_failed(content, &cause);
+            }
+            Input::StepEnded { run, outcome } => {
+                let effects = self.runs.on_ended(run, outcome);
+                self.carry_out(effects);
+            }
+            Input::StepOutput { run, text } => {
+                self.outbox.push_back(Output::Coordinator(ToCoordinator::StepOutput { run, text }));
+            }
+            other => self.contents.handle(other, now, &mut self.outbox),
+        }
+        self.settle(now);
+    }
+
+    /// What is to be done next, in this order; `None` once all is said.
+    pub fn poll(&mut self) -> Option<Output> {
+        loop {
+            match self.outbox.pop_front()? {
+                // What is said to a coordinator that is away is said again when it is back.
+                Output::Coordinator(_) if !self.welcomed => {}
+                output => return Some(output),
+            }
+        }
+    }
+
+    /// When [`Input::Tick`] is wanted, and for what.
+    pub fn next_wake(&self) -> Option<(Time, Why)> {
+        self.contents.next_wake()
+    }
+
+    /// Asserts every invariant.
+    ///
+    /// # Panics
+    /// If one does not hold: a bug.
+    pub fn check(&self) {
+        self.contents.check();
+        self.runs.check();
+        for deployment in self.deployments.values() {
+            for index in deployment.acquiring.keys() {
+                assert!(deployment.manifest.packages_of(self.me).any(|(own, _)| own == *index), "a foreign package");
+            }
+        }
+    }
+
+    fn on_coordinator(&mut self, message: ToNode, now: Time) {
+        match message {
+            ToNode::Welcome { epoch, site } => {
+                self.welcomed = true;
+                self.outbox.push_back(Output::Welcomed { epoch, site });
+                self.say_all_again();
+            }
+            ToNode::Roster(roster) => self.contents.on_roster(roster, &mut self.outbox),
+            ToNode::Grant(grant) => self.contents.on_grant(grant, now, &mut self.outbox),
+            ToNode::Revoke { content, lease } => self.contents.on_revoke(content, lease, &mut self.outbox),
+            ToNode::Acquire { deployment, generation } => self.on_acquire(deployment, generation, now),
+            ToNode::StopAcquire { deployment, generation } => self.on_stop_acquire(deployment, generation),
+            ToNode::Run { run, generation } => {
+                if let Some(deployment) = self.current(run.deployment, generation) {
+                    let manifest = Arc::clone(&deployment.manifest);
+                    let effects = self.runs.on_run(run, &manifest);
+                    self.carry_out(effects);
+                }
+            }
+            ToNode::Kill { run, generation } => {
+                if self.current(run.deployment, generation).is_some() {
+                    let effects = self.runs.on_kill(run);
+                    self.carry_out(effects);
+                }
+            }
+            ToNode::End { deployment } => self.on_end(deployment),
+            // The shell opens signed manifests ([`Input::Deploy`]) and ends refused connections.
+            ToNode::Deploy { .. } | ToNode::Refused { .. } => {}
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<RunEffect>) {
+        self.outbox.extend(effects.into_iter().map(Output::from));
+    }
+
+    fn on_deploy(&mut self, manifest: Arc<Manifest>, generation: Generation) {
+        let id = manifest.deployment;
+        let deployment = self.deployments.entry(id).or_insert_with(|| Deployment {
+            generation,
+            manifest: Arc::clone(&manifest),
+            acquiring: BTreeMap::new(),
+        });
+        if generation >= deployment.generation {
+            deployment.generation = generation;
+            deployment.manifest = manifest;
+        }
+    }
+
+    /// The deployment that an order is for, unless the order is older than the newest one seen.
+    fn current(&mut self, id: DeploymentId, generation: Generation) -> Option<&mut Deployment> {
+        let deployment = self.deployments.get_mut(&id)?;
+        if generation < deployment.generation {
+            return None;
+        }
+        deployment.generation = generation;
+        Some(deployment)
+    }
+
+    fn on_acquire(&mut self, id: DeploymentId, generation: Generation, now: Time) {
+        let me = self.me;
+        let Some(deployment) = self.current(id, generation) else { return };
+        let manifest = Arc::clone(&deployment.manifest);
+        // What failed is tried again whenever it is ordered; what is there is said again.
+        let failed = |acquiring: &Acquiring| matches!(acquiring, Acquiring::Over(ToCoordinator::AcquireFailed { .. }));
+        deployment.acquiring.retain(|_, acquiring| !failed(acquiring));
+        let mut said = Vec::new();
+        let mut wanted = Vec::new();
+        for (index, package) in manifest.packages_of(me) {
+            match deployment.acquiring.entry(index) {
+                Entry::Vacant(entry) => {
+                    entry.insert(Acquiring::Since(now));
+                    wanted.push(package);
+                }
+                Entry::Occupied(entry) => {
+                    if let Acquiring::Over(message) = entry.get() {
+                        said.push(Output::Coordinator(message.clone()));
+                    }
+                }
+            }
+        }
+        self.outbox.extend(said);
+        for package in wanted {
+            self.contents.want(package, manifest.acquire.swarm, &mut self.outbox);
+        }
+    }
+
+    /// Tells the coordinator of packages that are complete.
+    fn settle(&mut self, now: Time) {
+        for (id, deployment) in &mut self.deployments {
+            for (index, acquiring) in &mut deployment.acquiring {
+                let Acquiring::Since(since) = acquiring else { continue };
+                let Some(package) = deployment.manifest.packages.get(index.index()) else { continue };
+                let Some(stats) = self.contents.acquired(package) else { continue };
+                let took_ms = u64::try_from(now.since(*since).as_millis()).unwrap_or(u64::MAX);
+                let stats = AcquireStats { took_ms, ..stats };
+                let message = ToCoordinator::Acquired { deployment: *id, package: *index, stats };
+                *acquiring = Acquiring::Over(message.clone());
+                self.outbox.push_back(Output::Coordinator(message));
+            }
+        }
+    }
+
+    /// Fails every package that needs `content`.
+    fn on_content_failed(&mut self, content: ContentId, cause: &str) {
+        self.contents.fail(content, &mut self.outbox);
+        for (id, deployment) in &mut self.deployments {
+            for (index, acquiring) in &mut deployment.acquiring {
+                let Some(package) = deployment.manifest.packages.get(index.index()) else { continue };
+                let needs = content == package.id.into() || content == package.recipe.recipe.into();
+                if needs && matches!(acquiring, Acquiring::Since(_)) {
+                    let cause = cause.to_owned();
+                    let message = ToCoordinator::AcquireFailed { deployment: *id, package: *index, cause };
+                    *acquiring = Acquiring::Over(message.clone());
+                    self.outbox.push_back(Output::Coordinator(message));
+                }
+            }
+        }
+    }
+
+    fn on_stop_acquire(&mut self, id: DeploymentId, generation: Generation) {
+        if let Some(deployment) = self.current(id, generation) {
+            deployment.acquiring.clear();
+            self.close_unwanted();
+        }
+    }
+
+    fn on_end(&mut self, id: DeploymentId) {
+        self.deployments.remove(&id);
+        let effects = self.runs.on_end(id);
+        self.carry_out(effects);
+        self.close_unwanted();
+    }
+
+    fn close_unwanted(&mut self) {
+        let wanted: BTreeSet<ContentId> = self
+            .deployments
+            .values()
+            .flat_map(|d| d.acquiring.keys().filter_map(|index| d.manifest.packages.get(index.index())))
+            .flat_map(|package| [package.id.into(), package.recipe.recipe.into()])
+            .collect();
+        self.contents.retain(&wanted, &mut self.outbox);
+    }
+
+    fn say_all_again(&mut self) {
+        self.contents.say_all_again(&mut self.outbox);
+        for acquiring in self.deployments.values().flat_map(|deployment| deployment.acquiring.values()) {
+            if let Acquiring::Over(message) = acquiring {
+                self.outbox.push_back(Output::Coordinator(message.clone()));
+            }
+        }
+        let effects = self.runs.say_all_again();
+        self.carry_out(effects);
+    }
+}
+
+/// How long landed blocks wait for others before the coordinator is told of them together.
+const REPORT_DELAY: Duration = Duration::from_millis(100);
+
+/// How many landed blocks are told without waiting for more.
+const REPORT_BLOCKS: usize = 8;

@@ -1,0 +1,227 @@
+//! One open content: its exchange, the leases that the node works on, and what the coordinator was not told yet.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::{Opened, Output, REPORT_BLOCKS, REPORT_DELAY, Why};
+use crate::content::BlockSet;
+use crate::exchange::{self, Exchange, Source};
+use crate::id::{BlockIndex, ContentId, LeaseId, NodeId};
+use crate::time::Time;
+use crate::wan::{BlockRange, HeldLease, Lacking};
+use crate::wire::{ToCoordinator, ToNeighbour};
+
+/// How far a content's file is from being durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sealing {
+    /// Blocks are lacking.
+    Lacking,
+    /// The store was told to seal it.
+    Asked,
+    /// It is complete and durable.
+    Done,
+}
+
+/// An open content.
+#[derive(Debug)]
+pub(super) struct Trade {
+    pub(super) exchange: Exchange,
+    pub(super) leases: BTreeMap<LeaseId, Vec<BlockIndex>>,
+    pub(super) sealing: Sealing,
+    /// Bytes lacking of each incomplete block.
+    lacking: BTreeMap<BlockIndex, u32>,
+    /// Neighbours that said that they trade it too.
+    partners: BTreeSet<NodeId>,
+    /// Blocks that landed and that the coordinator was not told of.
+    unsaid: Vec<BlockIndex>,
+    say_at: Option<Time>,
+}
+
+impl Trade {
+    pub(super) fn new(opened: &Opened, seed: u64) -> Self {
+        let lacking: BTreeMap<BlockIndex, u32> = opened.lacking.iter().map(|l| (l.block, l.bytes)).collect();
+        let count = u32::try_from(opened.block_bytes.len()).expect("a layout has at most 2^32 blocks");
+        let mut have = BlockSet::full(count);
+        for block in lacking.keys() {
+            have.remove(*block);
+        }
+        Self {
+            exchange: Exchange::new(&opened.block_bytes, &have, seed),
+            leases: BTreeMap::new(),
+            sealing: if opened.sealed { Sealing::Done } else { Sealing::Lacking },
+            lacking,
+            partners: BTreeSet::new(),
+            unsaid: Vec::new(),
+            say_at: None,
+        }
+    }
+
+    /// What the coordinator is to know of it, from scratch.
+    pub(super) fn wants(&self, content: ContentId) -> ToCoordinator {
+        let lacking = self.lacking.iter().map(|(block, bytes)| Lacking { block: *block, bytes: *bytes }).collect();
+        let held =
+            self.leases.iter().map(|(lease, blocks)| HeldLease { lease: *lease, blocks: ranges(self.open(blocks)) });
+        ToCoordinator::Wants { content, lacking, held: held.collect() }
+    }
+
+    /// What neighbours are to know of it, from scratch.
+    pub(super) fn has(&self, content: ContentId) -> ToNeighbour {
+        ToNeighbour::Has { content, blocks: self.exchange.have().clone() }
+    }
+
+    fn open<'a>(&'a self, blocks: &'a [BlockIndex]) -> impl Iterator<Item = BlockIndex> + 'a {
+        blocks.iter().copied().filter(|block| self.lacking.contains_key(block))
+    }
+
+    pub(super) fn neighbour_has(&mut self, node: NodeId, blocks: BlockSet, now: Time) {
+        if blocks.count() != self.exchange.have().count() {
+            return;
+        }
+        if self.partners.insert(node) {
+            self.exchange.handle(exchange::Input::NeighbourUp { node }, now);
+        }
+        self.exchange.handle(exchange::Input::NeighbourHas { node, blocks }, now);
+    }
+
+    pub(super) fn neighbour_landed(&mut self, node: NodeId, blocks: &[BlockRange], now: Time) {
+        // A range may name any block up to 2^32: only those that exist are expanded.
+        let count = self.exchange.have().count();
+        let blocks = blocks.iter().flat_map(|r| r.start.0..r.end.0.min(count)).take(count as usize).map(BlockIndex);
+        let blocks = blocks.collect();
+        self.exchange.handle(exchange::Input::NeighbourLanded { node, blocks }, now);
+    }
+
+    pub(super) fn neighbour_left(&mut self, node: NodeId, now: Time) {
+        if self.partners.remove(&node) {
+            self.exchange.handle(exchange::Input::NeighbourDown { node }, now);
+        }
+    }
+
+    /// A block that was read over the WAN is stored.
+    pub(super) fn landed(&mut self, block: BlockIndex, now: Time) {
+        if self.lacking.remove(&block).is_some() {
+            self.exchange.handle(exchange::Input::Landed { block, from: Source::Wan }, now);
+            self.say_later(block, now);
+        }
+    }
+
+    /// A block that a neighbour sent is stored; says whether it was lacking.
+    pub(super) fn fetched(&mut self, node: NodeId, block: BlockIndex, bytes: u64, took: Duration, now: Time) -> bool {
+        self.exchange.handle(exchange::Input::Fetched { node, block, bytes, took }, now);
+        let lacked = self.lacking.remove(&block).is_some();
+        if lacked {
+            self.say_later(block, now);
+        }
+        lacked
+    }
+
+    fn say_later(&mut self, block: BlockIndex, now: Time) {
+        self.unsaid.push(block);
+        let delay = if self.unsaid.len() >= REPORT_BLOCKS { Duration::ZERO } else { REPORT_DELAY };
+        let at = now + delay;
+        self.say_at = Some(self.say_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Takes a lease, unless it is held already.
+    pub(super) fn granted(&mut self, lease: LeaseId, blocks: Vec<BlockIndex>, now: Time) -> bool {
+        let count = self.exchange.have().count();
+        if self.leases.contains_key(&lease) || blocks.iter().any(|block| block.0 >= count) {
+            return false;
+        }
+        self.exchange.handle(exchange::Input::LeaseHeld { blocks: self.open(&blocks).collect() }, now);
+        self.leases.insert(lease, blocks);
+        true
+    }
+
+    /// Ends a lease that is held; says which of its blocks landed.
+    pub(super) fn lease_ended(&mut self, lease: LeaseId, begun: &[Lacking], now: Time) -> Option<Vec<BlockRange>> {
+        let blocks = self.leases.remove(&lease)?;
+        for begun in begun {
+            if let Some(bytes) = self.lacking.get_mut(&begun.block) {
+                *bytes = begun.bytes;
+            }
+        }
+        self.exchange.handle(exchange::Input::LeaseOver { blocks: self.open(&blocks).collect() }, now);
+        Some(ranges(blocks.into_iter().filter(|block| !self.lacking.contains_key(block))))
+    }
+
+    pub(super) fn tick(&mut self, now: Time) {
+        self.exchange.handle(exchange::Input::Tick, now);
+    }
+
+    pub(super) fn next_wake(&self) -> Option<(Time, Why)> {
+        let exchange = self.exchange.next_wake().map(|(at, _)| (at, Why::Exchange));
+        let report = self.say_at.map(|at| (at, Why::Report));
+        exchange.into_iter().chain(report).min_by_key(|(at, _)| *at)
+    }
+
+    /// Says what follows from what was handled.
+    pub(super) fn drain(&mut self, content: ContentId, now: Time, out: &mut VecDeque<Output>) {
+        while let Some(output) = self.exchange.poll() {
+            self.on_exchange(output, content, out);
+        }
+        if self.say_at.is_some_and(|at| at <= now) {
+            self.say_at = None;
+            let blocks = ranges(std::mem::take(&mut self.unsaid).into_iter());
+            out.push_back(Output::Coordinator(ToCoordinator::Landed { content, blocks }));
+        }
+        if self.lacking.is_empty() && self.sealing == Sealing::Lacking {
+            self.sealing = Sealing::Asked;
+            out.push_back(Output::Seal { content });
+        }
+    }
+
+    fn on_exchange(&self, output: exchange::Output, content: ContentId, out: &mut VecDeque<Output>) {
+        out.push_back(match output {
+            exchange::Output::Fetch { node, block } => Output::Fetch { node, content, block },
+            exchange::Output::Cancel { node, block } => Output::CancelFetch { node, content, block },
+            exchange::Output::Announce { to, blocks } => {
+                let blocks = ranges(blocks.into_iter());
+                Output::Neighbour { to, message: ToNeighbour::Landed { content, blocks } }
+            }
+            exchange::Output::AnnounceAll { to } => Output::Neighbour { to, message: self.has(content) },
+            exchange::Output::Serve { node, request } => Output::Serve { node, request },
+            exchange::Output::Refuse { node, request } => Output::Refuse { node, request },
+            exchange::Output::Ban { node, .. } => Output::Coordinator(ToCoordinator::Lied { neighbour: node, content }),
+            exchange::Output::Stuck { blocks } => {
+                let blocks = ranges(blocks.into_iter());
+                Output::Coordinator(ToCoordinator::Stuck { content, blocks })
+            }
+            exchange::Output::Complete => return,
+        });
+    }
+
+    pub(super) fn check(&self) {
+        self.exchange.check();
+        for block in (0..self.exchange.have().count()).map(BlockIndex) {
+            assert_ne!(self.exchange.have().contains(block), self.lacking.contains_key(&block), "block {block}");
+        }
+        assert!(self.unsaid.is_empty() || self.say_at.is_some(), "blocks that nobody would be told of");
+    }
+}
+
+/// Blocks as runs; they are sorted first.
+pub(super) fn ranges(blocks: impl Iterator<Item = BlockIndex>) -> Vec<BlockRange> {
+    let mut blocks: Vec<u32> = blocks.map(|block| block.0).collect();
+    blocks.sort_unstable();
+    let mut runs: Vec<BlockRange> = Vec::new();
+    for block in blocks {
+        match runs.last_mut() {
+            Some(run) if run.end.0 >= block => run.end = BlockIndex(block + 1),
+            _ => runs.push(BlockRange { start: BlockIndex(block), end: BlockIndex(block + 1) }),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_join_neighbours_in_any_order() {
+        let run = |start, end| BlockRange { start: BlockIndex(start), end: BlockIndex(end) };
+        let found = ranges([5, 1, 2, 2, 7, 6].into_iter().map(BlockIndex));
+        assert_eq!(found, [run(1, 3), run(5, 8)]);
+    }
+}

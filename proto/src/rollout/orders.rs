@@ -1,0 +1,129 @@
+//! Orders: the effects of a change, and all that a node is to do at a moment.
+//!
+//! The two agree: what [`after`] wants done because of a change, [`duties`] says again to a node that comes back, unless
+//! it is void by then.
+
+use super::effect::Effect;
+use super::input::Actor;
+use super::record::{Change, End, Outcome};
+use super::sight::Sight;
+use super::state::{Node, Run, Stand};
+use crate::id::NodeId;
+use crate::manifest::{Phase, StepRef};
+
+/// What a change, which `sight` already shows, wants done.
+pub(super) fn after(change: &Change, sight: &Sight<'_>) -> Vec<Effect> {
+    let generation = sight.state.generation;
+    match change {
+        Change::AcquireBegan => {
+            sight.state.live_nodes().map(|(node, _)| Effect::Acquire { node, generation }).collect()
+        }
+        Change::AcquireRetried { node } => vec![Effect::Acquire { node: *node, generation }],
+        Change::Ordered { step, attempt, actors } => {
+            let order = |actor: &Actor| Effect::RunStep { actor: *actor, step: *step, attempt: *attempt, generation };
+            actors.iter().map(order).collect()
+        }
+        Change::Excluded { node, .. } => {
+            let stop = sight.state.times.acquire_began.map(|_| Effect::StopAcquire { node: *node, generation });
+            let runs = in_flight(sight).filter(|(actor, ..)| *actor == Actor::Node(*node));
+            stop.into_iter().chain(runs.map(|(actor, step, run)| cancel(sight, actor, step, run))).collect()
+        }
+        Change::Closing { end: End::Success } => Vec::new(),
+        Change::Closing { .. } | Change::Killing => {
+            let runs = in_flight(sight).filter(|(_, step, run)| is_void(sight, *step, run));
+            stop_acquiring(sight).chain(runs.map(|(actor, step, run)| cancel(sight, actor, step, run))).collect()
+        }
+        Change::Finished { outcome } => {
+            let over = std::iter::once(Effect::Finished { outcome: outcome.clone() });
+            let nodes = sight.state.nodes.iter().filter(|(_, node)| is_forgotten(sight, outcome, node));
+            over.chain(nodes.map(|(node, _)| Effect::Forget { node: *node, generation })).collect()
+        }
+        Change::StepOpened { .. }
+        | Change::Started { .. }
+        | Change::Ended { .. }
+        | Change::Abandoned { .. }
+        | Change::Accepted { .. }
+        | Change::Acquired { .. }
+        | Change::AcquireFailed { .. }
+        | Change::Released
+        | Change::GateOpened => Vec::new(),
+    }
+}
+
+/// All that an actor is to do.
+pub(super) fn duties(actor: Actor, sight: &Sight<'_>) -> Vec<Effect> {
+    let node = actor.node().and_then(|id| Some((id, sight.state.nodes.get(&id)?)));
+    let generation = sight.state.generation;
+    if let Some(outcome) = &sight.state.finished {
+        let forgotten = node.filter(|(_, node)| is_forgotten(sight, outcome, node));
+        return forgotten.map(|(node, _)| Effect::Forget { node, generation }).into_iter().collect();
+    }
+    let mut duties: Vec<Effect> = node.and_then(|(id, node)| transfer(id, node, sight)).into_iter().collect();
+    for step in steps(sight) {
+        let Some(run) = sight.state.runs.get(&(step, actor)) else { continue };
+        let attempt = run.attempt;
+        match run.stand {
+            Stand::Ordered | Stand::Started if is_void(sight, step, run) => {
+                duties.push(cancel(sight, actor, step, run));
+            }
+            Stand::Ordered | Stand::Started => duties.push(Effect::RunStep { actor, step, attempt, generation }),
+            Stand::Abandoned if run.outcome.is_none() => duties.push(cancel(sight, actor, step, run)),
+            Stand::Abandoned | Stand::Ended | Stand::Accepted => {}
+        }
+    }
+    duties
+}
+
+/// Whether a node is to acquire or to stop.
+fn transfer(id: NodeId, node: &Node, sight: &Sight<'_>) -> Option<Effect> {
+    sight.state.times.acquire_began?;
+    let generation = sight.state.generation;
+    match &sight.state.closing {
+        _ if !node.is_live() => Some(Effect::StopAcquire { node: id, generation }),
+        None => Some(Effect::Acquire { node: id, generation }),
+        Some(_) if !node.is_ready() => Some(Effect::StopAcquire { node: id, generation }),
+        Some(_) => None,
+    }
+}
+
+/// Whether an attempt is to be killed. Where the deployment failed, what runs is let finish, but an attempt that nobody
+/// reported as started shall not start now. The `always_after` scripts are never killed.
+fn is_void(sight: &Sight<'_>, step: StepRef, run: &Run) -> bool {
+    let ending = sight.state.closing.is_some() && run.stand == Stand::Ordered;
+    step.phase != Phase::After && (sight.state.killing || ending)
+}
+
+/// After a deployment that only staged, nodes keep what they hold for the one that goes on from there.
+fn is_forgotten(sight: &Sight<'_>, outcome: &Outcome, node: &Node) -> bool {
+    let staged = sight.stage_only && matches!(outcome, Outcome::Succeeded | Outcome::SucceededWithout { .. });
+    !staged || !node.is_live()
+}
+
+fn stop_acquiring(sight: &Sight<'_>) -> impl Iterator<Item = Effect> {
+    let (generation, began) = (sight.state.generation, sight.state.times.acquire_began.is_some());
+    sight.stragglers().filter(move |_| began).map(move |(node, _)| Effect::StopAcquire { node, generation })
+}
+
+fn in_flight<'a>(sight: &Sight<'a>) -> impl Iterator<Item = (Actor, StepRef, &'a Run)> + use<'a> {
+    let state = sight.state;
+    let runs =
+        state.opened.into_iter().flat_map(|step| state.runs_of(step).map(move |(actor, run)| (actor, step, run)));
+    runs.filter(|(_, _, run)| run.in_flight())
+}
+
+fn cancel(sight: &Sight<'_>, actor: Actor, step: StepRef, run: &Run) -> Effect {
+    Effect::CancelStep { actor, step, attempt: run.attempt, generation: sight.state.generation }
+}
+
+/// Every step that may have a run, in order.
+pub(super) fn steps(sight: &Sight<'_>) -> impl Iterator<Item = StepRef> + use<> {
+    let lens = [
+        (Phase::Before, sight.manifest.before_acquire.len()),
+        (Phase::Steps, sight.manifest.steps.len()),
+        (Phase::After, sight.manifest.before_acquire.len()),
+    ];
+    let indices = |len: usize| 0..u16::try_from(len).unwrap_or(u16::MAX);
+    lens.into_iter().flat_map(move |(phase, len)| {
+        indices(len).map(move |index| StepRef { phase, index: crate::id::StepIndex(index) })
+    })
+}

@@ -1,0 +1,185 @@
+//! What each block has cost, and what the budget still pays for (WAN-ONCE, see the head of [`super`]).
+//!
+//! Invariant: the sums equal what the blocks' entries add up to, and what is charged beyond allowances never passed the
+//! limit that held when it was charged.
+
+use crate::id::BlockIndex;
+use crate::limits::{WAN_BUDGET_BYTES_MIN, WAN_BUDGET_DIVISOR};
+
+/// The charges of one site for one content.
+#[derive(Debug)]
+pub(super) struct Budget {
+    blocks: Vec<Entry>,
+    base_bytes: u64,
+    /// What blocks that were never granted will have as allowance.
+    expected_bytes: u64,
+    charged_bytes: u64,
+    used_bytes: u64,
+    granted_by_operator: u64,
+    /// The most that `used_bytes` was ever allowed to be.
+    used_bytes_allowed: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    /// What the first grant charged; 0 before it.
+    allowance: u32,
+    /// What the first grant would charge, while there was none and the site lacks the block.
+    expected: u32,
+    /// Charged and not refunded.
+    spent: u64,
+}
+
+impl Entry {
+    fn over(&self) -> u64 {
+        self.spent.saturating_sub(u64::from(self.allowance))
+    }
+}
+
+impl Budget {
+    pub(super) fn new(blocks: usize) -> Self {
+        Self {
+            blocks: vec![Entry::default(); blocks],
+            base_bytes: 0,
+            expected_bytes: 0,
+            charged_bytes: 0,
+            used_bytes: 0,
+            granted_by_operator: 0,
+            used_bytes_allowed: 0,
+        }
+    }
+
+    pub(super) fn base_bytes(&self) -> u64 {
+        self.base_bytes
+    }
+
+    pub(super) fn charged_bytes(&self) -> u64 {
+        self.charged_bytes
+    }
+
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.used_bytes
+    }
+
+    /// What may be charged beyond allowances.
+    pub(super) fn limit_bytes(&self) -> u64 {
+        let share = (self.base_bytes + self.expected_bytes) / WAN_BUDGET_DIVISOR;
+        share.max(WAN_BUDGET_BYTES_MIN).saturating_add(self.granted_by_operator)
+    }
+
+    pub(super) fn left_bytes(&self) -> u64 {
+        self.limit_bytes().saturating_sub(self.used_bytes)
+    }
+
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.granted_by_operator = self.granted_by_operator.saturating_add(bytes);
+    }
+
+    /// Says that the first grant of `block` would charge `bytes`; 0 for a block that the site has.
+    pub(super) fn expect(&mut self, block: BlockIndex, bytes: u32) {
+        let entry = &mut self.blocks[block.index()];
+        let bytes = if entry.allowance == 0 { bytes } else { 0 };
+        self.expected_bytes = self.expected_bytes - u64::from(entry.expected) + u64::from(bytes);
+        entry.expected = bytes;
+    }
+
+    /// What the budget would pay if `bytes` more of `block` were charged.
+    pub(super) fn cost(&self, block: BlockIndex, bytes: u32) -> u64 {
+        let entry = self.blocks[block.index()];
+        if entry.spent == 0 {
+            return 0;
+        }
+        let after = Entry { spent: entry.spent + u64::from(bytes), ..entry };
+        after.over() - entry.over()
+    }
+
+    /// Charges a grant that the ledger chose to make. The caller has seen that [`Budget::cost`] is within what is left.
+    pub(super) fn charge(&mut self, block: BlockIndex, bytes: u32) {
+        self.used_bytes_allowed = self.used_bytes_allowed.max(self.limit_bytes());
+        self.spend(block, bytes);
+    }
+
+    /// Charges what a node reads already, granted by an earlier run of the coordinator: a fact, whatever is left.
+    pub(super) fn charge_fact(&mut self, block: BlockIndex, bytes: u32) {
+        self.spend(block, bytes);
+        self.used_bytes_allowed = self.used_bytes_allowed.max(self.used_bytes);
+    }
+
+    fn spend(&mut self, block: BlockIndex, bytes: u32) {
+        self.expect(block, 0);
+        self.change(block, |entry| {
+            if entry.spent == 0 {
+                entry.allowance = entry.allowance.max(bytes);
+            }
+            entry.spent += u64::from(bytes);
+        });
+    }
+
+    /// Takes back a charge for what was not read.
+    pub(super) fn refund(&mut self, block: BlockIndex, bytes: u32) {
+        self.change(block, |entry| entry.spent = entry.spent.saturating_sub(u64::from(bytes)));
+    }
+
+    fn change(&mut self, block: BlockIndex, change: impl FnOnce(&mut Entry)) {
+        let entry = &mut self.blocks[block.index()];
+        let before = *entry;
+        change(entry);
+        self.base_bytes = self.base_bytes - u64::from(before.allowance) + u64::from(entry.allowance);
+        self.charged_bytes = self.charged_bytes - before.spent + entry.spent;
+        self.used_bytes = self.used_bytes - before.over() + entry.over();
+    }
+
+    pub(super) fn check(&self) {
+        let sum = |of: fn(&Entry) -> u64| self.blocks.iter().map(of).sum::<u64>();
+        assert_eq!(self.base_bytes, sum(|entry| u64::from(entry.allowance)), "allowances");
+        assert_eq!(self.expected_bytes, sum(|entry| u64::from(entry.expected)), "expected allowances");
+        assert_eq!(self.charged_bytes, sum(|entry| entry.spent), "charges");
+        assert_eq!(self.used_bytes, sum(Entry::over), "charges beyond allowances");
+        assert!(self.used_bytes <= self.used_bytes_allowed, "WAN-ONCE: {} over", self.used_bytes);
+        assert!(self.charged_bytes <= self.base_bytes + self.used_bytes, "WAN-ONCE: charged beyond base and budget");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u32 = 1024 * 1024;
+
+    #[test]
+    fn the_first_grant_is_free_and_a_second_is_not() {
+        let mut budget = Budget::new(2);
+        (0..2).for_each(|block| budget.expect(BlockIndex(block), 100 * MIB));
+        assert_eq!(budget.limit_bytes(), u64::from(2 * MIB), "1 % of both blocks, granted or not");
+        assert_eq!(budget.cost(BlockIndex(0), 100 * MIB), 0);
+        budget.charge(BlockIndex(0), 100 * MIB);
+        assert_eq!(budget.limit_bytes(), u64::from(2 * MIB), "as before: the estimate became the base");
+        assert_eq!(budget.cost(BlockIndex(0), MIB), u64::from(MIB));
+        budget.charge(BlockIndex(0), MIB);
+        assert_eq!((budget.used_bytes(), budget.left_bytes()), (u64::from(MIB), u64::from(MIB)));
+        budget.check();
+    }
+
+    #[test]
+    fn what_was_not_read_is_free_again() {
+        let mut budget = Budget::new(1);
+        budget.charge(BlockIndex(0), 10 * MIB);
+        budget.refund(BlockIndex(0), 7 * MIB);
+        assert_eq!(budget.cost(BlockIndex(0), 7 * MIB), 0, "the same node reads the rest");
+        assert_eq!(budget.cost(BlockIndex(0), 10 * MIB), u64::from(3 * MIB), "another node reads it again");
+        budget.refund(BlockIndex(0), 3 * MIB);
+        assert_eq!(budget.cost(BlockIndex(0), 20 * MIB), 0, "nothing was read: a first grant again");
+        budget.check();
+    }
+
+    #[test]
+    fn facts_are_charged_whatever_is_left_and_an_operator_adds_to_it() {
+        let mut budget = Budget::new(1);
+        budget.charge(BlockIndex(0), 10 * MIB);
+        budget.charge_fact(BlockIndex(0), 10 * MIB);
+        assert_eq!((budget.used_bytes(), budget.left_bytes()), (u64::from(10 * MIB), 0));
+        budget.add(u64::from(20 * MIB));
+        assert_eq!(budget.left_bytes(), WAN_BUDGET_BYTES_MIN + u64::from(10 * MIB));
+        budget.check();
+    }
+}

@@ -1,0 +1,346 @@
+//! Who is granted what: the choice of the node, of the blocks and of the size.
+//!
+//! Every rule only narrows: a node that passes all of them takes the first missing blocks that it may, so that leases are
+//! runs of adjacent blocks and different nodes read different ones.
+
+use std::time::Duration;
+
+use super::lease::{Lease, State};
+use super::site::Site;
+use super::{BlockRange, Notice, Output, Why};
+use crate::id::{BlockIndex, LeaseId};
+use crate::limits::{
+    LEASE_BYTES_MAX, LEASE_BYTES_MIN, LEASE_RATE_GUESS, LEASE_RUNS_MAX, LEASE_TIME_MIN, LEASED_BYTES_PER_NODE_MAX,
+    LEASES_PER_NODE_MAX, REPLICATION_WAIT_MAX, SLOW_READER_REST,
+};
+use crate::rng::mix;
+use crate::time::Time;
+
+/// Bounds of one lease.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    bytes: u64,
+    blocks: u32,
+    /// The first block may be larger than `bytes`.
+    first_free: bool,
+    /// Whether blocks are left to the node that lacks the fewest bytes of them.
+    strict: bool,
+}
+
+/// The blocks of one lease, with the bytes that the holder lacks of each.
+#[derive(Debug, Default)]
+struct Choice {
+    blocks: Vec<(BlockIndex, u32)>,
+    bytes: u64,
+    cost: u64,
+    for_stuck: bool,
+    /// Blocks were left out because the budget does not pay for them.
+    unaffordable: bool,
+}
+
+impl Site {
+    /// Grants all that can be granted.
+    pub(super) fn grant_all(&mut self, now: Time, next_lease: &mut u64) {
+        if self.missing.is_empty() && self.stuck.is_empty() {
+            self.ready.clear();
+            self.said_budget_empty = false;
+            self.said_no_reader = false;
+            return;
+        }
+        if now < self.origin.retry_at {
+            return;
+        }
+        if self.least_stale {
+            self.note_least_of_all();
+        }
+        let mut unaffordable = false;
+        while let Some(slot) = self.next_reader() {
+            let choice = self.room(slot, now).map(|room| self.choose(slot, room));
+            unaffordable |= choice.as_ref().is_some_and(|choice| choice.unaffordable);
+            match choice.filter(|choice| !choice.blocks.is_empty()) {
+                Some(choice) => self.grant(slot, choice, now, next_lease),
+                None => {
+                    self.ready.remove(&slot);
+                }
+            }
+        }
+        self.say_what_waits(unaffordable);
+    }
+
+    /// Of the members that may take a lease, the one with the fewest bytes leased, then ever granted; ties at random.
+    fn next_reader(&self) -> Option<usize> {
+        let load = |slot: &usize| {
+            let member = &self.members[*slot];
+            (member.leased_bytes, member.granted_bytes, mix(self.seed ^ *slot as u64))
+        };
+        self.ready.iter().copied().min_by_key(load)
+    }
+
+    /// How much the member may be granted now, if anything.
+    fn room(&mut self, slot: usize, now: Time) -> Option<Room> {
+        let member = &self.members[slot];
+        let node = member.id;
+        if !member.reads() {
+            return None;
+        }
+        if now < member.rests_until {
+            self.timers.insert((member.rests_until, Why::CooledDown(node)));
+            return None;
+        }
+        if self.origin.ignores_ranges {
+            let all = Room { bytes: u64::MAX, blocks: u32::MAX, first_free: true, strict: false };
+            return (self.active == 0).then_some(all);
+        }
+        let revoking = member.queue.iter().any(|lease| self.leases[lease].state != State::Held);
+        let idle = member.queue.is_empty();
+        if revoking || member.queue.len() >= LEASES_PER_NODE_MAX || idle && self.active >= self.readers.limit() {
+            return None;
+        }
+        if self.is_slow(slot) {
+            let member = &mut self.members[slot];
+            member.rests_until = now + SLOW_READER_REST;
+            member.speed = super::member::Speed::default();
+            self.timers.insert((member.rests_until, Why::CooledDown(node)));
+            return None;
+        }
+        let ahead = self.members[slot].speed.rate().unwrap_or(0).saturating_mul(2);
+        let ahead = ahead.clamp(2 * LEASE_BYTES_MIN, LEASED_BYTES_PER_NODE_MAX);
+        let leased = self.members[slot].leased_bytes;
+        let stake = self.stake_room(slot, now)?;
+        let readers = self.readers.limit().min(u32::try_from(self.candidates()).unwrap_or(u32::MAX));
+        Some(Room {
+            bytes: (ahead / 2).clamp(LEASE_BYTES_MIN, LEASE_BYTES_MAX).min(ahead.saturating_sub(leased)).min(stake),
+            // Half of a fair share, so that the last leases are small and end together.
+            blocks: (self.missing.len() / (2 * readers).max(1)).max(1),
+            first_free: self.members[slot].at_stake_bytes == 0,
+            strict: true,
+        })
+    }
+
+    fn candidates(&self) -> usize {
+        self.members.iter().filter(|member| member.reads()).count()
+    }
+
+    /// Bytes that the member may have at stake beyond what it has: the budget could pay for them if it were lost.
+    /// None if it has to wait until others have what it read.
+    fn stake_room(&mut self, slot: usize, now: Time) -> Option<u64> {
+        let alone = self.members.iter().enumerate().all(|(other, member)| other == slot || !member.up);
+        if alone {
+            return Some(u64::MAX);
+        }
+        let away = self.members.iter().filter(|member| member.down_since.is_some());
+        let away: u64 = away.map(|member| member.at_stake_bytes).sum();
+        let bound = self.budget.left_bytes().saturating_sub(away);
+        let member = &self.members[slot];
+        let room = bound.saturating_sub(member.at_stake_bytes);
+        if member.at_stake_bytes == 0 {
+            // Half of it, so that a second lease waits behind the first.
+            return Some(bound / 2);
+        }
+        if room > 0 {
+            return Some(room.min((bound / 2).max(1)));
+        }
+        let patience = member.stake_changed + REPLICATION_WAIT_MAX;
+        if patience <= now {
+            return Some(LEASE_BYTES_MIN);
+        }
+        self.timers.insert((patience, Why::CooledDown(member.id)));
+        None
+    }
+
+    /// Whether the member reads at less than a third of the median of those that read, while others could.
+    fn is_slow(&self, slot: usize) -> bool {
+        let Some(rate) = self.members[slot].speed.rate() else { return false };
+        let mut rates: Vec<_> = self.members.iter().filter(|member| member.trusted()).collect();
+        rates.retain(|member| !member.queue.is_empty());
+        let mut rates: Vec<_> = rates.iter().filter_map(|member| member.speed.rate()).collect();
+        rates.sort_unstable();
+        rates.get(rates.len() / 2).is_some_and(|median| rates.len() >= 2 && rate < median / 3)
+    }
+
+    /// The first missing blocks that the member may have, within `room`.
+    fn choose(&self, slot: usize, room: Room) -> Choice {
+        let mut choice = Choice::default();
+        let left = self.budget.left_bytes();
+        let member = &self.members[slot];
+        let mut runs = 0;
+        for block in self.missing.iter() {
+            let bytes = member.lacking(block, self.block_bytes[block.index()]);
+            if bytes == 0 || room.strict && bytes > self.least[block.index()] {
+                continue;
+            }
+            let cost = self.budget.cost(block, bytes);
+            if choice.cost + cost > left {
+                choice.unaffordable = true;
+                continue;
+            }
+            let adjacent = choice.blocks.last().is_some_and(|(last, _)| last.0 + 1 == block.0);
+            runs += usize::from(!adjacent);
+            let fits = choice.bytes.saturating_add(u64::from(bytes)) <= room.bytes;
+            let first = choice.blocks.is_empty() && room.first_free;
+            if !fits && !first || choice.blocks.len() as u64 >= u64::from(room.blocks) || runs > LEASE_RUNS_MAX {
+                break;
+            }
+            choice.add(block, bytes, cost);
+        }
+        if choice.blocks.is_empty() { self.choose_stuck(slot, choice) } else { choice }
+    }
+
+    /// Blocks that the site has and the member cannot get, as far as the budget pays for them.
+    fn choose_stuck(&self, slot: usize, mut choice: Choice) -> Choice {
+        for (block, _) in self.stuck.iter().filter(|(_, stuck)| **stuck == slot) {
+            let bytes = self.members[slot].lacking(*block, self.block_bytes[block.index()]);
+            let cost = self.budget.cost(*block, bytes);
+            let free = self.blocks[block.index()].lease.is_none();
+            if bytes > 0 && free && choice.cost + cost <= self.budget.left_bytes() {
+                choice.add(*block, bytes, cost);
+                choice.for_stuck = true;
+            }
+        }
+        choice
+    }
+
+    fn grant(&mut self, slot: usize, choice: Choice, now: Time, next_lease: &mut u64) {
+        // A node may claim to hold any number.
+        while self.leases.contains_key(&LeaseId(*next_lease)) {
+            *next_lease += 1;
+        }
+        let id = LeaseId(*next_lease);
+        *next_lease += 1;
+        self.said_budget_empty &= choice.cost == 0;
+        for (block, bytes) in &choice.blocks {
+            self.budget.charge(*block, *bytes);
+            self.missing.remove(*block);
+            self.blocks[block.index()].lease = Some(id);
+            if choice.for_stuck {
+                self.stuck.remove(block);
+                self.stuck_granted.insert(*block, now);
+            }
+        }
+        let member = &mut self.members[slot];
+        if member.queue.is_empty() {
+            member.speed.begin(now);
+            self.active += 1;
+            if self.active == 1 {
+                self.readers.begin(now);
+            }
+        }
+        member.queue.push(id);
+        member.leased_bytes += choice.bytes;
+        member.at_stake_bytes += choice.bytes;
+        member.granted_bytes += choice.bytes;
+        member.stake_changed = now;
+        let patience = patience(member.leased_bytes, member.speed.rate());
+        let deadline = now + patience;
+        self.timers.insert((deadline, Why::LeaseDeadline(id)));
+        let blocks = runs(&choice.blocks);
+        self.outputs.push_back(Output::Grant { node: member.id, lease: id, blocks, deadline });
+        let lease = Lease {
+            node: slot,
+            blocks: choice.blocks,
+            state: State::Held,
+            deadline,
+            patience_nanos: u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX),
+            progress: false,
+            for_stuck: choice.for_stuck,
+        };
+        self.leases.insert(id, lease);
+    }
+
+    /// Takes into account what one member lacks, which may be less than all others do.
+    pub(super) fn note_least(&mut self, slot: usize) {
+        let member = &self.members[slot];
+        if !member.trusted() {
+            self.least_stale = true;
+            return;
+        }
+        for block in member.has.iter_missing() {
+            let lacking = member.lacking(block, self.block_bytes[block.index()]);
+            let least = &mut self.least[block.index()];
+            *least = (*least).min(lacking);
+            if self.blocks[block.index()].holders == 0 {
+                self.budget.expect(block, *least);
+            }
+        }
+    }
+
+    fn note_least_of_all(&mut self) {
+        self.least_stale = false;
+        self.least.copy_from_slice(&self.block_bytes);
+        let nobody = !self.members.iter().any(|member| member.trusted());
+        for member in self.members.iter().filter(|member| member.trusted() || nobody && member.reads()) {
+            for (block, bytes) in &member.partial {
+                let least = &mut self.least[block.index()];
+                *least = (*least).min(*bytes);
+            }
+        }
+        for (index, block) in self.blocks.iter().enumerate() {
+            let expected = if block.holders == 0 { self.least[index] } else { 0 };
+            self.budget.expect(BlockIndex(index as u32), expected);
+        }
+    }
+
+    fn say_what_waits(&mut self, unaffordable: bool) {
+        if unaffordable && !self.said_budget_empty {
+            let cost = |block: BlockIndex| self.budget.cost(block, self.least[block.index()]);
+            let wanted_bytes = self.missing.iter().map(cost).sum();
+            let left_bytes = self.budget.left_bytes();
+            self.outputs.push_back(Output::Notice(Notice::BudgetEmpty { wanted_bytes, left_bytes }));
+        }
+        self.said_budget_empty |= unaffordable;
+        let wanted = self.members.iter().any(|member| member.interested && !member.has.is_full());
+        let no_reader = wanted && !self.missing.is_empty() && self.active == 0 && self.candidates() == 0;
+        if no_reader && !self.said_no_reader {
+            let missing_blocks = self.missing.len();
+            self.outputs.push_back(Output::Notice(Notice::NoReader { missing_blocks }));
+        }
+        self.said_no_reader = no_reader;
+    }
+}
+
+impl Choice {
+    fn add(&mut self, block: BlockIndex, bytes: u32, cost: u64) {
+        self.blocks.push((block, bytes));
+        self.bytes += u64::from(bytes);
+        self.cost += cost;
+    }
+}
+
+/// Three times what reading `bytes` should take.
+fn patience(bytes: u64, rate: Option<u64>) -> Duration {
+    let rate = rate.unwrap_or(LEASE_RATE_GUESS).max(1);
+    Duration::from_millis(bytes.saturating_mul(3_000) / rate).max(LEASE_TIME_MIN)
+}
+
+/// The maximal runs of ascending `blocks`.
+fn runs(blocks: &[(BlockIndex, u32)]) -> Vec<BlockRange> {
+    let mut runs: Vec<BlockRange> = Vec::new();
+    for (block, _) in blocks {
+        let after = BlockIndex(block.0 + 1);
+        match runs.last_mut().filter(|run| run.end == *block) {
+            Some(run) => run.end = after,
+            None => runs.push(BlockRange { start: *block, end: after }),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_maximal() {
+        let blocks: Vec<_> = [1, 2, 3, 7, 9, 10].map(|block| (BlockIndex(block), 1)).into();
+        let found: Vec<_> = runs(&blocks).iter().map(|run| (run.start.0, run.end.0)).collect();
+        assert_eq!(found, [(1, 4), (7, 8), (9, 11)]);
+        assert_eq!(runs(&[]), []);
+    }
+
+    #[test]
+    fn patience_is_three_times_the_expected_time() {
+        assert_eq!(patience(100_000_000, Some(10_000_000)), Duration::from_secs(30));
+        assert_eq!(patience(1, Some(10_000_000)), LEASE_TIME_MIN);
+        assert_eq!(patience(u64::MAX, Some(0)).as_secs(), u64::MAX / 1000, "saturates");
+    }
+}

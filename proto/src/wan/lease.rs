@@ -1,0 +1,80 @@
+//! One lease: what it charged, how far it is, and how a report about it divides its charge.
+
+use crate::id::BlockIndex;
+use crate::time::Time;
+
+/// What one node was granted.
+#[derive(Clone, Debug)]
+pub(super) struct Lease {
+    /// The holder, as index into the site's members.
+    pub(super) node: usize,
+    /// Each block, ascending, and what it was charged for. A block that landed stays here until the charge is settled.
+    pub(super) blocks: Vec<(BlockIndex, u32)>,
+    pub(super) state: State,
+    /// When something is done about it, in states `Held` and `Revoking`.
+    pub(super) deadline: Time,
+    /// Three times the time that it was expected to take.
+    pub(super) patience_nanos: u64,
+    /// Whether a block landed since the deadline was set.
+    pub(super) progress: bool,
+    /// Granted though the site has its blocks, because its holder is stuck.
+    pub(super) for_stuck: bool,
+}
+
+/// Where a lease stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// The holder reads it, or will.
+    Held,
+    /// The holder was told to stop; its blocks are nobody else's before it answered.
+    Revoking,
+    /// The holder is gone. Its blocks are free; the lease is kept for its charge, until the holder comes back.
+    Lost,
+}
+
+impl Lease {
+    /// What `block` was charged for; 0 if it is not of this lease.
+    pub(super) fn charge(&self, block: BlockIndex) -> u32 {
+        let found = self.blocks.binary_search_by_key(&block, |(block, _)| *block);
+        found.map_or(0, |index| self.blocks[index].1)
+    }
+}
+
+/// What to take back of each charge if `read_bytes` were read: those that `rank` puts first were read first. Returns the
+/// refunds and the bytes read beyond all charges.
+pub(super) fn refunds(
+    blocks: &[(BlockIndex, u32)],
+    read_bytes: u64,
+    rank: impl Fn(BlockIndex) -> u8,
+) -> (Vec<(BlockIndex, u32)>, u64) {
+    let mut order = blocks.to_vec();
+    order.sort_by_key(|(block, _)| rank(*block));
+    let mut left = read_bytes;
+    for (_, charge) in &mut order {
+        let read = u32::try_from(left).unwrap_or(u32::MAX).min(*charge);
+        left -= u64::from(read);
+        *charge -= read;
+    }
+    (order, left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_landed_was_read_before_what_did_not() {
+        let blocks: Vec<_> = (0..3).map(|block| (BlockIndex(block), 100)).collect();
+        let landed_last = |block: BlockIndex| u8::from(block != BlockIndex(2));
+        let cases: [(u64, [(u32, u32); 3], u64); 4] = [
+            (0, [(2, 100), (0, 100), (1, 100)], 0),
+            (130, [(2, 0), (0, 70), (1, 100)], 0),
+            (300, [(2, 0), (0, 0), (1, 0)], 0),
+            (340, [(2, 0), (0, 0), (1, 0)], 40),
+        ];
+        for (read_bytes, refunded, beyond) in cases {
+            let refunded = refunded.map(|(block, bytes)| (BlockIndex(block), bytes)).to_vec();
+            assert_eq!(refunds(&blocks, read_bytes, landed_last), (refunded, beyond), "{read_bytes} bytes read");
+        }
+    }
+}

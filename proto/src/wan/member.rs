@@ -1,0 +1,153 @@
+//! What a ledger knows of one node.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::content::BlockSet;
+use crate::id::{BlockIndex, LeaseId, NodeId};
+use crate::limits::{READ_BACKOFF_MAX, READ_BACKOFF_MIN};
+use crate::time::Time;
+
+/// One node of the site.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) id: NodeId,
+    /// Whether it is connected and said what it has since it was lost.
+    pub(super) up: bool,
+    /// When it went down, while its leases and blocks still count.
+    pub(super) down_since: Option<Time>,
+    /// Whether it wants the content.
+    pub(super) interested: bool,
+    pub(super) has: BlockSet,
+    /// What it lacks of blocks of which it has a part; of others that it does not have, it lacks all.
+    pub(super) partial: BTreeMap<BlockIndex, u32>,
+    /// The leases that own blocks, in the order in which it reads them.
+    pub(super) queue: Vec<LeaseId>,
+    /// Charged for blocks that its leases own.
+    pub(super) leased_bytes: u64,
+    /// Charged for blocks that its leases own, and for those that it landed and nobody else has.
+    pub(super) at_stake_bytes: u64,
+    /// When what is at stake last changed.
+    pub(super) stake_changed: Time,
+    /// Charged to it, ever.
+    pub(super) granted_bytes: u64,
+    /// Failures since it last landed a leased block.
+    pub(super) failures: u32,
+    /// No lease before this.
+    pub(super) rests_until: Time,
+    pub(super) speed: Speed,
+}
+
+impl Member {
+    pub(super) fn new(id: NodeId, blocks: u32) -> Self {
+        Self {
+            id,
+            up: false,
+            down_since: None,
+            interested: false,
+            has: BlockSet::new(blocks),
+            partial: BTreeMap::new(),
+            queue: Vec::new(),
+            leased_bytes: 0,
+            at_stake_bytes: 0,
+            stake_changed: Time::ZERO,
+            granted_bytes: 0,
+            failures: 0,
+            rests_until: Time::ZERO,
+            speed: Speed::default(),
+        }
+    }
+
+    /// Whether what it has and holds counts: it is up, or away for less than the time of grace.
+    pub(super) fn counts(&self) -> bool {
+        self.up || self.down_since.is_some()
+    }
+
+    /// Whether it may be granted leases, apart from rests.
+    pub(super) fn reads(&self) -> bool {
+        self.up && self.interested && !self.has.is_full()
+    }
+
+    /// Whether others leave to it the blocks of which it lacks the fewest bytes.
+    pub(super) fn trusted(&self) -> bool {
+        self.reads() && self.failures < 2
+    }
+
+    /// Bytes that it lacks of a block of `block_bytes`.
+    pub(super) fn lacking(&self, block: BlockIndex, block_bytes: u32) -> u32 {
+        if self.has.contains(block) { 0 } else { self.partial.get(&block).copied().unwrap_or(block_bytes) }
+    }
+
+    /// Notes a failure; returns how long it rests.
+    pub(super) fn fail(&mut self, retryable: bool, now: Time) -> Duration {
+        self.failures =
+            if retryable { self.failures.saturating_add(1) } else { self.failures.max(1).saturating_add(1) };
+        let rest = if retryable { backoff(self.failures) } else { READ_BACKOFF_MAX };
+        self.rests_until = self.rests_until.max(now + rest);
+        rest
+    }
+}
+
+/// The wait after this many failures in a row.
+pub(super) fn backoff(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    (READ_BACKOFF_MIN * (1 << doublings)).min(READ_BACKOFF_MAX)
+}
+
+/// How fast a node reads over the WAN, from when its leased blocks land.
+#[derive(Debug, Default)]
+pub(super) struct Speed {
+    rate: Option<u64>,
+    since: Option<Time>,
+    bytes: u64,
+}
+
+impl Speed {
+    /// Bytes that one measurement spans at least in time: landings come in bursts.
+    const SPAN: Duration = Duration::from_millis(200);
+
+    /// Bytes a second, once that was measured.
+    pub(super) fn rate(&self) -> Option<u64> {
+        self.rate
+    }
+
+    /// The node begins to read.
+    pub(super) fn begin(&mut self, now: Time) {
+        (self.since, self.bytes) = (Some(now), 0);
+    }
+
+    /// It landed `bytes`.
+    pub(super) fn landed(&mut self, bytes: u32, now: Time) {
+        let since = *self.since.get_or_insert(now);
+        self.bytes += u64::from(bytes);
+        let span = now.since(since);
+        if span < Self::SPAN {
+            return;
+        }
+        let sample = u128::from(self.bytes) * 1_000_000_000 / span.as_nanos();
+        let sample = u64::try_from(sample).unwrap_or(u64::MAX);
+        self.rate = Some(self.rate.map_or(sample, |rate| rate / 4 * 3 + sample / 4));
+        self.begin(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn back_off_doubles_up_to_its_bound() {
+        let seconds: Vec<_> = [0, 1, 2, 3, 9, 10, 1000].map(|failures| backoff(failures).as_secs()).into();
+        assert_eq!(seconds, [1, 1, 2, 4, 256, 300, 300]);
+    }
+
+    #[test]
+    fn speed_is_measured_from_when_reading_began() {
+        let mut speed = Speed::default();
+        speed.begin(Time::from_millis(1000));
+        speed.landed(1_000, Time::from_millis(1100));
+        assert_eq!(speed.rate(), None, "too short a time");
+        speed.landed(1_000, Time::from_millis(1500));
+        assert_eq!(speed.rate(), Some(4_000));
+    }
+}

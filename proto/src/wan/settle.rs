@@ -1,0 +1,261 @@
+//! How leases end: answered, lost, found again; and what a failure says about a node and about the origin.
+
+use std::collections::BTreeSet;
+
+use super::lease::{Lease, State, refunds};
+use super::member::backoff;
+use super::site::Site;
+use super::{HeldLease, Input, Notice, Outcome, Output, Why};
+use crate::id::{BlockIndex, LeaseId};
+use crate::limits::{HOLDER_GRACE, LEASE_TIME_MIN, SEGMENT_BYTES_MAX};
+use crate::time::Time;
+
+/// Nodes that fail one after the other before it is the origin that fails.
+const FAILING_NODES_MAX: usize = 8;
+
+impl Site {
+    /// The holder said how its lease ended.
+    pub(super) fn lease_ended(&mut self, ended: Input, now: Time) {
+        let Input::LeaseEnded { node, lease: id, read_bytes, landed, begun, outcome, whole_rest } = ended else {
+            return;
+        };
+        let Some(slot) = self.slots.get(&node).copied() else { return };
+        landed.iter().for_each(|block| self.landed(slot, *block, now));
+        let Some(lease) = self.leases.get(&id).filter(|lease| lease.node == slot) else { return };
+        let blocks = lease.blocks.clone();
+        let mut begun_blocks = BTreeSet::new();
+        for lacking in begun.iter().filter(|lacking| lease.charge(lacking.block) > 0) {
+            let member = &mut self.members[slot];
+            let most = member.lacking(lacking.block, self.block_bytes[lacking.block.index()]);
+            if most > 0 && lacking.bytes < most {
+                member.partial.insert(lacking.block, lacking.bytes.max(1));
+                begun_blocks.insert(lacking.block);
+            }
+        }
+        let member = &self.members[slot];
+        let complete = blocks.iter().all(|(block, _)| member.has.contains(*block));
+        let rank = |block| if member.has.contains(block) { 0 } else { 1 + u8::from(!begun_blocks.contains(&block)) };
+        let (refunds, beyond) = refunds(&blocks, read_bytes, rank);
+        self.read_bytes = self.read_bytes.saturating_add(read_bytes);
+        self.gap_bytes = self.gap_bytes.saturating_add(beyond);
+        self.remove_lease(id, &refunds, now);
+        self.note_least(slot);
+        self.judge(slot, outcome, complete, whole_rest, now);
+    }
+
+    fn judge(&mut self, slot: usize, outcome: Outcome, complete: bool, whole_rest: bool, now: Time) {
+        if whole_rest && !self.origin.ignores_ranges {
+            self.origin.ignores_ranges = true;
+            let held: Vec<_> = self.leases.keys().copied().collect();
+            held.into_iter().for_each(|lease| self.revoke(lease, now));
+            return;
+        }
+        match outcome {
+            Outcome::Failed { retryable } => self.note_failure(slot, retryable, now),
+            Outcome::Done if !complete => self.note_failure(slot, true, now),
+            Outcome::Done | Outcome::Revoked => {}
+        }
+    }
+
+    /// Forgets a lease: its blocks are free, and `refunds` of its charges are taken back.
+    fn remove_lease(&mut self, id: LeaseId, refunds: &[(BlockIndex, u32)], now: Time) {
+        self.free_blocks(id);
+        self.leases.remove(&id);
+        for (block, bytes) in refunds {
+            self.budget.refund(*block, *bytes);
+        }
+        let freed: Vec<_> = refunds.iter().map(|(block, _)| *block).collect();
+        freed.into_iter().for_each(|block| self.note_missing(block));
+        self.ready_all();
+        if self.active == 0 {
+            self.readers.begin(now);
+        }
+    }
+
+    /// Takes a lease out of its holder's queue and its blocks out of its hands.
+    fn free_blocks(&mut self, id: LeaseId) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        self.timers.remove(&(lease.deadline, Why::LeaseDeadline(id)));
+        let slot = lease.node;
+        let member = &mut self.members[slot];
+        let queued = member.queue.len();
+        member.queue.retain(|queued| *queued != id);
+        if queued > 0 && member.queue.is_empty() {
+            self.active -= 1;
+        }
+        for (block, charge) in &lease.blocks {
+            let entry = &mut self.blocks[block.index()];
+            if entry.lease == Some(id) {
+                entry.lease = None;
+                member.leased_bytes -= u64::from(*charge);
+                member.at_stake_bytes -= u64::from(*charge);
+            }
+        }
+    }
+
+    /// The holder is gone without a word: its blocks are free, its charge stays.
+    pub(super) fn lose_lease(&mut self, id: LeaseId) {
+        self.free_blocks(id);
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        lease.state = State::Lost;
+        let blocks: Vec<_> = lease.blocks.iter().map(|(block, _)| *block).collect();
+        blocks.into_iter().for_each(|block| self.note_missing(block));
+        self.ready_all();
+    }
+
+    /// A member said what it has and which leases it still reads.
+    pub(super) fn reconcile_leases(&mut self, slot: usize, held: &[HeldLease], now: Time) {
+        let known: Vec<_> = self.leases.iter().filter(|(_, lease)| lease.node == slot).map(|(id, _)| *id).collect();
+        for id in known.iter().filter(|id| held.iter().all(|held| held.lease != **id)) {
+            self.settle_by_what_it_has(*id, now);
+        }
+        for held in held {
+            match self.leases.get(&held.lease).map(|lease| (lease.node == slot, lease.state)) {
+                None => self.adopt(slot, held, now),
+                Some((true, State::Lost)) => self.find_again(held.lease, now),
+                Some((true, State::Held)) => {}
+                // Told before, and lost on the way; or another node's number, which this one cannot hold.
+                Some((true, State::Revoking) | (false, _)) => self.say_revoke(slot, held.lease),
+            }
+        }
+    }
+
+    fn say_revoke(&mut self, slot: usize, lease: LeaseId) {
+        self.outputs.push_back(Output::Revoke { node: self.members[slot].id, lease });
+    }
+
+    /// Ends a lease whose holder does not know it: it never came, or the holder started anew. What the holder lacks is
+    /// refunded, but for one segment of the lease that it was reading: that may have been lost before it was verified.
+    fn settle_by_what_it_has(&mut self, id: LeaseId, now: Time) {
+        let lease = &self.leases[&id];
+        let member = &self.members[lease.node];
+        let reading = lease.state == State::Lost || member.queue.first() == Some(&id);
+        let mut doubt = if reading { SEGMENT_BYTES_MAX as u32 } else { 0 };
+        let mut refunds = lease.blocks.clone();
+        for (block, bytes) in &mut refunds {
+            let charge = *bytes;
+            let lacking = member.lacking(*block, self.block_bytes[block.index()]).min(charge);
+            *bytes = lacking.saturating_sub(doubt);
+            doubt = doubt.saturating_sub(lacking);
+            self.read_bytes = self.read_bytes.saturating_add(u64::from(charge - *bytes));
+        }
+        self.remove_lease(id, &refunds, now);
+    }
+
+    /// A lease of an earlier run of the coordinator, or one that was forgotten.
+    fn adopt(&mut self, slot: usize, held: &HeldLease, now: Time) {
+        let member = &self.members[slot];
+        let count = self.missing.count();
+        let claimed = held.blocks.iter().flat_map(|range| (range.start.0..range.end.0.min(count)).map(BlockIndex));
+        // A set: ranges of a message may overlap.
+        let claimed: BTreeSet<_> = claimed.take(count as usize).filter(|block| !member.has.contains(*block)).collect();
+        if claimed.is_empty() {
+            return;
+        }
+        let blocks: Vec<_> =
+            claimed.into_iter().map(|block| (block, member.lacking(block, self.block_bytes[block.index()]))).collect();
+        blocks.iter().for_each(|(block, bytes)| self.budget.charge_fact(*block, *bytes));
+        let lease = Lease {
+            node: slot,
+            blocks,
+            state: State::Lost,
+            deadline: now,
+            patience_nanos: u64::try_from(LEASE_TIME_MIN.as_nanos()).unwrap_or(u64::MAX),
+            progress: false,
+            for_stuck: false,
+        };
+        self.leases.insert(held.lease, lease);
+        self.find_again(held.lease, now);
+    }
+
+    /// The holder of a lost lease still reads it: it owns its blocks again, unless one of them is another's by now.
+    fn find_again(&mut self, id: LeaseId, now: Time) {
+        let lease = &self.leases[&id];
+        let slot = lease.node;
+        let has = &self.members[slot].has;
+        let rest: Vec<_> = lease.blocks.iter().copied().filter(|(block, _)| !has.contains(*block)).collect();
+        if rest.is_empty() || rest.iter().any(|(block, _)| !self.missing.contains(*block)) {
+            self.say_revoke(slot, id);
+            return;
+        }
+        for (block, charge) in rest {
+            self.blocks[block.index()].lease = Some(id);
+            self.missing.remove(block);
+            self.members[slot].leased_bytes += u64::from(charge);
+            self.members[slot].at_stake_bytes += u64::from(charge);
+        }
+        let member = &mut self.members[slot];
+        member.stake_changed = now;
+        self.active += u32::from(member.queue.is_empty());
+        member.queue.push(id);
+        member.speed.begin(now);
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        lease.state = State::Held;
+        lease.deadline = now + std::time::Duration::from_nanos(lease.patience_nanos);
+        self.timers.insert((lease.deadline, Why::LeaseDeadline(id)));
+    }
+
+    /// A lease should have ended, or its revocation been answered.
+    pub(super) fn deadline(&mut self, id: LeaseId, now: Time) {
+        let Some(lease) = self.leases.get(&id).filter(|lease| lease.deadline <= now) else { return };
+        let slot = lease.node;
+        match lease.state {
+            State::Lost => {}
+            State::Revoking => {
+                self.note_failure(slot, true, now);
+                self.lose_lease(id);
+            }
+            State::Held if !self.members[slot].up => self.extend(id, now, HOLDER_GRACE),
+            State::Held => {
+                let others = self.members.iter().enumerate().any(|(other, member)| other != slot && member.trusted());
+                let first = self.members[slot].queue.first() == Some(&id);
+                let patience = std::time::Duration::from_nanos(lease.patience_nanos);
+                if lease.progress && !others || !first {
+                    self.extend(id, now, patience);
+                } else {
+                    self.note_failure(slot, true, now);
+                    // Those queued behind it wait as long.
+                    self.members[slot].queue.clone().into_iter().for_each(|lease| self.revoke(lease, now));
+                }
+            }
+        }
+    }
+
+    fn extend(&mut self, id: LeaseId, now: Time, span: std::time::Duration) {
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.deadline = now + span;
+            lease.progress = false;
+            self.timers.insert((lease.deadline, Why::LeaseDeadline(id)));
+        }
+    }
+
+    fn note_failure(&mut self, slot: usize, retryable: bool, now: Time) {
+        let member = &mut self.members[slot];
+        member.fail(retryable, now);
+        let node = member.id;
+        self.timers.insert((member.rests_until, Why::CooledDown(node)));
+        self.least_stale = true;
+        self.ready_all();
+        let origin = &mut self.origin;
+        origin.failures = origin.failures.saturating_add(1);
+        origin.failed.insert(slot);
+        let readers = self.members.iter().filter(|member| member.reads()).count();
+        if origin.failed.len() < readers.clamp(1, FAILING_NODES_MAX) || origin.retry_at > now {
+            return;
+        }
+        origin.rounds += 1;
+        origin.retry_at = now + backoff(origin.rounds.saturating_add(1));
+        let (failures, retry_at) = (origin.failures, origin.retry_at);
+        self.timers.insert((retry_at, Why::OriginRetry));
+        self.outputs.push_back(Output::Notice(Notice::OriginFailing { failures, retry_at }));
+    }
+
+    pub(super) fn origin_answered(&mut self) {
+        if self.origin.rounds > 0 {
+            self.outputs.push_back(Output::Notice(Notice::OriginBack));
+            self.ready_all();
+        }
+        let ignores_ranges = self.origin.ignores_ranges;
+        self.origin = super::site::Origin { ignores_ranges, ..Default::default() };
+    }
+}

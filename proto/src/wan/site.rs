@@ -1,0 +1,372 @@
+//! One site that shares what it reads: its members, its blocks, and what each input changes.
+//!
+//! Invariant: a block counts as in the site while a member has it who is up or in its time of grace; it is missing if it
+//! is neither in the site nor owned by a lease. `grant.rs` gives missing blocks away, `settle.rs` ends leases.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::budget::Budget;
+use super::lease::{Lease, State};
+use super::member::Member;
+use super::readers::Readers;
+use super::{HeldLease, Input, Lacking, Output, Why};
+use crate::content::BlockSet;
+use crate::id::{BlockIndex, LeaseId, NodeId};
+use crate::limits::{
+    HOLDER_GRACE, LEASE_RUNS_MAX, LEASES_PER_NODE_MAX, NODES_MAX, REVOKE_ANSWER_MAX, STUCK_GRANT_EVERY,
+};
+use crate::time::Time;
+
+/// The leases of one site.
+#[derive(Debug)]
+pub(super) struct Site {
+    pub(super) block_bytes: Vec<u32>,
+    pub(super) blocks: Vec<Block>,
+    pub(super) missing: BlockSet,
+    /// The fewest bytes that a trusted member lacks of each block.
+    pub(super) least: Vec<u32>,
+    pub(super) least_stale: bool,
+    pub(super) budget: Budget,
+    pub(super) members: Vec<Member>,
+    pub(super) slots: BTreeMap<NodeId, usize>,
+    pub(super) leases: BTreeMap<LeaseId, Lease>,
+    /// Members that may have become able to take a lease.
+    pub(super) ready: BTreeSet<usize>,
+    /// Members whose leases own blocks.
+    pub(super) active: u32,
+    pub(super) readers: Readers,
+    pub(super) origin: Origin,
+    /// Blocks that the site has and a member cannot get.
+    pub(super) stuck: BTreeMap<BlockIndex, usize>,
+    pub(super) stuck_granted: BTreeMap<BlockIndex, Time>,
+    pub(super) timers: BTreeSet<(Time, Why)>,
+    pub(super) outputs: VecDeque<Output>,
+    pub(super) said_budget_empty: bool,
+    pub(super) said_no_reader: bool,
+    pub(super) read_bytes: u64,
+    pub(super) gap_bytes: u64,
+    pub(super) in_site_bytes: u64,
+    pub(super) seed: u64,
+}
+
+/// One block.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Block {
+    /// Members that have it and count.
+    pub(super) holders: u32,
+    /// The lease that owns it.
+    pub(super) lease: Option<LeaseId>,
+    /// Who read it and has it at stake, and for how much: until a second member has it.
+    pub(super) at_stake: Option<(usize, u32)>,
+}
+
+/// What is known of the origin.
+#[derive(Debug, Default)]
+pub(super) struct Origin {
+    /// Failures since it last answered.
+    pub(super) failures: u32,
+    /// The members that failed since.
+    pub(super) failed: BTreeSet<usize>,
+    /// Times that all of them had failed since.
+    pub(super) rounds: u32,
+    /// Nobody tries before this.
+    pub(super) retry_at: Time,
+    /// It answered a range with the whole.
+    pub(super) ignores_ranges: bool,
+}
+
+impl Site {
+    pub(super) fn new(block_bytes: &[u32], seed: u64) -> Self {
+        let count = u32::try_from(block_bytes.len()).unwrap_or(u32::MAX);
+        Self {
+            block_bytes: block_bytes.to_vec(),
+            blocks: vec![Block::default(); block_bytes.len()],
+            missing: BlockSet::full(count),
+            least: block_bytes.to_vec(),
+            least_stale: false,
+            budget: Budget::new(block_bytes.len()),
+            members: Vec::new(),
+            slots: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            active: 0,
+            readers: Readers::new(),
+            origin: Origin::default(),
+            stuck: BTreeMap::new(),
+            stuck_granted: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            said_budget_empty: false,
+            said_no_reader: false,
+            read_bytes: 0,
+            gap_bytes: 0,
+            in_site_bytes: 0,
+            seed,
+        }
+    }
+
+    /// Takes one input and grants what it makes possible. `next_lease` is the number of the next lease.
+    pub(super) fn handle(&mut self, input: Input, now: Time, next_lease: &mut u64) {
+        self.fire(now);
+        match input {
+            Input::Wants { node, lacking, held } => self.wants(node, &lacking, &held, now),
+            Input::Landed { node, blocks } => {
+                if let Some(slot) = self.slots.get(&node).copied() {
+                    blocks.iter().for_each(|block| self.landed(slot, *block, now));
+                }
+            }
+            ended @ Input::LeaseEnded { .. } => self.lease_ended(ended, now),
+            Input::NodeUp { node } => self.node_up(node),
+            Input::NodeDown { node } => self.node_down(node, now),
+            Input::Release { node } => self.release(node, now),
+            Input::Stuck { node, blocks } => self.note_stuck(node, &blocks, now),
+            Input::Override { bytes } => {
+                self.budget.add(bytes);
+                self.said_budget_empty = false;
+                self.ready_all();
+            }
+            Input::Tick => {}
+        }
+        self.grant_all(now, next_lease);
+    }
+
+    fn fire(&mut self, now: Time) {
+        while let Some((at, why)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, why));
+            match why {
+                Why::LeaseDeadline(lease) => self.deadline(lease, now),
+                Why::GraceOver(node) => {
+                    let slot = self.slots[&node];
+                    if self.members[slot].down_since.is_some_and(|since| since + HOLDER_GRACE <= now) {
+                        self.lose_member(slot);
+                    }
+                }
+                Why::CooledDown(node) => {
+                    self.ready.insert(self.slots[&node]);
+                }
+                Why::OriginRetry => self.ready_all(),
+            }
+        }
+    }
+
+    pub(super) fn ready_all(&mut self) {
+        self.ready.extend(0..self.members.len());
+    }
+
+    /// The slot of a node, made if there is room for one more.
+    fn slot(&mut self, node: NodeId) -> Option<usize> {
+        if let Some(slot) = self.slots.get(&node) {
+            return Some(*slot);
+        }
+        let slot = self.members.len();
+        if slot >= NODES_MAX {
+            return None;
+        }
+        self.members.push(Member::new(node, self.missing.count()));
+        self.slots.insert(node, slot);
+        Some(slot)
+    }
+
+    fn wants(&mut self, node: NodeId, lacking: &[Lacking], held: &[HeldLease], now: Time) {
+        let returned = self.slots.contains_key(&node);
+        let Some(slot) = self.slot(node) else { return };
+        let mut has = BlockSet::full(self.missing.count());
+        let mut partial = BTreeMap::new();
+        for Lacking { block, bytes } in lacking {
+            has.remove(*block);
+            if self.block_bytes.get(block.index()).is_some_and(|full| bytes < full) {
+                partial.insert(*block, (*bytes).max(1));
+            }
+        }
+        self.replace_has(slot, &has, partial, now);
+        self.members[slot].interested = true;
+        let held = &held[..held.len().min(4 * LEASES_PER_NODE_MAX)];
+        self.reconcile_leases(slot, held, now);
+        if returned {
+            self.least_stale = true;
+            self.ready_all();
+        } else {
+            self.note_least(slot);
+            self.ready.insert(slot);
+        }
+    }
+
+    /// The member is up and has exactly `has`.
+    fn replace_has(&mut self, slot: usize, has: &BlockSet, partial: BTreeMap<BlockIndex, u32>, now: Time) {
+        let counted = self.members[slot].counts();
+        let gone = self.members[slot].has.difference(has);
+        for block in gone.iter() {
+            self.members[slot].has.remove(block);
+            if counted {
+                self.uncount_holder(block);
+            }
+        }
+        let member = &mut self.members[slot];
+        (member.up, member.down_since) = (true, None);
+        if !counted {
+            let kept: Vec<_> = member.has.iter().collect();
+            kept.into_iter().for_each(|block| self.count_holder(block, now));
+        }
+        for block in has.difference(&self.members[slot].has).iter() {
+            self.landed(slot, block, now);
+        }
+        self.members[slot].partial = partial;
+    }
+
+    /// A member has a block complete.
+    pub(super) fn landed(&mut self, slot: usize, block: BlockIndex, now: Time) {
+        let member = &mut self.members[slot];
+        if !member.has.insert(block) {
+            return;
+        }
+        member.partial.remove(&block);
+        let counts = member.counts();
+        let lease = self.blocks[block.index()].lease;
+        if let Some(id) = lease.filter(|id| self.leases[id].node == slot) {
+            self.leased_block_landed(slot, id, block, now);
+        }
+        if counts {
+            self.count_holder(block, now);
+        }
+        if let Some(id) = self.blocks[block.index()].lease {
+            self.revoke_if_needless(id, now);
+        }
+        if self.members[slot].has.is_full() {
+            self.least_stale |= !self.missing.is_empty();
+        }
+    }
+
+    fn leased_block_landed(&mut self, slot: usize, id: LeaseId, block: BlockIndex, now: Time) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        lease.progress = true;
+        let charge = lease.charge(block);
+        self.blocks[block.index()].lease = None;
+        self.blocks[block.index()].at_stake = Some((slot, charge));
+        let member = &mut self.members[slot];
+        member.leased_bytes -= u64::from(charge);
+        member.speed.landed(charge, now);
+        member.failures = 0;
+        self.ready.insert(slot);
+        self.origin_answered();
+        if self.readers.landed(charge, now) {
+            self.ready_all();
+        }
+    }
+
+    fn count_holder(&mut self, block: BlockIndex, now: Time) {
+        let entry = &mut self.blocks[block.index()];
+        entry.holders += 1;
+        if entry.holders == 1 {
+            self.in_site_bytes += u64::from(self.block_bytes[block.index()]);
+            self.missing.remove(block);
+            self.budget.expect(block, 0);
+        } else if let Some((reader, bytes)) = entry.at_stake.take() {
+            let reader_slot = &mut self.members[reader];
+            reader_slot.at_stake_bytes -= u64::from(bytes);
+            reader_slot.stake_changed = now;
+            self.ready.insert(reader);
+        }
+    }
+
+    /// A member that counted no longer has the block, or no longer counts.
+    pub(super) fn uncount_holder(&mut self, block: BlockIndex) {
+        let entry = &mut self.blocks[block.index()];
+        entry.holders -= 1;
+        if entry.holders > 0 {
+            return;
+        }
+        if let Some((reader, bytes)) = entry.at_stake.take() {
+            self.members[reader].at_stake_bytes -= u64::from(bytes);
+        }
+        self.in_site_bytes -= u64::from(self.block_bytes[block.index()]);
+        self.stuck.remove(&block);
+        self.note_missing(block);
+    }
+
+    /// Puts the block among the missing if it is.
+    pub(super) fn note_missing(&mut self, block: BlockIndex) {
+        let entry = self.blocks[block.index()];
+        if entry.holders == 0 && entry.lease.is_none() {
+            self.missing.insert(block);
+            self.least_stale = true;
+            self.ready_all();
+        }
+    }
+
+    fn node_up(&mut self, node: NodeId) {
+        let Some(slot) = self.slots.get(&node).copied() else { return };
+        let member = &mut self.members[slot];
+        if member.down_since.take().is_some() {
+            member.up = true;
+            self.least_stale = true;
+            self.ready_all();
+        }
+    }
+
+    fn node_down(&mut self, node: NodeId, now: Time) {
+        let Some(slot) = self.slots.get(&node).copied() else { return };
+        let member = &mut self.members[slot];
+        if member.up {
+            member.up = false;
+            member.down_since = Some(now);
+            self.timers.insert((now + HOLDER_GRACE, Why::GraceOver(node)));
+            self.least_stale = true;
+            self.ready_all();
+        }
+    }
+
+    /// The time of grace is over: what the member has and holds counts no more.
+    fn lose_member(&mut self, slot: usize) {
+        self.members[slot].down_since = None;
+        for lease in self.members[slot].queue.clone() {
+            self.lose_lease(lease);
+        }
+        let had: Vec<_> = self.members[slot].has.iter().collect();
+        had.into_iter().for_each(|block| self.uncount_holder(block));
+    }
+
+    fn release(&mut self, node: NodeId, now: Time) {
+        let Some(slot) = self.slots.get(&node).copied() else { return };
+        self.members[slot].interested = false;
+        self.least_stale = true;
+        for lease in self.members[slot].queue.clone() {
+            self.revoke(lease, now);
+        }
+        self.ready_all();
+    }
+
+    fn note_stuck(&mut self, node: NodeId, blocks: &[BlockIndex], now: Time) {
+        let Some(slot) = self.slots.get(&node).copied().filter(|slot| self.members[*slot].reads()) else { return };
+        for block in blocks.iter().take(LEASE_RUNS_MAX) {
+            let Some(entry) = self.blocks.get(block.index()) else { continue };
+            // A block that more have is on its way through the site.
+            let rare = matches!(entry.holders, 1 | 2) && entry.lease.is_none();
+            let again = self.stuck_granted.get(block).is_none_or(|at| *at + STUCK_GRANT_EVERY <= now);
+            if rare && again && !self.members[slot].has.contains(*block) {
+                self.stuck.insert(*block, slot);
+                self.ready.insert(slot);
+            }
+        }
+    }
+
+    /// Tells the holder to stop, and waits for its answer.
+    pub(super) fn revoke(&mut self, id: LeaseId, now: Time) {
+        let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.state == State::Held) else { return };
+        lease.state = State::Revoking;
+        self.timers.remove(&(lease.deadline, Why::LeaseDeadline(id)));
+        lease.deadline = now + REVOKE_ANSWER_MAX;
+        self.timers.insert((lease.deadline, Why::LeaseDeadline(id)));
+        self.outputs.push_back(Output::Revoke { node: self.members[lease.node].id, lease: id });
+    }
+
+    fn revoke_if_needless(&mut self, id: LeaseId, now: Time) {
+        let lease = &self.leases[&id];
+        let needless = |block: &BlockIndex| {
+            let entry = self.blocks[block.index()];
+            entry.lease != Some(id) || entry.holders > 0
+        };
+        if !lease.for_stuck && lease.blocks.iter().all(|(block, _)| needless(block)) {
+            self.revoke(id, now);
+        }
+    }
+}

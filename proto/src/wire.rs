@@ -1,0 +1,347 @@
+//! The messages of the control mesh: node to coordinator, coordinator to node, neighbour to neighbour.
+//!
+//! A connection delivers in order or breaks; whatever was under way when it broke may be lost. So each side says its
+//! whole state again when a connection comes up (hello, wants, outcomes; roster, deployments, orders), and every message
+//! is harmless when it arrives twice. Package bytes never travel here (see [`crate::bulk`]).
+
+use serde::{Deserialize, Serialize};
+
+use crate::content::BlockSet;
+use crate::id::{ContentId, DeploymentId, Epoch, Generation, LeaseId, Name, NodeId, PackageIndex, RecipeId};
+use crate::manifest::{Signed, StepRef};
+use crate::origin::HttpOrigin;
+use crate::rollout::StepOutcome;
+use crate::wan::{self, BlockRange, HeldLease, Lacking};
+
+/// What a node tells its coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToCoordinator {
+    /// The first message on a connection.
+    Hello(Hello),
+    /// The node wants a content, or wants it again after a new connection; replaces what was known of it.
+    Wants {
+        /// The content.
+        content: ContentId,
+        /// Bytes lacking of each incomplete block; every other block is complete.
+        lacking: Vec<Lacking>,
+        /// Leases that the node still works on.
+        held: Vec<HeldLease>,
+    },
+    /// Blocks became complete.
+    Landed {
+        /// The content.
+        content: ContentId,
+        /// Which blocks.
+        blocks: Vec<BlockRange>,
+    },
+    /// A lease is over.
+    LeaseEnded {
+        /// How.
+        end: LeaseEnd,
+        /// What is still lacking of blocks that were begun.
+        begun: Vec<Lacking>,
+    },
+    /// No neighbour has what the node lacks, for longer than it should take.
+    Stuck {
+        /// The content.
+        content: ContentId,
+        /// The first of the blocks.
+        blocks: Vec<BlockRange>,
+    },
+    /// The node no longer works on a content. What it holds, it still holds.
+    Left {
+        /// The content.
+        content: ContentId,
+    },
+    /// A package is complete and verified.
+    Acquired {
+        /// For which deployment.
+        deployment: DeploymentId,
+        /// Which package.
+        package: PackageIndex,
+        /// Where its bytes came from.
+        stats: AcquireStats,
+    },
+    /// A package cannot be had; trying again will not help.
+    AcquireFailed {
+        /// For which deployment.
+        deployment: DeploymentId,
+        /// Which package.
+        package: PackageIndex,
+        /// For people.
+        cause: String,
+    },
+    /// A step began to run.
+    StepStarted(StepRun),
+    /// A step is over.
+    StepEnded {
+        /// Which run of which step.
+        run: StepRun,
+        /// How it ended.
+        outcome: StepOutcome,
+    },
+    /// What a step wrote.
+    StepOutput {
+        /// Which run of which step.
+        run: StepRun,
+        /// The text, at most [`crate::limits::OUTPUT_CHUNK_BYTES_MAX`] bytes.
+        text: String,
+    },
+    /// A neighbour sent wrong bytes and was dropped.
+    Lied {
+        /// The neighbour.
+        neighbour: NodeId,
+        /// The content.
+        content: ContentId,
+    },
+}
+
+/// Who a node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The program's version, for people.
+    pub version: String,
+    /// Proof that it was invited; needed until the coordinator knows it as a member.
+    pub join: Option<JoinProof>,
+    /// What its operator calls it.
+    pub name: Name,
+    /// The site that its operator says it is in, if any; must agree with the join token.
+    pub site: Option<Name>,
+    /// What its operator says of it, in addition to the token's roles.
+    pub labels: Vec<(Name, String)>,
+    /// Where its neighbours reach its control mesh, as multiaddresses.
+    pub control: Vec<String>,
+    /// Where its neighbours reach its bulk mesh, as multiaddresses.
+    pub bulk: Vec<String>,
+}
+
+/// A join token's number and secret.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinProof {
+    /// The token.
+    pub token: u64,
+    /// Its secret.
+    pub secret: [u8; 32],
+}
+
+impl std::fmt::Debug for JoinProof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "JoinProof(token {})", self.token)
+    }
+}
+
+/// How a lease ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseEnd {
+    /// The content.
+    pub content: ContentId,
+    /// The lease.
+    pub lease: LeaseId,
+    /// Bytes that crossed the WAN for it, wrong and unneeded ones included.
+    pub read_bytes: u64,
+    /// The leased blocks that are complete.
+    pub landed: Vec<BlockRange>,
+    /// Why it ended.
+    pub outcome: wan::Outcome,
+    /// What was wrong, if it failed.
+    pub fault: Option<Fault>,
+}
+
+/// What was wrong with an origin or the way to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// What it means for the deployment.
+    pub kind: FaultKind,
+    /// For people.
+    pub cause: String,
+}
+
+/// What a fault means for the deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FaultKind {
+    /// Trying again, here or elsewhere, may help.
+    Passing,
+    /// The origin ignores ranges: it has to be read from the start, by one node.
+    IgnoresRanges,
+    /// The origin's package is another one than was resolved.
+    Changed,
+    /// The origin sent bytes that do not match their hash.
+    WrongBytes,
+}
+
+/// Where the bytes of a package on a node came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcquireStats {
+    /// Bytes that crossed the WAN, recipe included.
+    pub wan_bytes: u64,
+    /// Bytes from neighbours, recipe included.
+    pub peer_bytes: u64,
+    /// Bytes that the node already had.
+    pub local_bytes: u64,
+    /// Milliseconds from the order to the verified file.
+    pub took_ms: u64,
+}
+
+/// One run of one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StepRun {
+    /// Of which deployment.
+    pub deployment: DeploymentId,
+    /// Which step.
+    pub step: StepRef,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+}
+
+/// What the coordinator tells a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToNode {
+    /// The answer to a hello that was accepted.
+    Welcome {
+        /// This run of the coordinator.
+        epoch: Epoch,
+        /// The site that the node is in.
+        site: Name,
+    },
+    /// The answer to a hello that was not; the connection is closed after it.
+    Refused {
+        /// For people.
+        reason: String,
+    },
+    /// Who else is in the site; replaces the roster before.
+    Roster(Roster),
+    /// The manifest of a deployment that the node is a target of; comes before any other order for it.
+    Deploy {
+        /// Which version of the orders; older ones are refused.
+        generation: Generation,
+        /// The manifest.
+        signed: Signed,
+    },
+    /// Acquire the packages of a deployment, and report each one, also those that are there.
+    Acquire {
+        /// Which deployment.
+        deployment: DeploymentId,
+        /// Which version of the orders.
+        generation: Generation,
+    },
+    /// Stop acquiring for a deployment.
+    StopAcquire {
+        /// Which deployment.
+        deployment: DeploymentId,
+        /// Which version of the orders.
+        generation: Generation,
+    },
+    /// The right to read blocks from outside the site.
+    Grant(Grant),
+    /// Stop reading for a lease, and say how far it came.
+    Revoke {
+        /// The content.
+        content: ContentId,
+        /// The lease.
+        lease: LeaseId,
+    },
+    /// Run a step, unless that run was started before: then say how it ended.
+    Run {
+        /// Which run of which step.
+        run: StepRun,
+        /// Orders older than the newest are refused.
+        generation: Generation,
+    },
+    /// Kill a step's processes; if it was never started, it is not to start.
+    Kill {
+        /// Which run of which step.
+        run: StepRun,
+        /// Orders older than the newest are refused.
+        generation: Generation,
+    },
+    /// The deployment is over: stop whatever is done for it, forget it.
+    End {
+        /// Which.
+        deployment: DeploymentId,
+    },
+}
+
+/// A lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The content.
+    pub content: ContentId,
+    /// Its number.
+    pub lease: LeaseId,
+    /// The blocks.
+    pub blocks: Vec<BlockRange>,
+    /// Where to read them.
+    pub origin: Origin,
+    /// Whether the origin ignores ranges, so that it has to be read from the start.
+    pub whole: bool,
+}
+
+/// Where leased blocks are read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// The coordinator, over the bulk mesh; also where every recipe is read.
+    Coordinator {
+        /// A recipe related to the one that is read, to compress it against if the node has it.
+        dictionary: Option<RecipeId>,
+    },
+    /// An HTTP server.
+    Http(HttpOrigin),
+}
+
+/// What a node knows of its site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roster {
+    /// Grows with each change.
+    pub number: u64,
+    /// Where the coordinator's bulk mesh is reached from this site, as multiaddresses.
+    pub coordinator_bulk: Vec<String>,
+    /// The members that the receiver trades with; it serves nobody else.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// A member to trade with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Its key.
+    pub node: NodeId,
+    /// Where its control mesh is reached, as multiaddresses.
+    pub control: Vec<String>,
+    /// Where its bulk mesh is reached, as multiaddresses.
+    pub bulk: Vec<String>,
+}
+
+/// What neighbours tell each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToNeighbour {
+    /// The sender trades this content and holds these blocks of it. Answered with the same if the receiver trades it too
+    /// and did not know that the sender does.
+    Has {
+        /// The content.
+        content: ContentId,
+        /// The complete blocks.
+        blocks: BlockSet,
+    },
+    /// More blocks became complete.
+    Landed {
+        /// The content.
+        content: ContentId,
+        /// Which blocks.
+        blocks: Vec<BlockRange>,
+    },
+    /// The sender no longer trades this content.
+    Left {
+        /// The content.
+        content: ContentId,
+    },
+}
+
+/// One frame of the control mesh: who says it decides which arm is accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Frame {
+    /// From a node, to the coordinator.
+    ToCoordinator(ToCoordinator),
+    /// From the coordinator.
+    ToNode(ToNode),
+    /// From a neighbour.
+    ToNeighbour(ToNeighbour),
+}
