@@ -10,3 +10,5 @@ pub mod config;
 pub mod input_file;
 pub mod journal;
 pub mod spec_file;
+
+pub mod api;
