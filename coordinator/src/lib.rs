@@ -12,3 +12,4 @@ pub mod journal;
 pub mod spec_file;
 
 pub mod api;
+pub mod cli;

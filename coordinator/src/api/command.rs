@@ -70,9 +70,8 @@ pub enum Command {
     Status {
         /// Which; the newest if none is given.
         id: Option<DeploymentId>,
-        /// Whether only nodes that need attention are wanted.
-        brief: bool,
-        /// How; boxed, since it is large. `summary` may stay empty: the API fills it in.
+        /// How, with every target node; boxed, since it is large. `steps` and `summary` may stay empty: the API
+        /// fills them in.
         reply: Reply<Box<Status>>,
     },
     /// Output of steps.

@@ -79,8 +79,11 @@ pub struct Status {
     /// What it waits for or why it ended badly: sentences that name the thing, the cause and the next step.
     #[serde(default)]
     pub waiting: Vec<String>,
-    /// The target nodes by site and name; if asked to be brief, only those that [need attention](NodeState::is_trouble).
+    /// The target nodes by site and name; in a brief answer only those that [need attention](NodeState::is_trouble).
     pub nodes: Vec<NodeStatus>,
+    /// On how many nodes each step stands how (the API counts them).
+    #[serde(default)]
+    pub steps: Vec<StepCount>,
     /// Steps that run on the coordinator.
     #[serde(default)]
     pub coordinator_steps: Vec<StepStatus>,
@@ -180,8 +183,25 @@ pub struct StepStatus {
     pub tail: Vec<String>,
 }
 
+/// How one step stands on all of its nodes together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepCount {
+    /// Its name.
+    pub name: String,
+    /// Which list of the deployment file it is in.
+    pub phase: StepPhase,
+    /// Nodes on which it is yet to start.
+    pub pending: u32,
+    /// Nodes on which it runs.
+    pub running: u32,
+    /// Nodes on which it succeeded or was skipped.
+    pub done: u32,
+    /// Nodes on which it failed, or nobody saw how it ended.
+    pub failed: u32,
+}
+
 /// Which list of the deployment file a step is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepPhase {
     /// `before_acquire`.
@@ -314,6 +334,19 @@ pub struct Failure {
 }
 
 impl Status {
+    /// Fills in what follows from the rest: the counts of steps and, after the end, the summary. If `brief`, drops the
+    /// nodes that need no attention.
+    #[must_use]
+    pub(crate) fn completed(mut self, brief: bool) -> Self {
+        self.steps =
+            StepCount::tally(self.coordinator_steps.iter().chain(self.nodes.iter().flat_map(|node| &node.steps)));
+        self.summary = self.state.ended().then(|| self.summarise());
+        if brief {
+            self.nodes.retain(|node| node.state.is_trouble());
+        }
+        self
+    }
+
     /// The summary of a deployment that ended; its `nodes` may be brief.
     pub fn summarise(&self) -> Summary {
         let sites: Vec<_> = self.sites.iter().map(|site| site.figures.clone()).collect();
@@ -345,6 +378,30 @@ impl Status {
             .flat_map(|node| node.steps.iter().map(|step| (node.name.as_str(), Some(node.site.clone()), step)));
         let failed = on_coordinator.chain(on_nodes).filter(|(_, _, step)| step.state.is_trouble());
         failed.map(|(node, site, step)| Failure { node: node.to_owned(), site, step: step.clone() }).collect()
+    }
+}
+
+impl StepCount {
+    /// Counts `steps`; in the order in which the steps first appear, `before_acquire` first.
+    fn tally<'a>(steps: impl Iterator<Item = &'a StepStatus>) -> Vec<Self> {
+        let mut counts: Vec<Self> = Vec::new();
+        for step in steps {
+            let known = counts.iter().position(|count| count.phase == step.phase && count.name == step.name);
+            let index = known.unwrap_or_else(|| {
+                let (name, phase) = (step.name.clone(), step.phase);
+                counts.push(Self { name, phase, pending: 0, running: 0, done: 0, failed: 0 });
+                counts.len() - 1
+            });
+            let count = &mut counts[index];
+            *match step.state {
+                StepState::Pending => &mut count.pending,
+                StepState::Running => &mut count.running,
+                StepState::Succeeded | StepState::Skipped => &mut count.done,
+                StepState::Failed | StepState::Unknown => &mut count.failed,
+            } += 1;
+        }
+        counts.sort_by_key(|count| count.phase);
+        counts
     }
 }
 
