@@ -4,9 +4,11 @@
 //! | --- | --- |
 //! | [`config`], [`spec_file`], [`input_file`] | what people write, read and checked |
 //! | [`feeds`] | from a reference to where the bytes are |
+//! | [`catalog`] | the recipe of every package that was resolved |
 //! | [`journal`], [`audit`] | what was decided, durable and in order |
 
 pub mod audit;
+pub mod catalog;
 pub mod config;
 pub mod feeds;
 pub mod input_file;
