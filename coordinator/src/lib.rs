@@ -14,3 +14,6 @@ pub mod feeds;
 pub mod input_file;
 pub mod journal;
 pub mod spec_file;
+
+pub mod api;
+pub mod cli;
