@@ -9,6 +9,7 @@ pub mod deploy;
 pub mod exit;
 pub mod logs;
 pub mod progress;
+pub mod recipe;
 pub mod render;
 pub mod summary;
 pub mod table;
@@ -93,6 +94,10 @@ async fn dispatch(
         terminal.text(&String::from_utf8_lossy(&script))?;
         return Ok(Exit::Done);
     }
+    if let Command::Recipe(command) = cli.command {
+        recipe::run(terminal, command)?;
+        return Ok(Exit::Done);
+    }
     let client = connect(&cli.global, token)?;
     match cli.command {
         Command::Deploy(args) => return deploy::run(&client, terminal, args, interrupted).await,
@@ -117,7 +122,8 @@ async fn dispatch(
             let document = client.feeds().await?;
             terminal.list(&document, &document.feeds, render::feeds)?;
         }
-        Command::Completions { .. } => {}
+        // Done above, without a coordinator.
+        Command::Completions { .. } | Command::Recipe(_) => {}
     }
     Ok(Exit::Done)
 }
