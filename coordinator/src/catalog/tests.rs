@@ -69,11 +69,16 @@ impl Lab {
 
 #[tokio::test]
 async fn a_package_is_read_once_and_its_recipe_is_that_of_its_bytes() {
-    let lab = Lab::new().await;
+    let lab = Arc::new(Lab::new().await);
     let bytes = package(200, 0, 0);
     lab.server.put("/web-1.zip", bytes.clone());
-    let resolved = lab.resolve("files", "web-1.zip").await;
-    let entry = lab.entry(&resolved).await.unwrap();
+    // From a task, as servers do.
+    let of_task = Arc::clone(&lab);
+    let read = tokio::spawn(async move {
+        let resolved = of_task.resolve("files", "web-1.zip").await;
+        (of_task.entry(&resolved).await.unwrap(), resolved)
+    });
+    let (entry, resolved) = read.await.unwrap();
     assert_eq!(entry.package.0, *blake3::hash(&bytes).as_bytes());
     assert_eq!(entry.size, bytes.len() as u64);
     let plain = lab.catalog.recipe_bytes(entry.outline.recipe).unwrap();

@@ -346,7 +346,7 @@ async fn a_file_that_changed_is_not_opened() {
 fn references_say_enough_and_not_too_much() {
     let text = |text: &str| Some(text.to_owned());
     let feed = Some(site("main"));
-    let ok = PackageSpec { feed: feed.clone(), id: text("a"), version: text("1"), ..PackageSpec::default() };
+    let ok = PackageSpec { feed, id: text("a"), version: text("1"), ..PackageSpec::default() };
     let name = site("web");
     assert_eq!(Reference::of_spec(&name, &ok), Ok(reference("main", "a", Some("1"))));
     let url = PackageSpec { url: text("http://h/x"), blake3: Some(PackageId([1; 32])), ..PackageSpec::default() };
