@@ -32,7 +32,7 @@ use shoal_proto::id::{DeploymentId, NodeId};
 use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, RECORD_BYTES_MAX};
 use shoal_proto::rollout::Now;
 use shoal_proto::time::{Time, WallTime};
-use shoal_proto::wire::{Frame, StepRun};
+use shoal_proto::wire::{Frame, StepRun, ToCoordinator};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -318,7 +318,12 @@ impl Server {
         match event {
             ControlEvent::Frame { from, bytes } => {
                 match codec::decode::<Frame>(&bytes, CONTROL_MESSAGE_BYTES_MAX) {
-                    Ok(Frame::ToCoordinator(message)) => self.handle(Input::Node { from, message }),
+                    Ok(Frame::ToCoordinator(message)) => {
+                        if let ToCoordinator::StepEnded { run, .. } = &message {
+                            self.end_output(Some(from), *run);
+                        }
+                        self.handle(Input::Node { from, message });
+                    }
                     Ok(_) => warn!(from = %from.short(), "a message that its sender may not send is ignored"),
                     Err(error) => {
                         warn!(from = %from.short(), %error, "a node that cannot be understood is disconnected");
@@ -339,12 +344,7 @@ impl Server {
     async fn on_event(&mut self, event: Event) -> Result<(), ServeError> {
         match event {
             Event::Resolved(resolution) => self.on_resolved(*resolution).await?,
-            Event::Run(RunReport::Output { run, stream, text }) => self.keep_output(None, run, stream, &text),
-            Event::Run(RunReport::Ended { run, outcome, values }) => {
-                self.runs.remove(&run);
-                self.values.entry(run.deployment).or_default().extend(values);
-                self.handle(Input::StepEnded { run, outcome });
-            }
+            Event::Run(report) => self.on_run_report(report),
         }
         Ok(())
     }

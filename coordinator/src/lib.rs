@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | [`driver`] | the one loop: nodes and operators to the core of [`shoal_proto::coordinator`], its outputs to the world |
 //! | [`config`], [`spec_file`], [`input_file`] | what people write, read and checked |
+//! | [`feeds`] | from a reference to where the bytes are |
+//! | [`catalog`] | the recipe of every package that was resolved |
 //! | [`feeds`], [`catalog`] | from a reference to where the bytes are; recipes of all that was read |
 //! | [`journal`], [`audit`] | what was decided, durable and in order |
 //! | [`api`] | the operator's HTTP API: documents, and the commands that it asks of the driver |

@@ -156,6 +156,9 @@ pub struct TokenRequest {
     /// Multiaddresses of the coordinator for the join string, instead of the ones that it listens on.
     #[serde(default)]
     pub advertise: Vec<String>,
+    /// Multiaddresses of the coordinator's bulk mesh for nodes that join with it, instead of the ones that it listens on.
+    #[serde(default)]
+    pub advertise_bulk: Vec<String>,
 }
 
 /// Answer to `POST /v1/tokens`: the only place where the join string ever stands.

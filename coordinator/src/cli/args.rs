@@ -77,6 +77,8 @@ pub enum Color {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the coordinator
+    Serve(ServeArgs),
     /// Make, list or revoke join strings for nodes
     #[command(subcommand)]
     Token(TokenCommand),
@@ -137,6 +139,9 @@ pub enum TokenCommand {
         /// The default is what the coordinator listens on
         #[arg(long, value_name = "ADDR")]
         advertise: Vec<String>,
+        /// The same for bulk transfers
+        #[arg(long, value_name = "ADDR")]
+        advertise_bulk: Vec<String>,
     },
     /// List join strings that still work
     Ls,
@@ -145,6 +150,14 @@ pub enum TokenCommand {
         /// Its id, from `token ls`
         id: String,
     },
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Settings file
+    #[arg(short, long, value_name = "FILE", env = "SHOAL_CONFIG", default_value = "coordinator.toml")]
+    pub config: PathBuf,
 }
 
 /// Arguments of `deploy`.

@@ -57,7 +57,8 @@ impl Server {
             return;
         };
         self.touched.insert(*deployment);
-        self.event_log.note(record, self.core.manifest(*deployment), self.core.created(*deployment));
+        let manifest = self.core.manifest(*deployment).map(Arc::as_ref);
+        self.event_log.note(record, manifest, self.core.created(*deployment));
     }
 
     async fn carry_out(&mut self, output: Output) -> Result<(), ServeError> {

@@ -137,6 +137,7 @@ fn feed_error(error: FeedError) -> ApiError {
 }
 
 fn catalog_error(error: CatalogError) -> ApiError {
-    let code = if error.is_integrity() { ErrorCode::Integrity } else { ErrorCode::Failed };
+    let wrong = matches!(error, CatalogError::WrongHash { .. });
+    let code = if wrong { ErrorCode::Integrity } else { ErrorCode::Failed };
     ApiError::new(code, error.to_string())
 }
