@@ -37,9 +37,8 @@ pub fn generate(path: &Path) -> io::Result<()> {
     writer.start_file(VERSION, options(CompressionMethod::Stored))?;
     writer.write_all(version_text(1).as_bytes())?;
     for number in 0..FILES {
-        let mut bytes = blake3::Hasher::new_derive_key("shoal demo 2026 application")
-            .update(&number.to_le_bytes())
-            .finalize_xof();
+        let mut bytes =
+            blake3::Hasher::new_derive_key("shoal demo 2026 application").update(&number.to_le_bytes()).finalize_xof();
         let len = file_len(number, &mut bytes);
         let readable = number % 2 == 0;
         let (name, method) = match readable {

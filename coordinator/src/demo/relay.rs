@@ -284,7 +284,8 @@ mod tests {
             });
         }
         let ended = readers.join_all().await;
-        let (first, last) = (ended.iter().map(|end| end.0).min().unwrap(), ended.iter().map(|end| end.0).max().unwrap());
+        let (first, last) =
+            (ended.iter().map(|end| end.0).min().unwrap(), ended.iter().map(|end| end.0).max().unwrap());
         let down: u64 = links.iter().map(|link| link.crossed().down).sum();
         // Never faster than the rate and its burst; slower only by what a busy machine adds.
         assert!(last.as_secs_f64() > 0.95 * (2e6 / rate as f64) - BURST.as_secs_f64(), "{last:?}");
