@@ -134,7 +134,7 @@ async fn dispatch(
             terminal.list(&document, &document.feeds, render::feeds)?;
         }
         // Done above, without a coordinator.
-        Command::Completions { .. } | Command::Recipe(_) | Command::Serve(_) => {}
+        Command::Completions { .. } | Command::Demo(_) | Command::Recipe(_) | Command::Serve(_) => {}
     }
     Ok(Exit::Done)
 }

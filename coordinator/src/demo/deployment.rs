@@ -4,8 +4,6 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use super::package;
 
 /// How nodes prove that they have what was released, without Shoal's help.
@@ -26,9 +24,7 @@ impl Proof {
         if package::write_checksums(path, list)? {
             return Ok(Self::Files(list.to_owned()));
         }
-        let mut hasher = Sha256::new();
-        io::copy(&mut File::open(path)?, &mut hasher)?;
-        Ok(Self::Package(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+        Ok(Self::Package(package::sha256_hex(&mut File::open(path)?)?))
     }
 }
 

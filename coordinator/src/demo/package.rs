@@ -83,13 +83,26 @@ pub fn write_checksums(package: &Path, list: &Path) -> io::Result<bool> {
         if !entry.is_file() || name.contains(|c: char| c.is_control() || c == '\\') {
             continue;
         }
-        let mut hasher = Sha256::new();
-        io::copy(&mut entry, &mut hasher)?;
-        let hex: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        lines.push_str(&format!("{hex}  {name}\n"));
+        let sha256 = sha256_hex(&mut entry)?;
+        lines.push_str(&format!("{sha256}  {name}\n"));
     }
     fs::write(list, &lines)?;
     Ok(!lines.is_empty())
+}
+
+/// The SHA-256 of all that `reader` has, as `sha256sum` prints it.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn sha256_hex(reader: &mut impl Read) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        match reader.read(&mut piece)? {
+            0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            len => hasher.update(&piece[..len]),
+        }
+    }
 }
 
 /// Between 1 KiB and 1.6 MiB, as the sizes of an application's files are: many small ones, few large.
