@@ -152,7 +152,8 @@ fn connect(global: &Global, token: Option<String>) -> Result<Client, CliError> {
 async fn tokens(client: &Client, terminal: &mut Terminal, command: TokenCommand) -> Result<(), CliError> {
     match command {
         TokenCommand::Create { site, roles, ttl, advertise, advertise_bulk } => {
-            let token = client.create_token(&TokenRequest { site, roles, ttl_s: ttl, advertise, advertise_bulk }).await?;
+            let token =
+                client.create_token(&TokenRequest { site, roles, ttl_s: ttl, advertise, advertise_bulk }).await?;
             match terminal.format {
                 Format::Table => terminal.text(&format!("{}\n", token.join))?,
                 Format::Json | Format::Jsonl => terminal.json(&token)?,
