@@ -107,7 +107,7 @@ impl Site {
         let sizes = vec![BLOCK_BYTES; scenario.blocks as usize];
         let config = wan::Config { epoch: Epoch(1), swarm: scenario.swarm, seed: 1 };
         let host = |index| Host {
-            core: Exchange::new(&sizes, &BlockSet::new(scenario.blocks), index as u64),
+            core: Exchange::new(&sizes, BlockSet::new(scenario.blocks), index as u64),
             alive: true,
             leases: VecDeque::new(),
             asked: BTreeMap::new(),
@@ -117,7 +117,7 @@ impl Site {
         let mut site = Self {
             scenario,
             now: Time::ZERO,
-            ledger: WanLedger::new(&config, &sizes),
+            ledger: WanLedger::new(config, &sizes),
             ledger_wake: None,
             hosts: (0..scenario.nodes).map(host).collect(),
             flows: Vec::new(),
@@ -150,7 +150,7 @@ impl Site {
         while self.hosts.iter().any(|host| host.alive && host.done_at.is_none()) {
             self.step();
             events += 1;
-            if events % self.scenario.check_every == 0 {
+            if events.is_multiple_of(self.scenario.check_every) {
                 self.ledger.check();
                 self.hosts.iter().for_each(|host| host.core.check());
             }
