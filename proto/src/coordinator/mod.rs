@@ -150,6 +150,11 @@ impl Coordinator {
                 self.carry_out_runs(effects);
             }
             Input::Stop { deployment, cause } => self.decide(deployment, rollout::Input::Stop { cause }, now),
+            Input::AllowReading { site, content, bytes } => {
+                if let Some(supply) = self.supplies.get_mut(&(site, content)) {
+                    supply.ledger.handle(crate::wan::Input::Override { bytes }, now.time);
+                }
+            }
             Input::Tick => self.on_tick(now),
         }
         self.settle(now);
