@@ -17,6 +17,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use shoal_proto::limits::{AUDIT_BYTES_MAX, RECORD_BYTES_MAX};
@@ -108,7 +109,9 @@ impl AuditLog {
     /// Every [`AuditError`] but those of one append; [`AuditError::Damaged`] leaves the file as it is.
     pub fn open(path: &Path, mut each: impl FnMut(Frame)) -> Result<Self, AuditError> {
         let io = |doing| move |source| AuditError::Io { doing, path: path.to_owned(), source };
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(io("open"))?;
+        // Records hold secrets of join tokens and scripts of deployment files.
+        let file =
+            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(io("open"))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(AuditError::Locked { path: path.to_owned() }),

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use shoal_proto::id::Name;
 use shoal_proto::limits::FEEDS_MAX;
 use shoal_proto::rollout::units::deserialize_rate_option;
@@ -82,7 +82,7 @@ pub struct Mirror {
 }
 
 /// A site's name, in which `*` stands for any letters.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SitePattern(String);
 
 /// What is known of a site.
@@ -378,17 +378,16 @@ fn line_at(text: &str, offset: usize) -> u64 {
     text.bytes().take(offset).filter(|byte| *byte == b'\n').count() as u64 + 1
 }
 
-/// The header of the table that stands at `offset`, such as `[[feed]]`; empty at the top of the file.
+/// The header of the table that what stands at `offset` is in, such as `[[feed]]`; empty at the top of the file, and for
+/// a header itself.
 fn table_at(text: &str, offset: usize) -> &str {
-    let line_end = text.get(offset..).and_then(|rest| rest.find('\n')).map_or(text.len(), |len| offset + len);
-    let lines = text.get(..line_end).unwrap_or(text).lines().rev();
-    let header = lines.map(str::trim).find(|line| line.starts_with('['));
-    // The header of an unknown table is itself what is unknown, in nothing.
-    let header = header.filter(|header| !text[..offset].ends_with('[') || !header.starts_with('['));
-    header.and_then(|line| line.split_inclusive(']').next().zip(Some(line))).map_or("", |(start, line)| {
-        let double = line.starts_with("[[") && line.as_bytes().get(start.len()) == Some(&b']');
-        &line[..start.len() + usize::from(double)]
-    })
+    let mut lines = text.get(..offset).unwrap_or(text).lines().rev().map(str::trim);
+    if lines.next().is_some_and(|line| line.starts_with('[')) {
+        return "";
+    }
+    let header = lines.find(|line| line.starts_with('[')).unwrap_or("");
+    let end = header.find(']').map_or(0, |at| at + if header.starts_with("[[") { 2 } else { 1 });
+    header.get(..end).unwrap_or(header)
 }
 
 #[cfg(test)]
@@ -464,8 +463,8 @@ wan_limit = "50 Mbit/s"
             ),
             (FULL.replace("sites = [", "site = ["), ":12: unknown key `site` in [[feed]]: did you mean `sites`?"),
             (FULL.replace("\"folder\"", "\"foldr\""), ":16: unknown value `foldr` in [[feed]]: did you mean `folder`?"),
-            (FULL.replace("kind = \"folder\"\n", ""), ":14: missing key `kind` in [[feed]]"),
-            (FULL.replace("[[site]]", "[[sites]]"), ":19: unknown key `sites` in [[sites]]: did you mean `site`?"),
+            (FULL.replace("kind = \"folder\"\n", ""), ":14: missing key `kind`"),
+            (FULL.replace("[[site]]", "[[sites]]"), ":19: unknown key `sites`: did you mean `site`?"),
             ("mesh_listen = []".to_owned(), ":1: missing key `data_dir`"),
         ];
         for (text, wanted) in table {

@@ -8,7 +8,9 @@
 //! Everything here blocks for the time of a disk write: async code calls it where it may block.
 
 use std::collections::BTreeMap;
+use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -138,8 +140,9 @@ impl Journal {
     /// # Errors
     /// Every [`JournalError`]; nothing that was recorded is changed then.
     pub fn open(data_dir: &Path) -> Result<(Self, Recovered), JournalError> {
-        std::fs::create_dir_all(data_dir)
-            .map_err(|source| JournalError::Folder { path: data_dir.to_owned(), source })?;
+        // sled makes its files readable by all, so that the folder must not be.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
+        made.map_err(|source| JournalError::Folder { path: data_dir.to_owned(), source })?;
         let mut seen = Seen { next: 1, values: BTreeMap::new(), error: None };
         let mut audit = AuditLog::open(&data_dir.join("audit.log"), |(number, bytes)| seen.frame(number, &bytes))?;
         if let Some(error) = seen.error {

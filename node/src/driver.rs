@@ -1,1 +1,389 @@
+//! The agent's only loop: events to the core, the core's outputs to the world.
+//!
+//! Decides nothing. Tasks do the I/O and report by one bounded channel; all state is owned here. Outputs are carried out
+//! in their order, and a step's record is on the disk before its process starts (GATE, ACKED-IS-KEPT).
 
+mod carry;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use shoal_proto::codec;
+use shoal_proto::id::{ContentId, DeploymentId, LeaseId, Name, NodeId};
+use shoal_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
+use shoal_proto::manifest::SignedError;
+use shoal_proto::node::{Input, Node};
+use shoal_proto::time::Time;
+use shoal_proto::wire::{Frame, Hello, JoinProof, StepRun, ToCoordinator, ToNode};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::config::Config;
+use crate::membership::{Membership, MembershipError};
+use crate::net::{
+    Allow, BulkMesh, BulkStream, ControlConfig, ControlEvent, ControlMesh, ListenError, Multiaddr, TlsSetupError,
+    verify,
+};
+use crate::origin::{OriginError, OriginReader};
+use crate::runner::RunReport;
+use crate::step_log::{StepLog, StepLogError};
+use crate::store::{Content, Store, StoreError};
+use crate::transfer::fetch::Fetcher;
+use crate::transfer::read::Readers;
+use crate::transfer::serve::{self, Shelf, UploadEvent};
+
+/// Events that wait for the loop; tasks that have more wait themselves.
+const EVENTS: usize = 1024;
+
+/// Why the agent ends by itself.
+#[derive(Debug, Error)]
+pub enum AgentError {
+    /// It does not know who it is or whom it obeys.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    /// The coordinator does not want it.
+    #[error("the coordinator refuses this node: {0}")]
+    Refused(String),
+    /// The package store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The step log cannot be used.
+    #[error(transparent)]
+    StepLog(#[from] StepLogError),
+    /// It cannot listen.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+    /// HTTP cannot be set up.
+    #[error(transparent)]
+    Http(#[from] OriginError),
+    /// A mesh's task ended: a bug.
+    #[error("the mesh has stopped")]
+    MeshStopped,
+}
+
+/// What tasks report.
+#[derive(Debug)]
+enum Event {
+    Core(Input),
+    Opened { content: Content, input: Input },
+    Upload(UploadEvent),
+    Run(RunReport),
+}
+
+impl From<Input> for Event {
+    fn from(input: Input) -> Self {
+        Self::Core(input)
+    }
+}
+
+impl From<RunReport> for Event {
+    fn from(report: RunReport) -> Self {
+        Self::Run(report)
+    }
+}
+
+/// The agent's state.
+pub struct Agent {
+    config: Config,
+    membership: Membership,
+    started: Instant,
+    core: Node,
+    /// Inputs that follow from carrying out outputs.
+    inputs: VecDeque<Input>,
+    site: Name,
+    welcomed_once: bool,
+    control: ControlMesh,
+    control_events: mpsc::Receiver<ControlEvent>,
+    bulk: BulkMesh,
+    bulk_streams: mpsc::Receiver<BulkStream>,
+    control_addresses: Vec<Multiaddr>,
+    bulk_bound: Vec<Multiaddr>,
+    store: Store,
+    shelf: Shelf,
+    readers: Readers,
+    step_log: StepLog,
+    events_sender: mpsc::Sender<Event>,
+    events: mpsc::Receiver<Event>,
+    uploads_sender: mpsc::Sender<UploadEvent>,
+    uploads_receiver: mpsc::Receiver<UploadEvent>,
+    contents: BTreeMap<ContentId, Content>,
+    neighbours: BTreeMap<NodeId, Vec<Multiaddr>>,
+    fetchers: BTreeMap<NodeId, Fetcher>,
+    reads: BTreeMap<(ContentId, LeaseId), CancellationToken>,
+    uploads: BTreeMap<u64, oneshot::Sender<bool>>,
+    runs: BTreeMap<StepRun, CancellationToken>,
+    values: BTreeMap<DeploymentId, BTreeMap<String, String>>,
+}
+
+impl Agent {
+    /// Opens everything and begins to listen and to dial the coordinator.
+    ///
+    /// # Errors
+    /// [`AgentError`] with what the operator has to change.
+    pub async fn start(config: Config) -> Result<Self, AgentError> {
+        let membership = Membership::open(&config.data_dir, config.join.clone())?;
+        let (step_log, ran) = StepLog::open(&config.data_dir.join("steps.log"))?;
+        let store = tokio::task::block_in_place(|| Store::open(&config.data_dir))?;
+        let (control, control_events) = ControlMesh::start(&membership.identity, &ControlConfig::default())?;
+        let (bulk, bulk_streams) = BulkMesh::start(&membership.identity)?;
+        let coordinator = membership.join.coordinator;
+        for address in &config.listen {
+            control.listen(address.clone()).await?;
+        }
+        let mut bulk_bound = Vec::new();
+        for address in &config.bulk_listen {
+            bulk_bound.push(bulk.listen(address.clone()).await?);
+        }
+        let me = membership.identity.node_id();
+        let seed = u64::from_le_bytes(me.0[..8].try_into().expect("eight of 32 bytes"));
+        let (events_sender, events) = mpsc::channel(EVENTS);
+        let (uploads_sender, uploads_receiver) = mpsc::channel(EVENTS);
+        info!(node = %me, name = %config.name, coordinator = %coordinator.short(), "started");
+        let addresses = membership.join.addresses.iter().filter_map(|text| text.parse().ok()).collect();
+        control.connect(coordinator, addresses).await.map_err(|_| AgentError::MeshStopped)?;
+        Ok(Self {
+            started: Instant::now(),
+            core: Node::new(me, seed, ran),
+            inputs: VecDeque::new(),
+            site: membership.join.site.clone(),
+            welcomed_once: false,
+            control,
+            control_events,
+            bulk: bulk.clone(),
+            bulk_streams,
+            control_addresses: Vec::new(),
+            bulk_bound,
+            shelf: Shelf::new(store.clone()),
+            readers: Readers::new(store.clone(), OriginReader::new()?, bulk, coordinator),
+            store,
+            step_log,
+            events_sender,
+            events,
+            uploads_sender,
+            uploads_receiver,
+            contents: BTreeMap::new(),
+            neighbours: BTreeMap::new(),
+            fetchers: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            uploads: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            values: BTreeMap::new(),
+            config,
+            membership,
+        })
+    }
+
+    /// Works until `stop`, or until something is wrong that only an operator can change.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), AgentError> {
+        loop {
+            self.settle().await?;
+            let wake = self.core.next_wake().map(|(at, _)| self.started + Duration::from_nanos(at.as_nanos()));
+            tokio::select! {
+                () = stop.cancelled() => {
+                    info!("stopped");
+                    return Ok(());
+                }
+                event = self.control_events.recv() => {
+                    self.on_control(event.ok_or(AgentError::MeshStopped)?).await?;
+                }
+                stream = self.bulk_streams.recv() => {
+                    let stream = stream.ok_or(AgentError::MeshStopped)?;
+                    tokio::spawn(serve::connection(stream, self.shelf.clone(), self.uploads_sender.clone()));
+                }
+                Some(event) = self.events.recv() => self.on_event(event),
+                Some(event) = self.uploads_receiver.recv() => self.on_event(Event::Upload(event)),
+                () = sleep_until(wake) => self.handle(Input::Tick),
+            }
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time::from_nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = self.now();
+        self.core.handle(input, now);
+        if cfg!(debug_assertions) {
+            self.core.check();
+        }
+    }
+
+    /// Carries out everything that follows from what was handled.
+    async fn settle(&mut self) -> Result<(), AgentError> {
+        loop {
+            while let Some(output) = self.core.poll() {
+                self.carry_out(output).await?;
+            }
+            let Some(input) = self.inputs.pop_front() else { return Ok(()) };
+            self.handle(input);
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Core(input) => {
+                if let Input::ReadEnded { end, .. } = &input {
+                    self.reads.remove(&(end.content, end.lease));
+                    if let Some(fault) = &end.fault {
+                        warn!(content = %end.content.short(), cause = %fault.cause, "a read over the WAN failed");
+                    }
+                }
+                self.handle(input);
+            }
+            Event::Opened { content, input } => {
+                self.contents.insert(content.id(), content);
+                self.handle(input);
+            }
+            Event::Upload(UploadEvent::Asked { node, request, content, block, bytes, verdict }) => {
+                self.uploads.insert(request, verdict);
+                self.handle(Input::UploadAsked { node, request, content, block, bytes });
+            }
+            Event::Upload(UploadEvent::Done { node, request, content }) => {
+                self.uploads.remove(&request);
+                self.handle(Input::UploadDone { node, request, content });
+            }
+            Event::Run(RunReport::Output { run, stream, text }) => {
+                self.handle(Input::StepOutput { run, stream, text });
+            }
+            Event::Run(RunReport::Ended { run, outcome, values }) => {
+                self.runs.remove(&run);
+                self.values.entry(run.deployment).or_default().extend(values);
+                info!(deployment = %run.deployment, step = %run.step.index, ?outcome, "a step ended");
+                self.handle(Input::StepEnded { run, outcome });
+            }
+        }
+    }
+
+    async fn on_control(&mut self, event: ControlEvent) -> Result<(), AgentError> {
+        let coordinator = self.membership.join.coordinator;
+        match event {
+            ControlEvent::Listening(address) => {
+                info!(%address, "listening");
+                self.control_addresses.push(address);
+            }
+            ControlEvent::Up { node, .. } if node == coordinator => {
+                let hello = ToCoordinator::Hello(self.hello());
+                self.send(coordinator, &Frame::ToCoordinator(hello)).await?;
+            }
+            ControlEvent::Up { node, .. } if self.neighbours.contains_key(&node) => {
+                self.handle(Input::NeighbourUp(node));
+            }
+            ControlEvent::Up { .. } => {}
+            ControlEvent::Down { node, reason } if node == coordinator => {
+                warn!(%reason, "the coordinator is out of reach; trying again");
+                self.handle(Input::CoordinatorDown);
+            }
+            ControlEvent::Down { node, reason } => {
+                debug!(node = %node.short(), %reason, "a neighbour is gone");
+                self.handle(Input::NeighbourDown(node));
+            }
+            ControlEvent::DialFailed { node, address, cause } if node == coordinator => {
+                let address = address.map(|address| address.to_string()).unwrap_or_default();
+                warn!(address, %cause, "cannot reach the coordinator; trying again");
+            }
+            ControlEvent::DialFailed { node, cause, .. } => {
+                debug!(node = %node.short(), %cause, "cannot reach a neighbour; trying again");
+            }
+            ControlEvent::Frame { from, bytes } => self.on_frame(from, &bytes)?,
+        }
+        Ok(())
+    }
+
+    fn on_frame(&mut self, from: NodeId, bytes: &[u8]) -> Result<(), AgentError> {
+        let coordinator = self.membership.join.coordinator;
+        match codec::decode::<Frame>(bytes, CONTROL_MESSAGE_BYTES_MAX) {
+            Ok(Frame::ToNode(message)) if from == coordinator => self.on_coordinator(message)?,
+            Ok(Frame::ToNeighbour(message)) if self.neighbours.contains_key(&from) => {
+                self.handle(Input::Neighbour { from, message });
+            }
+            Ok(_) => warn!(from = %from.short(), "a message that its sender may not send is ignored"),
+            Err(error) => warn!(from = %from.short(), %error, "a message that cannot be read is ignored"),
+        }
+        Ok(())
+    }
+
+    fn on_coordinator(&mut self, message: ToNode) -> Result<(), AgentError> {
+        match message {
+            ToNode::Deploy { generation, signed } => {
+                let coordinator = self.membership.join.coordinator;
+                match signed.open(|message, signature| verify(coordinator, message, signature)) {
+                    Ok(manifest) => self.handle(Input::Deploy { manifest: Box::new(manifest), generation }),
+                    Err(error @ (SignedError::BadSignature | SignedError::Codec(_))) => {
+                        error!(%error, "a manifest is refused");
+                    }
+                }
+            }
+            // A member that is refused once it has worked waits for its operator; one that never got in ends.
+            ToNode::Refused { reason } if self.welcomed_once => warn!(reason, "the coordinator refuses this node"),
+            ToNode::Refused { reason } => return Err(AgentError::Refused(reason)),
+            other => self.handle(Input::Coordinator(other)),
+        }
+        Ok(())
+    }
+
+    fn hello(&self) -> Hello {
+        let join = &self.membership.join;
+        let texts = |addresses: Vec<Multiaddr>| addresses.iter().map(ToString::to_string).collect();
+        Hello {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            join: Some(JoinProof { token: join.token, secret: join.secret }),
+            name: self.config.name.clone(),
+            site: self.config.site.clone(),
+            labels: self.config.labels.clone(),
+            control: texts(carry::reachable(&self.control_addresses)),
+            bulk: texts(carry::reachable(&carry::on_interfaces(&self.bulk_bound, &self.control_addresses))),
+        }
+    }
+
+    async fn send(&self, to: NodeId, frame: &Frame) -> Result<(), AgentError> {
+        match codec::encode(frame, CONTROL_MESSAGE_BYTES_MAX) {
+            Ok(bytes) => match self.control.send(to, bytes.into()).await {
+                Ok(()) | Err(crate::net::SendError::Size(_)) => Ok(()),
+                Err(crate::net::SendError::Stopped) => Err(AgentError::MeshStopped),
+            },
+            Err(error) => {
+                error!(%error, "a message is too large to be sent");
+                Ok(())
+            }
+        }
+    }
+
+    async fn set_neighbours(
+        &mut self,
+        wanted: BTreeMap<NodeId, (Vec<Multiaddr>, Vec<Multiaddr>)>,
+    ) -> Result<(), AgentError> {
+        let stopped = |_| AgentError::MeshStopped;
+        let coordinator = self.membership.join.coordinator;
+        let allowed = wanted.keys().copied().chain([coordinator]).collect();
+        self.control.allow(Allow::Only(allowed)).await.map_err(stopped)?;
+        self.bulk.allow(Allow::Only(wanted.keys().copied().collect())).await.map_err(stopped)?;
+        let gone: Vec<_> = self.neighbours.keys().copied().filter(|node| !wanted.contains_key(node)).collect();
+        for node in gone {
+            self.neighbours.remove(&node);
+            self.fetchers.remove(&node);
+            self.control.disconnect(node).await.map_err(stopped)?;
+            self.inputs.push_back(Input::NeighbourDown(node));
+        }
+        for (node, (control, bulk)) in wanted {
+            self.neighbours.insert(node, bulk);
+            self.control.connect(node, control).await.map_err(stopped)?;
+        }
+        Ok(())
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -8,14 +8,18 @@
 //! | [`transfer`], [`compress`] | payload from and to neighbours, and under leases |
 //! | [`origin`] | byte ranges over HTTP |
 //! | [`steps`], [`step_log`] | scripts, unpacking, checks; which of them were started |
+//! | [`runner`] | a step as a task, with its reports |
+//! | [`membership`] | the node's key, and whom it obeys |
 //! | [`config`], [`cli`] | what the operator says |
 
 pub mod cli;
 pub mod compress;
 pub mod config;
 pub mod driver;
+pub mod membership;
 pub mod net;
 pub mod origin;
+pub mod runner;
 pub mod step_log;
 pub mod steps;
 pub mod store;

@@ -21,7 +21,7 @@ use shoal_proto::limits::{
     REQUESTS_PER_STREAM_MAX,
 };
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::bulk::BulkStream;
 
@@ -81,6 +81,8 @@ pub struct BlockClient {
     header: Vec<u8>,
     /// Bytes of the last answer's payload that are to be read.
     payload_left: usize,
+    /// When a byte arrived last, or the first of the open requests was made.
+    moved: Instant,
 }
 
 impl BlockClient {
@@ -94,6 +96,7 @@ impl BlockClient {
             open: Vec::new(),
             header: Vec::new(),
             payload_left: 0,
+            moved: Instant::now(),
         }
     }
 
@@ -126,6 +129,9 @@ impl BlockClient {
         self.outgoing.extend_from_slice(&len.to_be_bytes());
         self.outgoing.extend_from_slice(&bytes);
         self.flushed = false;
+        if self.open.is_empty() {
+            self.moved = Instant::now();
+        }
         self.open.push(request.id);
         Ok(())
     }
@@ -142,7 +148,8 @@ impl BlockClient {
         let answer = if self.open.is_empty() {
             poll_fn(|cx| self.poll_answer(cx)).await?
         } else {
-            timeout(BULK_STALL_MAX, poll_fn(|cx| self.poll_answer(cx))).await.map_err(|_| BlockError::Stalled)??
+            let deadline = self.moved + BULK_STALL_MAX;
+            timeout_at(deadline, poll_fn(|cx| self.poll_answer(cx))).await.map_err(|_| BlockError::Stalled)??
         };
         self.header.clear();
         let position = self.open.iter().position(|id| *id == answer.id).ok_or(BlockError::Unasked(answer.id))?;
@@ -192,7 +199,10 @@ impl BlockClient {
         self.drive_requests(cx)?;
         match Pin::new(&mut self.stream).poll_read(cx, buffer)? {
             Poll::Ready(0) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-            Poll::Ready(len) => Poll::Ready(Ok(len)),
+            Poll::Ready(len) => {
+                self.moved = Instant::now();
+                Poll::Ready(Ok(len))
+            }
             Poll::Pending => Poll::Pending,
         }
     }

@@ -97,6 +97,10 @@ impl AsyncWrite for BulkStream {
     }
 }
 
+fn is_wrong_node((at, cause): &Failure, address: &Multiaddr) -> bool {
+    matches!(cause, DialCause::WrongNode { .. }) && at.as_ref() == Some(address)
+}
+
 type Opened = oneshot::Sender<Result<BulkStream, Vec<Failure>>>;
 
 enum Command {
@@ -145,16 +149,37 @@ impl BulkMesh {
     pub async fn connect(&self, node: NodeId, mut addresses: Vec<Multiaddr>) -> Result<BulkStream, ConnectError> {
         addresses.truncate(ADDRESSES_PER_NODE_MAX);
         let failed = |failures| ConnectError::Dial { node, failures };
-        let (addresses, unresolved) = dial::resolve(addresses).await;
-        if addresses.is_empty() && !unresolved.is_empty() {
-            return Err(failed(unresolved));
-        }
-        let (reply, opened) = oneshot::channel();
-        self.commands.send(Command::Connect(node, addresses, reply)).await.map_err(|_| ConnectError::Stopped)?;
-        match timeout(CONNECT_TIMEOUT, opened).await {
+        match timeout(CONNECT_TIMEOUT, self.connect_to_any(node, addresses)).await {
             Ok(Ok(outcome)) => outcome.map_err(failed),
-            Ok(Err(_)) => Err(ConnectError::Stopped),
+            Ok(Err(Stopped)) => Err(ConnectError::Stopped),
             Err(_) => Err(failed(vec![(None, DialCause::TimedOut)])),
+        }
+    }
+
+    async fn connect_to_any(
+        &self,
+        node: NodeId,
+        addresses: Vec<Multiaddr>,
+    ) -> Result<Result<BulkStream, Vec<Failure>>, Stopped> {
+        let (mut addresses, mut failures) = dial::resolve(addresses).await;
+        if addresses.is_empty() && !failures.is_empty() {
+            return Ok(Err(failures));
+        }
+        loop {
+            let (reply, opened) = oneshot::channel();
+            let connect = Command::Connect(node, addresses.clone(), reply);
+            self.commands.send(connect).await.map_err(|_| Stopped)?;
+            let failed = match opened.await.map_err(|_| Stopped)? {
+                Ok(stream) => return Ok(Ok(stream)),
+                Err(failed) => failed,
+            };
+            // libp2p lets one address at which another node answers fail the whole dial: go on without it.
+            let before = addresses.len();
+            addresses.retain(|address| !failed.iter().any(|failure| is_wrong_node(failure, address)));
+            failures.extend(failed);
+            if addresses.is_empty() || addresses.len() == before {
+                return Ok(Err(failures));
+            }
         }
     }
 

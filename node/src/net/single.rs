@@ -3,7 +3,8 @@
 //!
 //! A muxer with framing costs half of a pair's CPU (TARGETS.md), and Shoal needs one stream. Stream and connection end
 //! together: dropping the stream fails the connection at once, and closing the connection fails the stream's reads and
-//! writes, so that a node which left the roster is cut off although somebody still holds its stream (MEMBERS-ONLY).
+//! writes, so that a node which left the roster is cut off although somebody still holds its stream (MEMBERS-ONLY). Where
+//! two tasks share a stream, the one that used it last is woken then; the other finds out when it next moves a byte.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};

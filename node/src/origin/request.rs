@@ -171,7 +171,7 @@ pub(super) async fn chunk(
 ) -> Result<Option<Bytes>, OriginError> {
     match tokio::time::timeout(patience.stall, response.chunk()).await {
         Ok(Ok(chunk)) => {
-            wan.add(chunk.as_ref().map_or(0, Bytes::len));
+            wan.count(chunk.as_ref().map_or(0, Bytes::len));
             Ok(chunk)
         }
         Ok(Err(error)) => Err(OriginError::Broken { url: shown_url(response.url().as_str()), cause: cause(error) }),

@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn oldest_first_and_no_more_than_needed() {
         let held = [candidate(1, 10, 300), candidate(2, 20, 100), candidate(3, 30, 200)];
-        assert_eq!(chosen(&held, 60), []);
+        assert_eq!(chosen(&held, 60), [0u8; 0]);
         assert_eq!(chosen(&held, 59), [2]);
         assert_eq!(chosen(&held, 40), [2]);
         assert_eq!(chosen(&held, 39), [2, 3]);

@@ -135,7 +135,7 @@ impl Readers {
             Ok(()) => (Outcome::Done, None),
             Err(error) => (error.outcome(), error.fault()),
         };
-        let leased: Vec<BlockIndex> = grant.blocks.iter().flat_map(|range| range.iter()).collect();
+        let leased = leased(&grant);
         let lacking = content.lacking().into_iter().filter(|(block, _)| leased.binary_search(block).is_ok());
         let begun = lacking.map(|(block, bytes)| Lacking { block, bytes }).collect();
         let (content, lease) = (grant.content, grant.lease);
@@ -212,7 +212,7 @@ impl Readers {
             (_, false) => Encoding::Raw,
             (known, true) => Encoding::Zstd { dictionary: known.as_ref().map(|(id, _)| *id) },
         };
-        let mut blocks = grant.blocks.iter().flat_map(|range| range.iter());
+        let mut blocks = leased(grant).into_iter();
         let mut open = std::collections::VecDeque::new();
         let mut payload = Vec::new();
         loop {
@@ -264,10 +264,15 @@ impl<E: From<Input>> Sink<'_, E> {
     }
 }
 
+/// The blocks of a lease, in order.
+fn leased(grant: &Grant) -> Vec<BlockIndex> {
+    grant.blocks.iter().flat_map(|range| range.iter()).collect()
+}
+
 /// Byte ranges of the segments that are lacking of a lease's blocks.
 fn missing_ranges(content: &Content, grant: &Grant) -> Vec<Range<u64>> {
     let count = content.layout().block_count();
-    let blocks = grant.blocks.iter().flat_map(|range| range.iter()).filter(|block| block.0 < count);
+    let blocks = leased(grant).into_iter().filter(|block| block.0 < count);
     let segments = blocks.flat_map(|block| content.missing_segments(block)).flatten();
     let places = content.layout().segments();
     segments.filter_map(|index| places.get(index)).map(|place| place.offset..place.end()).collect()

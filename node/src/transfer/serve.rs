@@ -249,7 +249,7 @@ async fn send(answers: &mut Answers, pending: &Pending) -> Result<(), BlockError
 fn piece(content: &Content, next: usize, end: usize) -> std::ops::Range<usize> {
     let mut bytes = 0;
     let places = content.layout().segments();
-    let fits = |place: &shoal_proto::content::Segment| {
+    let mut fits = |place: &shoal_proto::content::Segment| {
         bytes += place.len as usize;
         bytes <= PIECE_BYTES
     };

@@ -1,7 +1,8 @@
 //! How much to ask at once of one neighbour, and what counts as slow.
 //!
-//! The window is what the way to the neighbour holds: its rate times the shortest time that a block took, twice over so
-//! that it can grow, plus the block that is being sent. A way that is full has a rate that does not grow with the window.
+//! The window is what the way to the neighbour holds: its rate times the shortest time that a block took, and half of it
+//! more so that it can grow, plus the block that is being sent. A way that is full has a rate that does not grow with the
+//! window.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -36,8 +37,7 @@ impl Window {
 
     /// A block took this long, from the request on.
     pub(super) fn arrived(&mut self, took: Duration, now: Time) {
-        // A way that got longer is noticed: the shortest time ages by a sixteenth for each block.
-        let shortest = self.shortest.map_or(took, |shortest| took.min(shortest + shortest / 16));
+        let shortest = self.shortest.map_or(took, |shortest| took.min(shortest));
         self.shortest = Some(shortest);
         self.arrived += 1;
         let Some(since) = self.since else { return };
@@ -45,14 +45,15 @@ impl Window {
         if self.arrived < 4 || span.is_zero() {
             return;
         }
-        let on_the_way = u128::from(self.arrived) * 2 * shortest.as_nanos() / span.as_nanos();
+        let on_the_way = u128::from(self.arrived) * 3 * shortest.as_nanos() / (2 * span.as_nanos());
         let size = usize::try_from(on_the_way).unwrap_or(usize::MAX).saturating_add(1);
         self.size = size.clamp(REQUESTS_PER_NEIGHBOUR_MIN, REQUESTS_PER_NEIGHBOUR_MAX);
         self.begin(now);
     }
 
-    /// The neighbour has no room, or failed.
+    /// The neighbour has no room, or failed: what was measured of the way no longer holds.
     pub(super) fn shrink(&mut self) {
+        self.shortest = None;
         self.size = (self.size / 2).max(REQUESTS_PER_NEIGHBOUR_MIN);
     }
 }

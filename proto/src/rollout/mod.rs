@@ -138,11 +138,12 @@ impl Rollout {
         if let Some((node, true)) = presence {
             decision.effects = orders::duties(Actor::Node(node), &sight);
         }
-        let settles_nothing = matches!(input, Input::StepStarted { .. } | Input::Acquired { .. })
+        let is_report = matches!(input, Input::StepStarted { .. } | Input::Acquired { .. })
             || matches!(input, Input::StepEnded { .. } | Input::AcquireFailed { .. });
+        let due = self.next_wake().is_some_and(|(at, _)| at <= now.time);
         match answer::changes(input, &sight) {
             Err(refusal) => decision.refused = Some(refusal),
-            Ok(changes) if settles_nothing && changes.iter().all(|change| is_quiet(change, &sight)) => {
+            Ok(changes) if is_report && !due && changes.iter().all(|change| is_quiet(change, &sight)) => {
                 decision.records = changes.into_iter().map(|change| Record { at: now.wall, change }).collect();
             }
             Ok(changes) => {
@@ -152,8 +153,12 @@ impl Rollout {
         decision
     }
 
-    /// Makes a decision true, once its records are in the journal.
+    /// Makes a decision true, once its records are in the journal. One that refuses a command decides nothing: it may be
+    /// committed or dropped.
     pub fn commit(&mut self, decision: &Decision) {
+        if decision.refused.is_some() {
+            return;
+        }
         decision.records.iter().for_each(|record| self.apply(record));
         self.soft.advance(decision.now, decision.presence, self.state.times.acquire_began.is_some());
         if cfg!(debug_assertions) {

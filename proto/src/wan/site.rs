@@ -182,6 +182,7 @@ impl Site {
         self.members[slot].interested = true;
         let held = &held[..held.len().min(4 * LEASES_PER_NODE_MAX)];
         self.reconcile_leases(slot, held, now);
+        self.revoke_what_is_too_much(slot, now);
         if returned {
             self.least_stale = true;
             self.ready_all();
@@ -240,8 +241,12 @@ impl Site {
         let Some(lease) = self.leases.get_mut(&id) else { return };
         lease.progress = true;
         let charge = lease.charge(block);
-        self.blocks[block.index()].lease = None;
-        self.blocks[block.index()].at_stake = Some((slot, charge));
+        let entry = &mut self.blocks[block.index()];
+        entry.lease = None;
+        // A stuck node read what another has at stake: there are two holders.
+        if let Some((reader, bytes)) = entry.at_stake.replace((slot, charge)) {
+            self.members[reader].at_stake_bytes -= u64::from(bytes);
+        }
         let member = &mut self.members[slot];
         member.leased_bytes -= u64::from(charge);
         member.speed.landed(charge, now);
@@ -339,8 +344,9 @@ impl Site {
         let Some(slot) = self.slots.get(&node).copied().filter(|slot| self.members[*slot].reads()) else { return };
         for block in blocks.iter().take(LEASE_RUNS_MAX) {
             let Some(entry) = self.blocks.get(block.index()) else { continue };
-            // A block that more have is on its way through the site.
-            let rare = matches!(entry.holders, 1 | 2) && entry.lease.is_none();
+            // A block that more have is on its way through the site, and a holder that is away may come back.
+            let away = |member: &Member| member.down_since.is_some() && member.has.contains(*block);
+            let rare = matches!(entry.holders, 1 | 2) && entry.lease.is_none() && !self.members.iter().any(away);
             let again = self.stuck_granted.get(block).is_none_or(|at| *at + STUCK_GRANT_EVERY <= now);
             if rare && again && !self.members[slot].has.contains(*block) {
                 self.stuck.insert(*block, slot);
@@ -357,6 +363,23 @@ impl Site {
         lease.deadline = now + REVOKE_ANSWER_MAX;
         self.timers.insert((lease.deadline, Why::LeaseDeadline(id)));
         self.outputs.push_back(Output::Revoke { node: self.members[lease.node].id, lease: id });
+    }
+
+    /// A node that was alone may have more at stake than the budget could pay for: with a second candidate that ends.
+    fn revoke_what_is_too_much(&mut self, joined: usize, now: Time) {
+        let others = self.members.iter().enumerate().filter(|(slot, member)| *slot != joined && member.up);
+        let others: Vec<_> = others.map(|(slot, _)| slot).collect();
+        let [alone] = others[..] else { return };
+        let mut at_stake = self.members[alone].at_stake_bytes;
+        for id in self.members[alone].queue.clone().into_iter().rev() {
+            if at_stake <= self.budget.left_bytes() {
+                return;
+            }
+            let owned =
+                self.leases[&id].blocks.iter().filter(|(block, _)| self.blocks[block.index()].lease == Some(id));
+            at_stake -= owned.map(|(_, charge)| u64::from(*charge)).sum::<u64>();
+            self.revoke(id, now);
+        }
     }
 
     fn revoke_if_needless(&mut self, id: LeaseId, now: Time) {

@@ -130,6 +130,14 @@ async fn failed_connections_say_why() {
 }
 
 #[tokio::test]
+async fn a_wrong_address_does_not_hide_a_right_one() {
+    let (a, b) = pair().await;
+    let other = Member::start().await;
+    let addresses = vec![other.address.clone(), b.address.clone()];
+    assert_eq!(a.mesh.connect(b.id, addresses).await.unwrap().node(), b.id);
+}
+
+#[tokio::test]
 async fn several_streams_to_one_node_are_independent() {
     let (a, mut b) = pair().await;
     let (mut first, mut second) = (a.connect(&b).await.unwrap(), a.connect(&b).await.unwrap());

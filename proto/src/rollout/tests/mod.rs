@@ -1,1 +1,221 @@
+//! Rollouts under test: a deployment with its journal, and what is asserted after everything that it decides.
 
+mod plan;
+mod properties;
+mod scenarios;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::content::Outline;
+use crate::id::{DeploymentId, PackageId, PackageIndex, RecipeId, StepIndex};
+use crate::manifest::{Acquire, Action, Gate, Group, Manifest, On, OnFailure, Package, Phase, Source, Step, StepRef};
+use crate::time::WallTime;
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+/// Nodes are numbered from 1.
+fn node(number: u8) -> NodeId {
+    NodeId([number; 32])
+}
+
+fn on(number: u8) -> Actor {
+    Actor::Node(node(number))
+}
+
+fn step(phase: Phase, index: u16) -> StepRef {
+    StepRef { phase, index: StepIndex(index) }
+}
+
+fn before(index: u16) -> StepRef {
+    step(Phase::Before, index)
+}
+
+fn nth(index: u16) -> StepRef {
+    step(Phase::Steps, index)
+}
+
+fn after(index: u16) -> StepRef {
+    step(Phase::After, index)
+}
+
+fn package(text: &str) -> Package {
+    let recipe = Outline { recipe: RecipeId([7; 32]), size: 1, pieces: Vec::new() };
+    Package { name: name(text), reference: text.to_owned(), id: PackageId([9; 32]), size: 10, recipe }
+}
+
+fn script(text: &str) -> Step {
+    Step {
+        name: name(text),
+        on: On::Node,
+        action: Action::Script { run: "true".to_owned() },
+        timeout: Duration::from_secs(60),
+        retries: 0,
+        on_failure: OnFailure::Pause,
+        idempotent: false,
+        always_after: None,
+    }
+}
+
+/// A deployment of one package to `nodes` nodes.
+fn manifest(nodes: u8, before_acquire: Vec<Step>, steps: Vec<Step>) -> Manifest {
+    Manifest {
+        deployment: DeploymentId(1),
+        coordinator: node(0),
+        name: name("shop"),
+        release: name("1"),
+        packages: vec![package("web")],
+        groups: vec![Group { nodes: (1..=nodes).map(node).collect(), packages: vec![PackageIndex(0)] }],
+        acquire: Acquire { source: Source::Feed, swarm: true },
+        gate: Gate::default(),
+        before_acquire,
+        steps,
+    }
+}
+
+/// A rollout with its journal. Odd nodes are in site `a`, even ones in `b`.
+#[derive(Clone)]
+struct Live {
+    rollout: Rollout,
+    journal: Vec<Record>,
+    /// Every attempt that a record ever ordered.
+    ordered: BTreeSet<(StepRef, Actor, u32)>,
+    now: Now,
+    stage_only: bool,
+}
+
+/// A decision that was journaled and committed.
+struct Said {
+    records: Vec<Record>,
+    effects: Vec<Effect>,
+    refused: Option<Refusal>,
+}
+
+impl Live {
+    fn new(manifest: Manifest) -> Self {
+        Self::with(manifest, false)
+    }
+
+    fn with(manifest: Manifest, stage_only: bool) -> Self {
+        let rollout = fresh(Arc::new(manifest), stage_only);
+        Self { rollout, journal: Vec::new(), ordered: BTreeSet::new(), now: Now::default(), stage_only }
+    }
+
+    /// With all nodes connected and the first decision made.
+    fn started(manifest: Manifest) -> Self {
+        let mut live = Self::new(manifest);
+        live.connect();
+        live
+    }
+
+    fn connect(&mut self) {
+        let nodes: Vec<_> = self.rollout.manifest().targets().into_iter().collect();
+        nodes.into_iter().for_each(|node| drop(self.tell(Input::NodeOnline(node))));
+        self.tell(Input::Tick);
+    }
+
+    /// Decides, journals and commits, and asserts what must hold after anything.
+    fn tell(&mut self, input: Input) -> Said {
+        let decision = self.rollout.decide(input, self.now);
+        self.note_orders(&decision.records);
+        for effect in &decision.effects {
+            let Effect::RunStep { actor, step, attempt, .. } = effect else { continue };
+            assert!(self.ordered.contains(&(*step, *actor, *attempt)), "an order that no record allows: {effect:?}");
+        }
+        self.journal.extend(decision.records.iter().cloned());
+        self.rollout.commit(&decision);
+        self.rollout.check();
+        if decision.refused.is_none() {
+            let more = self.rollout.decide(Input::Tick, self.now);
+            assert_eq!(more.records, [], "a decision leaves nothing to add");
+        }
+        let Decision { records, effects, refused, .. } = decision;
+        Said { records, effects, refused }
+    }
+
+    fn note_orders(&mut self, records: &[Record]) {
+        for record in records {
+            let Change::Ordered { step, attempt, actors } = &record.change else { continue };
+            for actor in actors {
+                assert!(self.ordered.insert((*step, *actor, *attempt)), "attempt {attempt} at {step:?} ordered twice");
+                let earlier = (1..*attempt).all(|earlier| self.ordered.contains(&(*step, *actor, earlier)));
+                assert!(earlier, "attempt {attempt} at {step:?} skips one");
+            }
+        }
+    }
+
+    fn acquire(&mut self, number: u8) -> Said {
+        self.tell(Input::Acquired { node: node(number), package: PackageIndex(0) })
+    }
+
+    fn acquire_all(&mut self) {
+        let nodes = self.rollout.manifest().targets().len();
+        (1..=u8::try_from(nodes).unwrap()).for_each(|number| drop(self.acquire(number)));
+    }
+
+    fn end(&mut self, actor: Actor, step: StepRef, attempt: u32, outcome: StepOutcome) -> Said {
+        self.tell(Input::StepEnded { actor, step, attempt, outcome })
+    }
+
+    fn succeed(&mut self, actor: Actor, step: StepRef) -> Said {
+        let attempt = self.rollout.state.runs[&(step, actor)].attempt;
+        self.end(actor, step, attempt, StepOutcome::Succeeded)
+    }
+
+    fn operator(&mut self, command: Operator) -> Said {
+        self.tell(Input::Operator(command))
+    }
+
+    fn wait(&mut self, span: Duration) -> Said {
+        self.now = Now { time: self.now.time + span, wall: WallTime(self.now.wall.0 + 1) };
+        self.tell(Input::Tick)
+    }
+
+    /// After `kill -9`: only the first `records` records are there, and nobody is connected.
+    fn restarted(&self, records: usize) -> Self {
+        let mut again = Self::with(Manifest::clone(self.rollout.manifest()), self.stage_only);
+        again.journal = self.journal[..records].to_vec();
+        again.journal.iter().for_each(|record| again.rollout.apply(record));
+        let journal = again.journal.clone();
+        again.note_orders(&journal);
+        again.rollout.check();
+        again
+    }
+
+    fn outcome(&self) -> Option<&Outcome> {
+        self.rollout.outcome()
+    }
+}
+
+fn fresh(manifest: Arc<Manifest>, stage_only: bool) -> Rollout {
+    let targets = manifest.targets();
+    let sites = targets.iter().map(|node| (*node, name(if node.0[0] % 2 == 1 { "a" } else { "b" }))).collect();
+    let names: BTreeMap<_, _> = targets.iter().map(|node| (*node, name(&format!("n{}", node.0[0])))).collect();
+    Rollout::new(manifest, Options { names, stage_only }, sites)
+}
+
+/// The runs that effects order.
+fn runs(effects: &[Effect]) -> Vec<(Actor, StepRef, u32)> {
+    let run = |effect: &Effect| match effect {
+        Effect::RunStep { actor, step, attempt, .. } => Some((*actor, *step, *attempt)),
+        _ => None,
+    };
+    effects.iter().filter_map(run).collect()
+}
+
+/// The runs that effects cancel.
+fn cancels(effects: &[Effect]) -> Vec<(Actor, StepRef, u32)> {
+    let cancel = |effect: &Effect| match effect {
+        Effect::CancelStep { actor, step, attempt, .. } => Some((*actor, *step, *attempt)),
+        _ => None,
+    };
+    effects.iter().filter_map(cancel).collect()
+}
+
+fn failed(code: i32) -> StepOutcome {
+    StepOutcome::Failed(Failure::Exit(code))
+}

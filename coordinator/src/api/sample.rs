@@ -1,0 +1,201 @@
+//! Documents for tests: the deployment of PRODUCT.md's example, running, ended well and ended badly.
+
+use shoal_proto::id::DeploymentId;
+use shoal_proto::time::WallTime;
+
+use super::types::*;
+
+/// The wall clock's reading `seconds` after the examples start.
+pub(crate) fn at(seconds: u64) -> Timestamp {
+    WallTime(1_795_383_838_000 + seconds * 1000).into()
+}
+
+pub(crate) fn figures(site: &str, acquire_ms: u64) -> SiteFigures {
+    let figures = SiteFigures {
+        site: site.to_owned(),
+        nodes: 4,
+        package_bytes: 412_000_000,
+        wanted_bytes: 4 * 412_000_000,
+        wan_bytes: 51_500_000,
+        copies: 0.0,
+        peer_bytes: 154_500_000,
+        local_bytes: 1_442_000_000,
+        acquire_ms,
+        bound_ms: Some(8_290),
+        of_bound: None,
+    };
+    figures.with_ratios()
+}
+
+pub(crate) fn step(name: &str, state: StepState) -> StepStatus {
+    let ended = matches!(state, StepState::Succeeded);
+    StepStatus {
+        name: name.to_owned(),
+        phase: StepPhase::Steps,
+        state,
+        attempts: u32::from(!matches!(state, StepState::Pending | StepState::Skipped)),
+        exit_code: ended.then_some(0),
+        error: None,
+        duration_ms: ended.then_some(1_200),
+        tail: Vec::new(),
+    }
+}
+
+/// A step that wrote terminal escapes before it failed.
+pub(crate) fn failed_step(name: &str) -> StepStatus {
+    StepStatus {
+        exit_code: Some(3),
+        attempts: 3,
+        error: Some("exit code 3".to_owned()),
+        tail: vec!["Stopping acme-web".to_owned(), "\u{1b}[31macme-web: port 8080\tis in use\u{1b}[0m\u{7}".to_owned()],
+        ..step(name, StepState::Failed)
+    }
+}
+
+pub(crate) fn node(name: &str, site: &str, state: NodeState, restart: StepStatus) -> NodeStatus {
+    let health = if state == NodeState::Succeeded { StepState::Succeeded } else { StepState::Pending };
+    NodeStatus {
+        name: name.to_owned(),
+        site: site.to_owned(),
+        state,
+        online: true,
+        acquired: true,
+        package_bytes: 412_000_000,
+        have_bytes: 412_000_000,
+        steps: vec![step("unpack", StepState::Succeeded), restart, step("health", health)],
+    }
+}
+
+pub(crate) fn succeeded() -> Status {
+    let sites = [("osl", 9_000), ("syd", 9_100)];
+    let names = sites.iter().flat_map(|(site, _)| (1..=4).map(move |number| (format!("{site}-{number}"), *site)));
+    let nodes =
+        names.map(|(name, site)| node(&name, site, NodeState::Succeeded, step("restart", StepState::Succeeded)));
+    Status {
+        schema: StatusSchema::V1,
+        id: DeploymentId(12),
+        name: "storefront".to_owned(),
+        release: "2026.11.3".to_owned(),
+        state: DeploymentState::Succeeded,
+        stage: Stage::Done,
+        started: at(0),
+        ended: Some(at(112)),
+        duration_ms: 112_000,
+        nodes_total: 8,
+        steps_total: 3,
+        gate: Gate { manual: false, quorum: "100%".to_owned(), wanted: 8, acquired: 8, open: true },
+        waiting: Vec::new(),
+        nodes: nodes.collect(),
+        steps: Vec::new(),
+        coordinator_steps: Vec::new(),
+        sites: sites.map(|(site, acquire_ms)| ended_site(figures(site, acquire_ms))).into(),
+        summary: None,
+    }
+}
+
+fn ended_site(figures: SiteFigures) -> SiteStatus {
+    let have_bytes = figures.wanted_bytes;
+    SiteStatus { nodes_acquired: figures.nodes, have_bytes, missing_bytes: 0, wan_rate: 0, peer_rate: 0, figures }
+}
+
+/// In the middle of acquiring.
+pub(crate) fn acquiring() -> Status {
+    let mut status = succeeded();
+    status.state = DeploymentState::Running;
+    status.stage = Stage::Acquire;
+    status.ended = None;
+    status.duration_ms = 4_000;
+    status.gate = Gate { open: false, acquired: 1, ..status.gate };
+    status.waiting = vec!["syd-3 is offline: start `shoal-node` there, or `shoal exclude d12 --node syd-3`".to_owned()];
+    for node in &mut status.nodes {
+        (node.state, node.acquired) = (NodeState::Acquiring, false);
+        node.have_bytes = 386_250_000;
+        node.online = node.name != "syd-3";
+        node.steps.iter_mut().for_each(|known| *known = step(&known.name, StepState::Pending));
+    }
+    (status.nodes[0].state, status.nodes[0].acquired) = (NodeState::Ready, true);
+    status.nodes[0].have_bytes = status.nodes[0].package_bytes;
+    for site in &mut status.sites {
+        site.figures = SiteFigures { wan_bytes: 25_750_000, acquire_ms: 4_000, ..site.figures.clone() }.with_ratios();
+        (site.missing_bytes, site.have_bytes) = (25_750_000, 1_545_000_000);
+        (site.wan_rate, site.peer_rate, site.nodes_acquired) = (6_250_000, 18_700_000, 0);
+    }
+    status.sites[0].nodes_acquired = 1;
+    status
+}
+
+/// A step failed on one node and waits for an answer.
+pub(crate) fn paused() -> Status {
+    let mut status = succeeded();
+    status.state = DeploymentState::Paused;
+    status.stage = Stage::Steps;
+    status.ended = None;
+    status.nodes[5] = node("syd-2", "syd", NodeState::NeedsAnswer, failed_step("restart"));
+    status.waiting =
+        vec!["`restart` failed on syd-2: answer with `shoal retry|ignore|exclude|fail d12 --node syd-2`".to_owned()];
+    status
+}
+
+/// An operator let it fail after that.
+pub(crate) fn failed() -> Status {
+    let mut status = paused();
+    status.state = DeploymentState::Failed;
+    status.stage = Stage::Done;
+    status.ended = Some(at(112));
+    status.nodes[5].state = NodeState::Failed;
+    status.waiting = vec!["`restart` failed on syd-2 and the operator answered `fail`".to_owned()];
+    status
+}
+
+/// An operator let it go on without the node.
+pub(crate) fn without_one() -> Status {
+    let mut status = failed();
+    status.state = DeploymentState::Succeeded;
+    status.nodes[5].state = NodeState::Excluded;
+    status.waiting = Vec::new();
+    status
+}
+
+pub(crate) fn nodes() -> Nodes {
+    let node = |name: &str, site: &str, online| Node {
+        name: name.to_owned(),
+        site: site.to_owned(),
+        labels: [("role".to_owned(), "web".to_owned())].into(),
+        online,
+        id: "12D3KooWExample".to_owned(),
+        addresses: vec!["/ip4/127.0.1.1/tcp/7442".to_owned()],
+        version: Some("0.1.0".to_owned()),
+        cache_bytes: Some(1_854_000_000),
+        last_seen: Some(at(0)),
+    };
+    Nodes { schema: NodesSchema::V1, nodes: vec![node("osl-1", "osl", true), node("syd-10", "syd", false)] }
+}
+
+pub(crate) fn event(seq: u64, event: EventKind, message: &str) -> Event {
+    Event {
+        time: at(seq),
+        event,
+        deployment: DeploymentId(12),
+        seq,
+        site: None,
+        node: None,
+        step: None,
+        attempt: None,
+        exit_code: None,
+        message: message.to_owned(),
+    }
+}
+
+pub(crate) fn deployment(status: &Status) -> Deployment {
+    Deployment {
+        schema: DeploymentSchema::V1,
+        id: status.id,
+        name: status.name.clone(),
+        release: status.release.clone(),
+        state: status.state,
+        stage: status.stage,
+        nodes: status.nodes_total,
+        started: status.started,
+        ended: status.ended,
+    }
+}

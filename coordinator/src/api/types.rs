@@ -1,0 +1,412 @@
+//! The API's JSON: what requests and answers look like, for the server, the command line and scripts alike.
+//!
+//! The names here are stable (PRODUCT.md); more fields may join, so readers ignore what they do not know. Every document
+//! says in `schema` what it is. Bytes and milliseconds are integers, times RFC 3339, sets are sorted lists. Nothing here
+//! decides anything: the driver fills these in from its cores.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use shoal_proto::id::{DeploymentId, Name};
+
+pub use super::text::Timestamp;
+use super::text::as_text;
+pub use super::types_status::*;
+
+macro_rules! schema {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name {
+            #[doc = $text]
+            #[default]
+            #[serde(rename = $text)]
+            V1,
+        }
+    )*};
+}
+
+schema! {
+    /// Schema of [`Nodes`].
+    NodesSchema = "shoal.nodes/v1";
+    /// Schema of [`Sites`].
+    SitesSchema = "shoal.sites/v1";
+    /// Schema of [`Feeds`].
+    FeedsSchema = "shoal.feeds/v1";
+    /// Schema of [`Tokens`].
+    TokensSchema = "shoal.tokens/v1";
+    /// Schema of [`NewToken`].
+    TokenSchema = "shoal.token/v1";
+    /// Schema of [`Deployment`].
+    DeploymentSchema = "shoal.deployment/v1";
+    /// Schema of [`Deployments`].
+    DeploymentsSchema = "shoal.deployments/v1";
+    /// Schema of [`Status`].
+    StatusSchema = "shoal.status/v1";
+    /// Schema of [`Summary`].
+    SummarySchema = "shoal.summary/v1";
+    /// Schema of [`Logs`].
+    LogsSchema = "shoal.logs/v1";
+    /// Schema of [`Events`].
+    EventsSchema = "shoal.events/v1";
+    /// Schema of [`Done`].
+    DoneSchema = "shoal.done/v1";
+    /// Schema of an error's body.
+    ErrorSchema = "shoal.error/v1";
+}
+
+/// Answer to `GET /v1/nodes`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nodes {
+    /// What this is.
+    pub schema: NodesSchema,
+    /// Every node that ever joined, by site and name.
+    pub nodes: Vec<Node>,
+}
+
+/// One node of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name, unique in the mesh.
+    pub name: String,
+    /// Its site.
+    pub site: String,
+    /// Its labels, roles included.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is connected to the coordinator.
+    pub online: bool,
+    /// Its PeerId.
+    pub id: String,
+    /// Where its neighbours reach it.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Version of its agent, if it has said.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// Bytes of packages in its cache, if it has said.
+    #[serde(default)]
+    pub cache_bytes: Option<u64>,
+    /// When the coordinator last heard of it.
+    #[serde(default)]
+    pub last_seen: Option<Timestamp>,
+}
+
+/// Answer to `GET /v1/sites`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sites {
+    /// What this is.
+    pub schema: SitesSchema,
+    /// Every site that is configured or has a node, by name.
+    pub sites: Vec<Site>,
+}
+
+/// One site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Site {
+    /// Its name.
+    pub name: String,
+    /// Nodes that joined it.
+    pub nodes: u32,
+    /// How many of them are connected.
+    pub online: u32,
+    /// The limit on its WAN at this hour in bytes per second, if there is one.
+    #[serde(default)]
+    pub wan_limit: Option<u64>,
+    /// Its time zone, if it is configured.
+    #[serde(default)]
+    pub timezone: Option<String>,
+}
+
+/// Answer to `GET /v1/feeds`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feeds {
+    /// What this is.
+    pub schema: FeedsSchema,
+    /// Every feed of the coordinator's configuration, by name.
+    pub feeds: Vec<Feed>,
+}
+
+/// One feed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feed {
+    /// Its name.
+    pub name: String,
+    /// `nuget`, `http`, `folder`, …
+    pub kind: String,
+    /// Its URL or path, without secrets.
+    pub location: String,
+    /// URLs of its mirrors.
+    #[serde(default)]
+    pub mirrors: Vec<String>,
+}
+
+/// Body of `POST /v1/tokens`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// The site that nodes join with it.
+    pub site: Name,
+    /// The roles that they get, as the label `role` (several become `role.<name>`).
+    #[serde(default)]
+    pub roles: Vec<Name>,
+    /// Seconds until it expires.
+    pub ttl_s: u64,
+    /// Multiaddresses of the coordinator for the join string, instead of the ones that it listens on.
+    #[serde(default)]
+    pub advertise: Vec<String>,
+}
+
+/// Answer to `POST /v1/tokens`: the only place where the join string ever stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewToken {
+    /// What this is.
+    pub schema: TokenSchema,
+    /// The join string.
+    pub join: String,
+    /// What is known of it from here on.
+    #[serde(flatten)]
+    pub token: Token,
+}
+
+/// Answer to `GET /v1/tokens`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tokens {
+    /// What this is.
+    pub schema: TokensSchema,
+    /// Tokens that are neither expired nor revoked, by id.
+    pub tokens: Vec<Token>,
+}
+
+/// A join string, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// Its id, for `token revoke`.
+    pub id: String,
+    /// The site that nodes join with it.
+    pub site: String,
+    /// The roles that they get.
+    pub roles: Vec<String>,
+    /// When it stops to work.
+    pub expires: Timestamp,
+    /// How many nodes joined with it.
+    #[serde(default)]
+    pub nodes: u32,
+}
+
+/// Body of `POST /v1/deployments`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeployRequest {
+    /// What messages call the file.
+    pub file: String,
+    /// The deployment file's text.
+    pub text: String,
+    /// Whether it ends when the packages are there, before the gate.
+    #[serde(default)]
+    pub stage_only: bool,
+}
+
+/// Answer to `POST /v1/deployments`, and one row of [`Deployments`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// What this is.
+    pub schema: DeploymentSchema,
+    /// Its id.
+    #[serde(with = "as_text")]
+    pub id: DeploymentId,
+    /// The deployment file's name.
+    pub name: String,
+    /// The deployment file's release.
+    pub release: String,
+    /// How it stands.
+    pub state: DeploymentState,
+    /// What it is at.
+    pub stage: Stage,
+    /// Target nodes.
+    pub nodes: u32,
+    /// When it was accepted.
+    pub started: Timestamp,
+    /// When it ended.
+    #[serde(default)]
+    pub ended: Option<Timestamp>,
+}
+
+/// Answer to `GET /v1/deployments`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployments {
+    /// What this is.
+    pub schema: DeploymentsSchema,
+    /// The deployments that the coordinator knows, newest first, at most [`super::limits::DEPLOYMENTS_LISTED_MAX`].
+    pub deployments: Vec<Deployment>,
+}
+
+/// Answer to `GET /v1/deployments/{id}/logs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logs {
+    /// What this is.
+    pub schema: LogsSchema,
+    /// The deployment's id.
+    #[serde(with = "as_text")]
+    pub id: DeploymentId,
+    /// The lines after the one that was asked for, at most [`super::limits::LOG_LINES_MAX`].
+    pub lines: Vec<LogLine>,
+    /// What to pass as `after` to go on.
+    pub next: u64,
+    /// Whether no more lines will come after these.
+    pub ended: bool,
+}
+
+/// One line of a step's output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Its number in the deployment, from 1, without promise of being contiguous.
+    pub seq: u64,
+    /// When the coordinator got it.
+    pub time: Timestamp,
+    /// The node, or `coordinator`.
+    pub node: String,
+    /// The step.
+    pub step: String,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// Where the step wrote it.
+    pub stream: Stream,
+    /// The line, without its end.
+    pub text: String,
+}
+
+/// Where a step wrote a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// Said by Shoal, such as that output was cut.
+    Notice,
+}
+
+/// Body of `POST /v1/deployments/{id}/operator`: what an operator wants of a deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Action {
+    /// Opens a manual gate.
+    Release,
+    /// Ends it; steps that run are killed.
+    Cancel,
+    /// Answers failed steps.
+    Answer {
+        /// What.
+        answer: Answer,
+        /// On which node; on every node that waits for an answer if none is given.
+        #[serde(default)]
+        node: Option<Name>,
+        /// To which step; to any if none is given.
+        #[serde(default)]
+        step: Option<Name>,
+    },
+}
+
+/// The four answers to a failed step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// Run it again.
+    Retry,
+    /// Go on as if it had succeeded.
+    Ignore,
+    /// Go on without the node.
+    Exclude,
+    /// Let the deployment fail.
+    Fail,
+}
+
+/// Answer to a request that changed something: it is kept (ACKED-IS-KEPT).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// What this is.
+    pub schema: DoneSchema,
+    /// What was done, in a sentence.
+    pub message: String,
+    /// The nodes it was done for, where it was done for some.
+    #[serde(default)]
+    pub nodes: Vec<String>,
+}
+
+/// Answer to `GET /v1/deployments/{id}/events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// What this is.
+    pub schema: EventsSchema,
+    /// The events after the one that was asked for, at most [`super::limits::EVENTS_MAX`].
+    pub events: Vec<Event>,
+    /// What to pass as `after` to go on.
+    pub next: u64,
+    /// Whether the deployment ended and no more events will come after these.
+    pub ended: bool,
+}
+
+/// Something that happened in a deployment; one line of `-o jsonl`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub time: Timestamp,
+    /// What.
+    pub event: EventKind,
+    /// The deployment's id.
+    #[serde(with = "as_text")]
+    pub deployment: DeploymentId,
+    /// Its number in the deployment, from 1.
+    pub seq: u64,
+    /// Where, if at one site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<String>,
+    /// Where, if on one node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Which step, if about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// Which attempt at the step, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// The step's exit code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The event in a sentence, for people.
+    pub message: String,
+}
+
+/// What kind of thing happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventKind {
+    /// The deployment was accepted.
+    Started,
+    /// It entered a stage.
+    Stage,
+    /// A node has all of its packages, verified.
+    Acquired,
+    /// The release gate opened.
+    GateOpened,
+    /// An attempt at a step started on a node.
+    StepStarted,
+    /// An attempt at a step succeeded on a node.
+    StepSucceeded,
+    /// An attempt at a step failed on a node.
+    StepFailed,
+    /// What became of an attempt is not known.
+    StepUnknown,
+    /// It waits for something that an operator may want to know.
+    Waiting,
+    /// A target node was lost or came back.
+    Node,
+    /// An operator did something.
+    Operator,
+    /// The deployment ended.
+    Ended,
+    /// A kind that this program does not know yet.
+    #[serde(other)]
+    Other,
+}

@@ -1,0 +1,413 @@
+//! How a deployment stands and how it ended: [`Status`], [`Summary`] and the figures both show.
+
+use serde::{Deserialize, Serialize};
+use shoal_proto::id::DeploymentId;
+
+use super::text::{Timestamp, as_text};
+use super::types::{StatusSchema, SummarySchema};
+
+/// How a deployment stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeploymentState {
+    /// It goes on by itself.
+    Running,
+    /// It waits for an operator's answer to a failed step.
+    Paused,
+    /// It waits for a gate.
+    Blocked,
+    /// It ended well, perhaps without some nodes.
+    Succeeded,
+    /// It ended badly.
+    Failed,
+    /// An operator ended it.
+    Cancelled,
+}
+
+impl DeploymentState {
+    /// Whether it will not change any more.
+    pub fn ended(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// What a deployment is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Steps before the first byte is fetched.
+    BeforeAcquire,
+    /// Packages come to the nodes.
+    Acquire,
+    /// The release gate.
+    Release,
+    /// Steps.
+    Steps,
+    /// Ended.
+    Done,
+}
+
+/// Answer to `GET /v1/deployments/{id}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// What this is.
+    pub schema: StatusSchema,
+    /// The deployment's id.
+    #[serde(with = "as_text")]
+    pub id: DeploymentId,
+    /// The deployment file's name.
+    pub name: String,
+    /// The deployment file's release.
+    pub release: String,
+    /// How it stands.
+    pub state: DeploymentState,
+    /// What it is at.
+    pub stage: Stage,
+    /// When it was accepted.
+    pub started: Timestamp,
+    /// When it ended.
+    #[serde(default)]
+    pub ended: Option<Timestamp>,
+    /// Milliseconds since it was accepted, or that it took.
+    pub duration_ms: u64,
+    /// Target nodes.
+    pub nodes_total: u32,
+    /// Steps after the gate.
+    pub steps_total: u32,
+    /// The release gate.
+    pub gate: Gate,
+    /// What it waits for or why it ended badly: sentences that name the thing, the cause and the next step.
+    #[serde(default)]
+    pub waiting: Vec<String>,
+    /// The target nodes by site and name; in a brief answer only those that [need attention](NodeState::is_trouble).
+    pub nodes: Vec<NodeStatus>,
+    /// On how many nodes each step stands how (the API counts them).
+    #[serde(default)]
+    pub steps: Vec<StepCount>,
+    /// Steps that run on the coordinator.
+    #[serde(default)]
+    pub coordinator_steps: Vec<StepStatus>,
+    /// The sites with target nodes, by name.
+    pub sites: Vec<SiteStatus>,
+    /// The summary, when it ended (the API fills it in from the rest).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
+}
+
+/// The release gate of a deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gate {
+    /// Whether an operator has to open it.
+    pub manual: bool,
+    /// The quorum as the deployment file says it: `100%`.
+    pub quorum: String,
+    /// How many nodes must be verified.
+    pub wanted: u32,
+    /// How many are.
+    pub acquired: u32,
+    /// Whether it is open.
+    pub open: bool,
+}
+
+/// One target node of a deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// Its site.
+    pub site: String,
+    /// How it stands.
+    pub state: NodeState,
+    /// Whether it is connected to the coordinator.
+    pub online: bool,
+    /// Whether it has all of its packages, verified.
+    pub acquired: bool,
+    /// Bytes of its packages.
+    pub package_bytes: u64,
+    /// Bytes of them that it has, verified.
+    pub have_bytes: u64,
+    /// Its steps, in their order.
+    pub steps: Vec<StepStatus>,
+}
+
+/// How a target node stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeState {
+    /// Nothing happened on it yet.
+    Pending,
+    /// Packages come to it.
+    Acquiring,
+    /// It has its packages and waits for the gate or its next step.
+    Ready,
+    /// A step runs on it.
+    Running,
+    /// A step failed on it, or nobody saw how it ended: an operator's answer is wanted.
+    NeedsAnswer,
+    /// It is done.
+    Succeeded,
+    /// It failed for good.
+    Failed,
+    /// The deployment goes on without it.
+    Excluded,
+}
+
+impl NodeState {
+    /// Whether a person should look at the node.
+    pub fn is_trouble(self) -> bool {
+        matches!(self, Self::NeedsAnswer | Self::Failed | Self::Excluded)
+    }
+}
+
+/// One step on one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepStatus {
+    /// Its name.
+    pub name: String,
+    /// Which list of the deployment file it is in.
+    pub phase: StepPhase,
+    /// How it stands.
+    pub state: StepState,
+    /// Attempts that started.
+    pub attempts: u32,
+    /// Exit code of the last attempt, if it ended with one.
+    pub exit_code: Option<i32>,
+    /// Why the last attempt failed, in a sentence, if it did.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// How long the last attempt took, if it ended.
+    #[serde(default)]
+    pub duration_ms: Option<u64>,
+    /// The last lines that it wrote, if it failed; at most [`super::limits::TAIL_LINES_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tail: Vec<String>,
+}
+
+/// How one step stands on all of its nodes together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepCount {
+    /// Its name.
+    pub name: String,
+    /// Which list of the deployment file it is in.
+    pub phase: StepPhase,
+    /// Nodes on which it is yet to start.
+    pub pending: u32,
+    /// Nodes on which it runs.
+    pub running: u32,
+    /// Nodes on which it succeeded or was skipped.
+    pub done: u32,
+    /// Nodes on which it failed, or nobody saw how it ended.
+    pub failed: u32,
+}
+
+/// Which list of the deployment file a step is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepPhase {
+    /// `before_acquire`.
+    BeforeAcquire,
+    /// `steps`.
+    Steps,
+    /// An `always_after` of `before_acquire`.
+    AlwaysAfter,
+}
+
+/// How a step stands on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepState {
+    /// Not started.
+    Pending,
+    /// Started, not ended.
+    Running,
+    /// Ended well.
+    Succeeded,
+    /// Ended badly.
+    Failed,
+    /// Will not run: an operator ignored it, or the deployment ended before it.
+    Skipped,
+    /// Started; nobody saw how it ended.
+    Unknown,
+}
+
+/// What a site moved for a deployment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SiteFigures {
+    /// The site.
+    pub site: String,
+    /// Its target nodes.
+    pub nodes: u32,
+    /// Bytes of the packages of one node (of the distinct packages, where its nodes get different ones).
+    pub package_bytes: u64,
+    /// Bytes of the packages of all its nodes together.
+    pub wanted_bytes: u64,
+    /// Bytes that crossed its WAN, gaps and repetitions included.
+    pub wan_bytes: u64,
+    /// `wan_bytes` / `package_bytes`.
+    pub copies: f64,
+    /// Bytes that its nodes got from each other.
+    pub peer_bytes: u64,
+    /// Bytes that its nodes had already, in other packages or from before.
+    pub local_bytes: u64,
+    /// Milliseconds from the stage's start until all its nodes had everything (until this moment, while they have not).
+    pub acquire_ms: u64,
+    /// The least possible time: missing bytes / WAN rate, or the slowest node's link; none where no rate is known.
+    pub bound_ms: Option<u64>,
+    /// `bound_ms` / `acquire_ms`.
+    pub of_bound: Option<f64>,
+}
+
+impl SiteFigures {
+    /// Fills in the ratios from the rest.
+    #[must_use]
+    pub fn with_ratios(mut self) -> Self {
+        self.copies = if self.package_bytes == 0 { 0.0 } else { self.wan_bytes as f64 / self.package_bytes as f64 };
+        let bound = self.bound_ms.filter(|bound| *bound > 0 && self.acquire_ms > 0);
+        self.of_bound = bound.map(|bound| bound as f64 / self.acquire_ms as f64);
+        self
+    }
+}
+
+/// A site of a running deployment: its figures so far and what happens at this moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SiteStatus {
+    /// What it moved so far.
+    #[serde(flatten)]
+    pub figures: SiteFigures,
+    /// Nodes that have all of their packages, verified.
+    pub nodes_acquired: u32,
+    /// Bytes that its nodes have, verified; `wanted_bytes` at the end.
+    pub have_bytes: u64,
+    /// Bytes that are nowhere in the site yet and have to cross its WAN.
+    pub missing_bytes: u64,
+    /// What crosses its WAN, in bytes per second.
+    pub wan_rate: u64,
+    /// What its nodes send each other, in bytes per second.
+    pub peer_rate: u64,
+}
+
+/// How a deployment ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// What this is.
+    pub schema: SummarySchema,
+    /// The deployment's id.
+    #[serde(with = "as_text")]
+    pub deployment: DeploymentId,
+    /// The deployment file's name.
+    pub name: String,
+    /// The deployment file's release.
+    pub release: String,
+    /// `succeeded`, `failed` or `cancelled`.
+    pub outcome: DeploymentState,
+    /// Milliseconds that it took.
+    pub duration_ms: u64,
+    /// Target nodes.
+    pub nodes: u32,
+    /// Steps after the gate.
+    pub steps: u32,
+    /// What each site moved.
+    pub sites: Vec<SiteFigures>,
+    /// Bytes that would have crossed a WAN if every node had read everything itself, and did not.
+    pub saved_bytes: u64,
+    /// Why it ended badly.
+    #[serde(default)]
+    pub reasons: Vec<String>,
+    /// The nodes that it ended without.
+    #[serde(default)]
+    pub excluded: Vec<String>,
+    /// The steps that failed, or whose end nobody saw.
+    #[serde(default)]
+    pub failures: Vec<Failure>,
+}
+
+/// A step that failed on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The node, or `coordinator`.
+    pub node: String,
+    /// Its site; none for the coordinator.
+    #[serde(default)]
+    pub site: Option<String>,
+    /// What became of the step.
+    pub step: StepStatus,
+}
+
+impl Status {
+    /// Fills in what follows from the rest: the counts of steps and, after the end, the summary. If `brief`, drops the
+    /// nodes that need no attention.
+    #[must_use]
+    pub(crate) fn completed(mut self, brief: bool) -> Self {
+        self.steps =
+            StepCount::tally(self.coordinator_steps.iter().chain(self.nodes.iter().flat_map(|node| &node.steps)));
+        self.summary = self.state.ended().then(|| self.summarise());
+        if brief {
+            self.nodes.retain(|node| node.state.is_trouble());
+        }
+        self
+    }
+
+    /// The summary of a deployment that ended; its `nodes` may be brief.
+    pub fn summarise(&self) -> Summary {
+        let sites: Vec<_> = self.sites.iter().map(|site| site.figures.clone()).collect();
+        let saved_bytes = sites.iter().map(|site| site.wanted_bytes.saturating_sub(site.wan_bytes)).sum();
+        let excluded = self.nodes.iter().filter(|node| node.state == NodeState::Excluded);
+        Summary {
+            schema: SummarySchema::V1,
+            deployment: self.id,
+            name: self.name.clone(),
+            release: self.release.clone(),
+            outcome: self.state,
+            duration_ms: self.duration_ms,
+            nodes: self.nodes_total,
+            steps: self.steps_total,
+            sites,
+            saved_bytes,
+            reasons: self.waiting.clone(),
+            excluded: excluded.map(|node| node.name.clone()).collect(),
+            failures: self.failures(),
+        }
+    }
+
+    /// Every step that failed or whose end nobody saw: the coordinator's, then by node.
+    pub fn failures(&self) -> Vec<Failure> {
+        let on_coordinator = self.coordinator_steps.iter().map(|step| ("coordinator", None, step));
+        let on_nodes = self
+            .nodes
+            .iter()
+            .flat_map(|node| node.steps.iter().map(|step| (node.name.as_str(), Some(node.site.clone()), step)));
+        let failed = on_coordinator.chain(on_nodes).filter(|(_, _, step)| step.state.is_trouble());
+        failed.map(|(node, site, step)| Failure { node: node.to_owned(), site, step: step.clone() }).collect()
+    }
+}
+
+impl StepCount {
+    /// Counts `steps`; in the order in which the steps first appear, `before_acquire` first.
+    fn tally<'a>(steps: impl Iterator<Item = &'a StepStatus>) -> Vec<Self> {
+        let mut counts: Vec<Self> = Vec::new();
+        for step in steps {
+            let known = counts.iter().position(|count| count.phase == step.phase && count.name == step.name);
+            let index = known.unwrap_or_else(|| {
+                let (name, phase) = (step.name.clone(), step.phase);
+                counts.push(Self { name, phase, pending: 0, running: 0, done: 0, failed: 0 });
+                counts.len() - 1
+            });
+            let count = &mut counts[index];
+            *match step.state {
+                StepState::Pending => &mut count.pending,
+                StepState::Running => &mut count.running,
+                StepState::Succeeded | StepState::Skipped => &mut count.done,
+                StepState::Failed | StepState::Unknown => &mut count.failed,
+            } += 1;
+        }
+        counts.sort_by_key(|count| count.phase);
+        counts
+    }
+}
+
+impl StepState {
+    /// Whether a person should look at the step.
+    pub fn is_trouble(self) -> bool {
+        matches!(self, Self::Failed | Self::Unknown)
+    }
+}

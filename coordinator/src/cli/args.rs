@@ -1,0 +1,247 @@
+//! The command line's grammar: raw flags, checked where clap can check them, and their help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use shoal_proto::id::{DeploymentId, Name};
+
+use super::units::{parse_ttl_s, parse_wait};
+
+/// Brings a release to every machine of many sites, and runs it there.
+#[derive(Debug, Parser)]
+#[command(name = "shoal", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What applies to every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// The coordinator's API
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "SHOAL_COORDINATOR",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:7441"
+    )]
+    pub coordinator: String,
+    /// File with the operator's token, `<data_dir>/admin.token` of the coordinator; or the token itself in SHOAL_TOKEN
+    #[arg(long, global = true, value_name = "FILE", env = "SHOAL_TOKEN_FILE", hide_env_values = true)]
+    pub token_file: Option<PathBuf>,
+    /// How to print: for people, as one JSON document, or as one JSON document a line
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t = Format::Table)]
+    pub output: Format,
+    /// No progress, only results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// More: every node's progress; twice: what the program does
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// When to use colours; `auto` also heeds NO_COLOR
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
+    pub color: Color,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Aligned columns for people.
+    Table,
+    /// One document in one line.
+    Json,
+    /// One document per item or event, each in a line.
+    Jsonl,
+}
+
+/// When colours are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make, list or revoke join strings for nodes
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Start a deployment
+    Deploy(DeployArgs),
+    /// How a deployment stands
+    Status(StatusArgs),
+    /// Follow a deployment until it ends
+    Watch(WatchArgs),
+    /// What a deployment's steps wrote
+    Logs(LogsArgs),
+    /// Open a manual gate
+    Release(IdArgs),
+    /// End a deployment; steps that run are killed
+    Cancel(IdArgs),
+    /// Answer a failed step: run it again
+    Retry(AnswerArgs),
+    /// Answer a failed step: go on as if it had succeeded
+    Ignore(AnswerArgs),
+    /// Answer a failed step: go on without the node
+    Exclude(AnswerArgs),
+    /// Answer a failed step: let the deployment fail
+    Fail(AnswerArgs),
+    /// The nodes of the mesh
+    #[command(subcommand)]
+    Nodes(NodesCommand),
+    /// The sites of the mesh
+    #[command(subcommand)]
+    Sites(ListCommand),
+    /// The feeds of the coordinator
+    #[command(subcommand)]
+    Feeds(ListCommand),
+    /// Print a shell's completion script
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+/// What to do with join strings.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a join string and print it alone on standard output
+    Create {
+        /// The site that nodes join with it
+        #[arg(long, value_name = "SITE")]
+        site: Name,
+        /// A role that they get; may be repeated
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<Name>,
+        /// How long it works, such as 30m, 24h or 7d
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_ttl_s)]
+        ttl: u64,
+        /// Address at which nodes reach the coordinator, such as /dns4/shoal.example.com/tcp/7440; may be repeated.
+        /// The default is what the coordinator listens on
+        #[arg(long, value_name = "ADDR")]
+        advertise: Vec<String>,
+    },
+    /// List join strings that still work
+    Ls,
+    /// Make a join string useless; nodes that joined with it stay
+    Revoke {
+        /// Its id, from `token ls`
+        id: String,
+    },
+}
+
+/// Arguments of `deploy`.
+#[derive(Args, Debug)]
+pub struct DeployArgs {
+    /// The deployment file; `-` is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Show progress until it ends, then the summary
+    #[arg(long, conflicts_with = "detach")]
+    pub watch: bool,
+    /// Print the deployment's id and return (the default)
+    #[arg(long)]
+    pub detach: bool,
+    /// Only bring the packages to the nodes
+    #[arg(long)]
+    pub stage_only: bool,
+    /// How long to watch
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// How long to watch.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct WaitArgs {
+    /// Stop to watch after this time, such as 10m; the deployment goes on
+    #[arg(long, value_name = "TIME", value_parser = parse_wait)]
+    pub wait_max: Option<std::time::Duration>,
+}
+
+/// Arguments of `status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Which deployment, such as d12; the newest if none is given
+    pub id: Option<DeploymentId>,
+    /// List the deployments instead
+    #[arg(short, long, conflicts_with = "id")]
+    pub list: bool,
+}
+
+/// Arguments of `watch`.
+#[derive(Args, Debug)]
+pub struct WatchArgs {
+    /// Which deployment, such as d12
+    pub id: DeploymentId,
+    /// How long to watch.
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// Arguments of `logs`.
+#[derive(Args, Debug)]
+pub struct LogsArgs {
+    /// Which deployment, such as d12
+    pub id: DeploymentId,
+    /// Of this node only
+    #[arg(long)]
+    pub node: Option<Name>,
+    /// Of this step only
+    #[arg(long)]
+    pub step: Option<Name>,
+    /// Go on until the deployment ends
+    #[arg(long)]
+    pub follow: bool,
+}
+
+/// A deployment.
+#[derive(Args, Debug)]
+pub struct IdArgs {
+    /// Which deployment, such as d12
+    pub id: DeploymentId,
+}
+
+/// Arguments of the four answers.
+#[derive(Args, Debug)]
+pub struct AnswerArgs {
+    /// Which deployment, such as d12
+    pub id: DeploymentId,
+    /// On this node; on every node that waits for an answer if none is given
+    #[arg(long)]
+    pub node: Option<Name>,
+    /// To this step only
+    #[arg(long)]
+    pub step: Option<Name>,
+}
+
+/// What to see of nodes.
+#[derive(Debug, Subcommand)]
+pub enum NodesCommand {
+    /// List them
+    Ls,
+    /// All about one of them
+    Show {
+        /// Its name
+        name: Name,
+    },
+}
+
+/// What to see.
+#[derive(Debug, Subcommand)]
+pub enum ListCommand {
+    /// List them
+    Ls,
+}

@@ -1,0 +1,198 @@
+//! The operator's command line: from arguments to requests, from answers to text and an exit code.
+//!
+//! It decides nothing and knows nothing but the API. Data goes to standard output, progress and messages to standard
+//! error. [`run`] is the whole program but for its process: tests call it with streams of their own.
+
+pub mod args;
+pub mod client;
+pub mod deploy;
+pub mod exit;
+pub mod logs;
+pub mod progress;
+pub mod render;
+pub mod summary;
+pub mod table;
+pub mod terminal;
+pub mod units;
+pub mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use tracing_subscriber::EnvFilter;
+
+use crate::api::types::{Action, Answer, TokenRequest};
+use args::{AnswerArgs, Cli, Command, Format, Global, ListCommand, NodesCommand, StatusArgs, TokenCommand};
+use client::Client;
+use exit::{CliError, Exit};
+use terminal::Terminal;
+
+/// Parses the process's arguments, does what they say and returns its exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut terminal = Terminal::standard(&cli.global);
+    log_to_stderr(&cli.global);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            terminal.error(&CliError::new(Exit::Unexpected, format!("cannot start: {error}")));
+            return Exit::Unexpected.into();
+        }
+    };
+    let token = std::env::var("SHOAL_TOKEN").ok().filter(|token| !token.is_empty());
+    let interrupted = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // Without the signal's handler, Ctrl-C ends the process by itself.
+            std::future::pending().await
+        }
+    };
+    runtime.block_on(run(cli, token, &mut terminal, interrupted)).into()
+}
+
+fn log_to_stderr(global: &Global) {
+    let level = match global.verbose {
+        0 | 1 => "warn",
+        2 => "info,shoal_coordinator=debug",
+        _ => "debug,shoal_coordinator=trace",
+    };
+    let filter = EnvFilter::try_from_env("SHOAL_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// Does what `cli` says and reports what goes wrong; `token` is the operator's where no file is given.
+pub async fn run(
+    cli: Cli,
+    token: Option<String>,
+    terminal: &mut Terminal,
+    interrupted: impl Future<Output = ()>,
+) -> Exit {
+    match dispatch(cli, token, terminal, interrupted).await {
+        Ok(exit) => exit,
+        Err(error) => {
+            if !error.message.is_empty() {
+                terminal.error(&error);
+            }
+            error.exit
+        }
+    }
+}
+
+async fn dispatch(
+    cli: Cli,
+    token: Option<String>,
+    terminal: &mut Terminal,
+    interrupted: impl Future<Output = ()>,
+) -> Result<Exit, CliError> {
+    if let Command::Completions { shell } = cli.command {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "shoal", &mut script);
+        terminal.text(&String::from_utf8_lossy(&script))?;
+        return Ok(Exit::Done);
+    }
+    let client = connect(&cli.global, token)?;
+    match cli.command {
+        Command::Deploy(args) => return deploy::run(&client, terminal, args, interrupted).await,
+        Command::Watch(args) => {
+            return watch::watch(&client, terminal, args.id, args.wait.wait_max, interrupted).await;
+        }
+        Command::Token(command) => tokens(&client, terminal, command).await?,
+        Command::Status(args) => status(&client, terminal, args).await?,
+        Command::Logs(args) => logs::run(&client, terminal, args).await?,
+        Command::Release(args) => done(terminal, client.operator(args.id, &Action::Release).await?)?,
+        Command::Cancel(args) => done(terminal, client.operator(args.id, &Action::Cancel).await?)?,
+        Command::Retry(args) => answer(&client, terminal, Answer::Retry, args).await?,
+        Command::Ignore(args) => answer(&client, terminal, Answer::Ignore, args).await?,
+        Command::Exclude(args) => answer(&client, terminal, Answer::Exclude, args).await?,
+        Command::Fail(args) => answer(&client, terminal, Answer::Fail, args).await?,
+        Command::Nodes(command) => nodes(&client, terminal, command).await?,
+        Command::Sites(ListCommand::Ls) => {
+            let document = client.sites().await?;
+            terminal.list(&document, &document.sites, render::sites)?;
+        }
+        Command::Feeds(ListCommand::Ls) => {
+            let document = client.feeds().await?;
+            terminal.list(&document, &document.feeds, render::feeds)?;
+        }
+        Command::Completions { .. } => {}
+    }
+    Ok(Exit::Done)
+}
+
+fn connect(global: &Global, token: Option<String>) -> Result<Client, CliError> {
+    let token = match &global.token_file {
+        None => token,
+        Some(path) => {
+            let failed = |error| {
+                let message = format!("cannot read the token file {}: {error}", path.display());
+                CliError::new(Exit::NotAllowed, message).next("it is `<data_dir>/admin.token` of the coordinator")
+            };
+            Some(fs::read_to_string(path).map_err(failed)?.trim().to_owned())
+        }
+    };
+    Client::new(&global.coordinator, token)
+}
+
+async fn tokens(client: &Client, terminal: &mut Terminal, command: TokenCommand) -> Result<(), CliError> {
+    match command {
+        TokenCommand::Create { site, roles, ttl, advertise } => {
+            let token = client.create_token(&TokenRequest { site, roles, ttl_s: ttl, advertise }).await?;
+            match terminal.format {
+                Format::Table => terminal.text(&format!("{}\n", token.join))?,
+                Format::Json | Format::Jsonl => terminal.json(&token)?,
+            }
+            let token = token.token;
+            terminal.note(&format!("join string {} for site {} expires {}", token.id, token.site, token.expires));
+            Ok(())
+        }
+        TokenCommand::Ls => {
+            let document = client.tokens().await?;
+            terminal.list(&document, &document.tokens, render::tokens)
+        }
+        TokenCommand::Revoke { id } => done(terminal, client.revoke_token(&id).await?),
+    }
+}
+
+async fn status(client: &Client, terminal: &mut Terminal, args: StatusArgs) -> Result<(), CliError> {
+    if args.list {
+        let document = client.deployments().await?;
+        return terminal.list(&document, &document.deployments, render::deployments);
+    }
+    let status = client.status(args.id, false).await?;
+    match (terminal.format, &status.summary) {
+        (Format::Table, Some(summary)) => terminal.text(&summary::render(summary, terminal.paint)),
+        (Format::Table, None) => terminal.text(&render::status(&status, terminal.paint)),
+        (Format::Json | Format::Jsonl, _) => terminal.json(&status),
+    }
+}
+
+async fn nodes(client: &Client, terminal: &mut Terminal, command: NodesCommand) -> Result<(), CliError> {
+    let document = client.nodes().await?;
+    let NodesCommand::Show { name } = command else {
+        return terminal.list(&document, &document.nodes, render::nodes);
+    };
+    let missing = || {
+        let message = format!("no node {name} has joined");
+        CliError::new(Exit::Usage, message).next("`shoal nodes ls` lists those that have")
+    };
+    let node = document.nodes.into_iter().find(|node| node.name == name.as_str()).ok_or_else(missing)?;
+    match terminal.format {
+        Format::Table => terminal.text(&render::node(&node, terminal.paint)),
+        Format::Json | Format::Jsonl => terminal.json(&node),
+    }
+}
+
+async fn answer(client: &Client, terminal: &mut Terminal, answer: Answer, args: AnswerArgs) -> Result<(), CliError> {
+    let action = Action::Answer { answer, node: args.node, step: args.step };
+    done(terminal, client.operator(args.id, &action).await?)
+}
+
+fn done(terminal: &mut Terminal, done: crate::api::types::Done) -> Result<(), CliError> {
+    match terminal.format {
+        Format::Table => terminal.text(&format!("{}\n", table::printable(&done.message))),
+        Format::Json | Format::Jsonl => terminal.json(&done),
+    }
+}

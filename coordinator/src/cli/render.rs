@@ -1,0 +1,300 @@
+//! Tables for people: nodes, sites, feeds, join strings, deployments and how one stands. Pure: document in, text out.
+
+use std::fmt::Write;
+
+use super::summary::{UNKNOWN, failures, state_cell};
+use super::table::{Cell, Paint, Style, Table, printable};
+use super::units::{bytes, count, duration, percent, rate, ratio};
+use crate::api::types::*;
+
+/// Target nodes that a status lists; past it, only those that need attention.
+const NODES_SHOWN_MAX: usize = 50;
+
+/// `nodes ls`.
+pub fn nodes(nodes: &Nodes, paint: Paint) -> String {
+    let mut table = Table::new(0, &["node", "site", "online", "labels", "cached", "version", "last seen"]);
+    for node in &nodes.nodes {
+        table.row([
+            node.name.as_str().into(),
+            node.site.as_str().into(),
+            online(node.online),
+            labels(node).into(),
+            node.cache_bytes.map_or(UNKNOWN.to_owned(), bytes).into(),
+            node.version.as_deref().unwrap_or(UNKNOWN).into(),
+            node.last_seen.map_or(UNKNOWN.to_owned(), |time| time.to_string()).into(),
+        ]);
+    }
+    or_none(
+        nodes.nodes.is_empty(),
+        "no node has joined: make a join string with `shoal token create --site SITE`",
+        table,
+        paint,
+    )
+}
+
+/// `nodes show`.
+pub fn node(node: &Node, paint: Paint) -> String {
+    let state = if node.online { paint.paint(Style::Good, "online") } else { paint.paint(Style::Bad, "offline") };
+    let mut text = format!("{} is {state}\n", paint.paint(Style::Bold, &node.name));
+    let rows = [
+        ("site", node.site.clone()),
+        ("labels", labels(node)),
+        ("id", node.id.clone()),
+        ("addresses", node.addresses.join(", ")),
+        ("version", node.version.clone().unwrap_or_else(|| UNKNOWN.to_owned())),
+        ("cached", node.cache_bytes.map_or(UNKNOWN.to_owned(), bytes)),
+        ("last seen", node.last_seen.map_or(UNKNOWN.to_owned(), |time| time.to_string())),
+    ];
+    for (name, value) in rows {
+        let _ = writeln!(text, "  {name:<9}  {}", printable(&value));
+    }
+    text
+}
+
+/// `sites ls`.
+pub fn sites(sites: &Sites, paint: Paint) -> String {
+    let mut table = Table::new(0, &["site", "nodes", "online", "WAN limit", "time zone"]);
+    for site in &sites.sites {
+        table.row([
+            site.name.as_str().into(),
+            site.nodes.to_string().into(),
+            Cell::new(site.online.to_string(), if site.online < site.nodes { Style::Warn } else { Style::Good }),
+            site.wan_limit.map_or("none".to_owned(), rate).into(),
+            site.timezone.as_deref().unwrap_or(UNKNOWN).into(),
+        ]);
+    }
+    or_none(sites.sites.is_empty(), "no site is configured, and no node has joined", table, paint)
+}
+
+/// `feeds ls`.
+pub fn feeds(feeds: &Feeds, paint: Paint) -> String {
+    let mut table = Table::new(0, &["feed", "kind", "location", "mirrors"]);
+    for feed in &feeds.feeds {
+        let mirrors = if feed.mirrors.is_empty() { UNKNOWN.to_owned() } else { feed.mirrors.join(", ") };
+        table.row([
+            feed.name.as_str().into(),
+            feed.kind.as_str().into(),
+            feed.location.as_str().into(),
+            mirrors.into(),
+        ]);
+    }
+    or_none(feeds.feeds.is_empty(), "no feed is configured: add a [[feed]] to coordinator.toml", table, paint)
+}
+
+/// `token ls`.
+pub fn tokens(tokens: &Tokens, paint: Paint) -> String {
+    let mut table = Table::new(0, &["id", "site", "roles", "expires", "nodes joined"]);
+    for token in &tokens.tokens {
+        table.row([
+            token.id.as_str().into(),
+            token.site.as_str().into(),
+            token.roles.join(", ").into(),
+            token.expires.to_string().into(),
+            token.nodes.to_string().into(),
+        ]);
+    }
+    or_none(
+        tokens.tokens.is_empty(),
+        "no join string works: make one with `shoal token create --site SITE`",
+        table,
+        paint,
+    )
+}
+
+/// `status --list`.
+pub fn deployments(deployments: &Deployments, paint: Paint) -> String {
+    let mut table = Table::new(0, &["id", "name", "release", "state", "stage", "nodes", "started", "took"]);
+    for deployment in &deployments.deployments {
+        let took = deployment.ended.map(|ended| duration(ended.ms_since(deployment.started)));
+        table.row([
+            deployment.id.to_string().into(),
+            deployment.name.as_str().into(),
+            deployment.release.as_str().into(),
+            state(deployment.state),
+            stage(deployment.stage).into(),
+            deployment.nodes.to_string().into(),
+            deployment.started.to_string().into(),
+            took.unwrap_or_else(|| UNKNOWN.to_owned()).into(),
+        ]);
+    }
+    or_none(deployments.deployments.is_empty(), "nothing was deployed: `shoal deploy -f FILE`", table, paint)
+}
+
+/// `status` of a deployment that goes on.
+pub fn status(status: &Status, paint: Paint) -> String {
+    let name = paint.paint(Style::Bold, &format!("{} {}", status.name, status.release));
+    let sites = u32::try_from(status.sites.len()).unwrap_or(u32::MAX);
+    let mut text = format!(
+        "{name} ({}) is {} in stage {} after {}   {}, {}, {}\n",
+        status.id,
+        state_word(status.state),
+        stage(status.stage),
+        duration(status.duration_ms),
+        count(status.nodes_total, "node"),
+        count(sites, "site"),
+        count(status.steps_total, "step"),
+    );
+    let _ = writeln!(text, "{}", gate(&status.gate));
+    for reason in &status.waiting {
+        let _ = writeln!(text, "{} {}", paint.paint(Style::Warn, "waits:"), printable(reason));
+    }
+    text.push_str(&site_progress(&status.sites, paint));
+    text.push_str(&step_counts(&status.steps, paint));
+    text.push_str(&targets(status, paint));
+    text.push_str(&failures(&status.failures(), paint));
+    text
+}
+
+fn gate(gate: &Gate) -> String {
+    let opens = match (gate.open, gate.manual) {
+        (true, _) => "open",
+        (false, true) => "opens with `shoal release`",
+        (false, false) => "opens by itself",
+    };
+    format!("gate: {} of {} wanted nodes verified (quorum {}), {opens}", gate.acquired, gate.wanted, gate.quorum)
+}
+
+fn site_progress(sites: &[SiteStatus], paint: Paint) -> String {
+    let heading = ["site", "acquired", "have", "over the WAN", "copies", "from peers", "still missing", "WAN", "peers"];
+    let mut table = Table::new(2, &heading);
+    for site in sites {
+        let figures = &site.figures;
+        table.row([
+            figures.site.as_str().into(),
+            format!("{} of {}", site.nodes_acquired, figures.nodes).into(),
+            share(site.have_bytes, figures.wanted_bytes).into(),
+            bytes(figures.wan_bytes).into(),
+            ratio(figures.copies).into(),
+            bytes(figures.peer_bytes).into(),
+            bytes(site.missing_bytes).into(),
+            rate(site.wan_rate).into(),
+            rate(site.peer_rate).into(),
+        ]);
+    }
+    table.render(paint)
+}
+
+fn step_counts(steps: &[StepCount], paint: Paint) -> String {
+    if steps.iter().all(|step| step.done + step.running + step.failed == 0) {
+        return String::new();
+    }
+    let mut table = Table::new(2, &["step", "done", "running", "failed", "to do"]);
+    for step in steps {
+        let failed = if step.failed > 0 { Style::Bad } else { Style::Plain };
+        table.row([
+            step.name.as_str().into(),
+            step.done.to_string().into(),
+            step.running.to_string().into(),
+            Cell::new(step.failed.to_string(), failed),
+            step.pending.to_string().into(),
+        ]);
+    }
+    table.render(paint)
+}
+
+fn targets(status: &Status, paint: Paint) -> String {
+    let all = status.nodes.len() <= NODES_SHOWN_MAX;
+    let mut table = Table::new(2, &["node", "site", "state", "has", "online", "step"]);
+    let shown = status.nodes.iter().filter(|node| all || node.state.is_trouble() || !node.online);
+    for node in shown.take(NODES_SHOWN_MAX) {
+        table.row([
+            node.name.as_str().into(),
+            node.site.as_str().into(),
+            node_state(node.state),
+            share(node.have_bytes, node.package_bytes).into(),
+            online(node.online),
+            last_step(&node.steps).into(),
+        ]);
+    }
+    let mut text = table.render(paint);
+    if !all {
+        let _ = writeln!(text, "  of {} nodes, those that need attention; `-o json` has them all", status.nodes.len());
+    }
+    text
+}
+
+/// The step that runs or failed, or else the last one that ended.
+fn last_step(steps: &[StepStatus]) -> String {
+    let telling =
+        |step: &&StepStatus| matches!(step.state, StepState::Running | StepState::Failed | StepState::Unknown);
+    let ended = |step: &&StepStatus| step.state != StepState::Pending;
+    let step = steps.iter().find(telling).or_else(|| steps.iter().rfind(ended));
+    step.map_or(String::new(), |step| format!("{} {}", step.name, step_word(step.state)))
+}
+
+fn step_word(state: StepState) -> &'static str {
+    match state {
+        StepState::Pending => "to do",
+        StepState::Running => "runs",
+        StepState::Succeeded => "succeeded",
+        StepState::Failed => "failed",
+        StepState::Skipped => "skipped",
+        StepState::Unknown => "unknown",
+    }
+}
+
+fn node_state(state: NodeState) -> Cell {
+    let (word, style) = match state {
+        NodeState::Pending => ("pending", Style::Dim),
+        NodeState::Acquiring => ("acquiring", Style::Plain),
+        NodeState::Ready => ("ready", Style::Plain),
+        NodeState::Running => ("running", Style::Plain),
+        NodeState::NeedsAnswer => ("needs an answer", Style::Warn),
+        NodeState::Succeeded => ("succeeded", Style::Good),
+        NodeState::Failed => ("failed", Style::Bad),
+        NodeState::Excluded => ("excluded", Style::Warn),
+    };
+    state_cell(word, style)
+}
+
+fn state(state: DeploymentState) -> Cell {
+    let style = match state {
+        DeploymentState::Running => Style::Plain,
+        DeploymentState::Succeeded => Style::Good,
+        DeploymentState::Failed => Style::Bad,
+        DeploymentState::Paused | DeploymentState::Blocked | DeploymentState::Cancelled => Style::Warn,
+    };
+    state_cell(state_word(state), style)
+}
+
+/// The state as JSON has it.
+pub fn state_word(state: DeploymentState) -> &'static str {
+    match state {
+        DeploymentState::Running => "running",
+        DeploymentState::Paused => "paused",
+        DeploymentState::Blocked => "blocked",
+        DeploymentState::Succeeded => "succeeded",
+        DeploymentState::Failed => "failed",
+        DeploymentState::Cancelled => "cancelled",
+    }
+}
+
+/// The stage as JSON has it.
+pub fn stage(stage: Stage) -> &'static str {
+    match stage {
+        Stage::BeforeAcquire => "before-acquire",
+        Stage::Acquire => "acquire",
+        Stage::Release => "release",
+        Stage::Steps => "steps",
+        Stage::Done => "done",
+    }
+}
+
+fn online(online: bool) -> Cell {
+    if online { Cell::new("yes", Style::Good) } else { Cell::new("no", Style::Bad) }
+}
+
+fn labels(node: &Node) -> String {
+    let labels: Vec<_> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    labels.join(" ")
+}
+
+/// How much of `whole` is there; nothing wanted is all there.
+pub fn share(part: u64, whole: u64) -> String {
+    // Rounded down, so that 100 % means all.
+    percent(if whole == 0 { 1.0 } else { (part as f64 / whole as f64 * 100.0).floor() / 100.0 })
+}
+
+fn or_none(empty: bool, none: &str, table: Table, paint: Paint) -> String {
+    if empty { format!("{none}\n") } else { table.render(paint) }
+}

@@ -1,0 +1,133 @@
+//! Figures as people read and write them: bytes by powers of ten, times, ratios.
+
+use std::time::Duration;
+
+/// `51.5 MB`; powers of ten, as networks and feeds count.
+pub fn bytes(bytes: u64) -> String {
+    const STEPS: [(f64, &str, usize); 4] = [(1e3, "kB", 1), (1e6, "MB", 1), (1e9, "GB", 2), (1e12, "TB", 2)];
+    // A figure that rounds up to 1000 of its unit is 1 of the next.
+    let fits = |(scale, _, decimals): &(f64, &str, usize)| {
+        bytes as f64 / scale < 1000.0 - 0.5 / 10f64.powi(i32::try_from(*decimals).unwrap_or(0))
+    };
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let (scale, unit, decimals) = STEPS.into_iter().find(fits).unwrap_or(STEPS[3]);
+    format!("{:.decimals$} {unit}", bytes as f64 / scale)
+}
+
+/// `6.2 MB/s`.
+pub fn rate(bytes_per_second: u64) -> String {
+    format!("{}/s", bytes(bytes_per_second))
+}
+
+/// `850 ms`, `9.1 s`, `1m 52s`, `2h 05m` or `3d 04h`.
+pub fn duration(ms: u64) -> String {
+    let seconds = (ms + 500) / 1000;
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..59_950 => format!("{:.1} s", ms as f64 / 1000.0),
+        _ if seconds < 3_600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
+        _ if seconds < 86_400 => format!("{}h {:02}m", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{}d {:02}h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+/// `91 %`.
+pub fn percent(ratio: f64) -> String {
+    format!("{:.0} %", ratio * 100.0)
+}
+
+/// `0.13`; halves round up, as people do it.
+pub fn ratio(ratio: f64) -> String {
+    format!("{:.2}", (ratio * 100.0).round() / 100.0)
+}
+
+/// `1 node`, `8 nodes`.
+pub fn count(number: u32, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Seconds of a join string's life.
+///
+/// # Errors
+/// As [`parse_wait`].
+pub fn parse_ttl_s(text: &str) -> Result<u64, String> {
+    parse_wait(text).map(|time| time.as_secs())
+}
+
+/// A time with its unit: `90s`, `30m`, `24h`, `7d`.
+///
+/// # Errors
+/// If it is none, or zero.
+pub fn parse_wait(text: &str) -> Result<Duration, String> {
+    let wanted = || "a number and a unit are wanted, such as 90s, 30m, 24h or 7d".to_owned();
+    let end = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wanted)?;
+    let (number, unit) = text.split_at(end);
+    let scale: u64 = match unit.trim_start() {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(wanted()),
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
+    seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs).ok_or_else(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_read_as_people_say_them() {
+        let cases = [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1_000, "1.0 kB"),
+            (999_949, "999.9 kB"),
+            (999_950, "1.0 MB"),
+            (51_500_000, "51.5 MB"),
+            (999_949_999, "999.9 MB"),
+            (1_442_000_000, "1.44 GB"),
+            (999_994_000_000, "999.99 GB"),
+            (2_500_000_000_000_000, "2500.00 TB"),
+        ];
+        for (number, text) in cases {
+            assert_eq!(bytes(number), text);
+        }
+    }
+
+    #[test]
+    fn times_read_as_people_say_them() {
+        let cases = [
+            (0, "0 ms"),
+            (999, "999 ms"),
+            (9_100, "9.1 s"),
+            (59_949, "59.9 s"),
+            (59_950, "1m 00s"),
+            (112_000, "1m 52s"),
+            (3_599_600, "1h 00m"),
+            (7_500_000, "2h 05m"),
+            (273_600_000, "3d 04h"),
+        ];
+        for (ms, text) in cases {
+            assert_eq!(duration(ms), text);
+        }
+    }
+
+    #[test]
+    fn ratios_round_half_up() {
+        assert_eq!([0.125, 0.0, 1.0049, 2.0].map(ratio), ["0.13", "0.00", "1.00", "2.00"]);
+        assert_eq!([0.911, 1.0].map(percent), ["91 %", "100 %"]);
+    }
+
+    #[test]
+    fn waits_have_units() {
+        assert_eq!(parse_wait("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_ttl_s("7 d"), Ok(604_800));
+        for bad in ["", "90", "h", "0m", "1.5h", "-1h", "99999999999999999999d", "9999999999999999999d", "1h30m"] {
+            assert!(parse_wait(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Carries out what the core wants done.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use shoal_proto::exchange::FetchError;
+use shoal_proto::id::{BlockIndex, ContentId, NodeId, RecipeId};
+use shoal_proto::manifest::Manifest;
+use shoal_proto::node::{Input, Opened, Output, What};
+use shoal_proto::wan::Lacking;
+use shoal_proto::wire::{Frame, Grant, Neighbour, StepRun};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Agent, AgentError, Event};
+use crate::net::Multiaddr;
+use crate::runner::{Surroundings, run_step};
+use crate::steps::PackageFile;
+use crate::store::{self, Content, Store};
+use crate::transfer::fetch::{Fetcher, Job};
+
+impl Agent {
+    pub(super) async fn carry_out(&mut self, output: Output) -> Result<(), AgentError> {
+        match output {
+            Output::Coordinator(message) => {
+                self.send(self.membership.join.coordinator, &Frame::ToCoordinator(message)).await?;
+            }
+            Output::Welcomed { epoch, site } => {
+                info!(%site, epoch = epoch.0, "the coordinator welcomes this node");
+                self.welcomed_once = true;
+                self.site = site;
+            }
+            Output::Neighbour { to, message } => self.send(to, &Frame::ToNeighbour(message)).await?,
+            Output::Neighbours { neighbours, coordinator_bulk } => {
+                self.readers.set_coordinator(parse(&coordinator_bulk));
+                let places = |n: Neighbour| (n.node, (parse(&n.control), parse(&n.bulk)));
+                self.set_neighbours(neighbours.into_iter().map(places).collect()).await?;
+            }
+            Output::Open(what) => self.open(what),
+            Output::Close { content } => self.close(content),
+            Output::Fetch { node, content, block } => self.fetch(node, content, block),
+            Output::CancelFetch { node, content, block } => {
+                if let Some(fetcher) = self.fetchers.get(&node) {
+                    fetcher.cancel(content, block);
+                }
+            }
+            Output::Read(grant) => self.read(grant),
+            Output::CancelRead { content, lease } => {
+                if let Some(cancel) = self.reads.get(&(content, lease)) {
+                    cancel.cancel();
+                }
+            }
+            Output::Serve { request, .. } => self.decide_upload(request, true),
+            Output::Refuse { request, .. } => self.decide_upload(request, false),
+            Output::Seal { content } => self.seal(content),
+            Output::Persist(record) => tokio::task::block_in_place(|| self.step_log.append(&record))?,
+            Output::Run { run, manifest } => self.run_step(run, &manifest),
+            Output::Kill { run } => {
+                if let Some(cancel) = self.runs.get(&run) {
+                    cancel.cancel();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self, what: What) {
+        let (store, events) = (self.store.clone(), self.events_sender.clone());
+        tokio::spawn(async move {
+            let content = what.content();
+            let opened = tokio::task::spawn_blocking(move || open(&store, &what)).await;
+            let event = match opened {
+                Ok(Ok(Some((content, input)))) => Event::Opened { content, input },
+                Ok(Ok(None)) => Event::Core(Input::RecipeWanted { content }),
+                Ok(Err(cause)) => Event::Core(Input::OpenFailed { content, cause }),
+                Err(_) => {
+                    Event::Core(Input::OpenFailed { content, cause: "a bug in the store: see the log".to_owned() })
+                }
+            };
+            let _ = events.send(event).await;
+        });
+    }
+
+    /// Lets go of a content; when none is open, makes room in the cache.
+    fn close(&mut self, content: ContentId) {
+        self.contents.remove(&content);
+        let Some(bytes_max) = self.config.cache_max.filter(|_| self.contents.is_empty()) else { return };
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || match store.collect(bytes_max) {
+            Ok(collected) => info!(?collected, "the cache was looked through"),
+            Err(error) => warn!(%error, "the cache cannot be made smaller"),
+        });
+    }
+
+    fn fetch(&mut self, node: NodeId, content: ContentId, block: BlockIndex) {
+        let failed = Input::FetchFailed { node, content, block, why: FetchError::Timeout };
+        let (Some(handle), Some(addresses)) = (self.contents.get(&content), self.neighbours.get(&node)) else {
+            self.inputs.push_back(failed);
+            return;
+        };
+        let start = || Fetcher::start(node, addresses.clone(), self.bulk.clone(), self.events_sender.clone());
+        let job = Job { content: handle.clone(), block };
+        let Err(job) = self.fetchers.entry(node).or_insert_with(start).fetch(job) else { return };
+        // The task ended, idle or on an error that was reported: a fresh one tries again.
+        let fresh = start();
+        if fresh.fetch(job).is_err() {
+            self.inputs.push_back(failed);
+        }
+        self.fetchers.insert(node, fresh);
+    }
+
+    fn read(&mut self, grant: Grant) {
+        let Some(content) = self.contents.get(&grant.content).cloned() else { return };
+        let cancel = CancellationToken::new();
+        self.reads.insert((grant.content, grant.lease), cancel.clone());
+        let (readers, events) = (self.readers.clone(), self.events_sender.clone());
+        tokio::spawn(async move { readers.read(grant, content, cancel, events).await });
+    }
+
+    fn decide_upload(&mut self, request: u64, served: bool) {
+        if let Some(verdict) = self.uploads.remove(&request) {
+            // The connection is gone: it says so itself.
+            let _ = verdict.send(served);
+        }
+    }
+
+    fn seal(&self, content: ContentId) {
+        let Some(handle) = self.contents.get(&content).cloned() else { return };
+        let (store, events) = (self.store.clone(), self.events_sender.clone());
+        tokio::spawn(async move {
+            let sealed = tokio::task::spawn_blocking(move || store.seal(&handle)).await;
+            let input = match sealed {
+                Ok(Ok(())) => Input::Sealed { content },
+                Ok(Err(error)) => Input::SealFailed { content, cause: error.to_string() },
+                Err(_) => Input::SealFailed { content, cause: "a bug in the store: see the log".to_owned() },
+            };
+            let _ = events.send(Event::Core(input)).await;
+        });
+    }
+
+    fn run_step(&mut self, run: StepRun, manifest: &Arc<Manifest>) {
+        let cancel = CancellationToken::new();
+        self.runs.insert(run, cancel.clone());
+        let me = self.membership.identity.node_id();
+        let packages = manifest.packages_of(me).filter_map(|(index, package)| {
+            let path = tokio::task::block_in_place(|| self.store.path_of(package.id)).ok()?;
+            Some(PackageFile { index, name: package.name.clone(), path })
+        });
+        let surroundings = Surroundings {
+            node: self.config.name.clone(),
+            site: self.site.clone(),
+            packages: packages.collect(),
+            values: self.values.get(&run.deployment).cloned().unwrap_or_default(),
+            work_dir: self.config.data_dir.join("work").join(run.deployment.to_string()),
+        };
+        info!(deployment = %run.deployment, step = %run.step.index, attempt = run.attempt, "a step starts");
+        let (manifest, events) = (Arc::clone(manifest), self.events_sender.clone());
+        tokio::spawn(async move { run_step(run, &manifest, surroundings, cancel, events).await });
+    }
+}
+
+/// Opens a content in the store; `None` if its recipe is needed first.
+fn open(store: &Store, what: &What) -> Result<Option<(Content, Input)>, String> {
+    let text = |error: &dyn std::error::Error| error.to_string();
+    let opened = match what {
+        What::Recipe(outline) => store.begin_recipe(outline).map_err(|error| text(&error))?,
+        What::Package { package, size, recipe } => {
+            let id: RecipeId = recipe.recipe;
+            let Some(recipe) = store.recipe(id).map_err(|error| text(&error))? else { return Ok(None) };
+            if recipe.package() != *package || recipe.size() != *size {
+                return Err(format!("recipe {} describes another package than the manifest says", id.short()));
+            }
+            store.begin_package(&recipe).map_err(|error| text(&error))?
+        }
+    };
+    Ok(Some(describe(opened)))
+}
+
+fn describe(opened: store::Opened) -> (Content, Input) {
+    let store::Opened { content, suspects, .. } = opened;
+    for suspect in suspects {
+        warn!(package = %suspect.short(), "a package of the cache is damaged; what is good of it is used");
+    }
+    let layout = content.layout();
+    let block_bytes = layout.blocks().map(|block| u32::try_from(layout.block_bytes(block)).unwrap_or(u32::MAX));
+    let lacking = content.lacking().into_iter().map(|(block, bytes)| Lacking { block, bytes });
+    let opened = Opened {
+        block_bytes: block_bytes.collect(),
+        lacking: lacking.collect(),
+        local_bytes: layout.transfer_bytes() - content.missing_bytes(),
+        sealed: content.is_sealed(),
+    };
+    let input = Input::Opened { content: content.id(), opened };
+    (content, input)
+}
+
+/// Addresses that this program can dial; others are left out, as another version may know more transports.
+fn parse(texts: &[String]) -> Vec<Multiaddr> {
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+/// Addresses that others may reach: without those of loopback, unless there are no others.
+pub(super) fn reachable(addresses: &[Multiaddr]) -> Vec<Multiaddr> {
+    let is_loopback = |address: &Multiaddr| {
+        let text = address.to_string();
+        text.starts_with("/ip4/127.") || text.starts_with("/ip6/::1/")
+    };
+    let public: Vec<_> = addresses.iter().filter(|address| !is_loopback(address)).cloned().collect();
+    if public.is_empty() { addresses.to_vec() } else { public }
+}
+
+/// `bound`, with the hosts of `known` in place of an unspecified one.
+pub(super) fn on_interfaces(bound: &[Multiaddr], known: &[Multiaddr]) -> Vec<Multiaddr> {
+    let mut found = BTreeMap::new();
+    for address in bound {
+        let text = address.to_string();
+        let port = text.rsplit_once("/tcp/").map_or("0", |(_, port)| port);
+        let hosts: Vec<String> = match text.strip_prefix("/ip4/0.0.0.0/").or(text.strip_prefix("/ip6/::/")) {
+            None => vec![text.clone()],
+            Some(_) => known
+                .iter()
+                .map(ToString::to_string)
+                .filter_map(|known| known.split_once("/tcp/").map(|(host, _)| format!("{host}/tcp/{port}")))
+                .collect(),
+        };
+        for host in hosts {
+            if let Ok(address) = host.parse::<Multiaddr>() {
+                found.insert(host, address);
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<Multiaddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn loopback_is_offered_only_where_there_is_nothing_else() {
+        let both = addresses(&["/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1"]);
+        assert_eq!(reachable(&both), both[1..]);
+        assert_eq!(reachable(&both[..1]), both[..1]);
+    }
+
+    #[test]
+    fn an_unspecified_host_becomes_those_of_the_interfaces() {
+        let known = addresses(&["/ip4/10.0.0.1/tcp/7442", "/ip4/10.0.0.1/udp/7442/quic-v1"]);
+        let on = |bound: &str| on_interfaces(&addresses(&[bound]), &known);
+        assert_eq!(on("/ip4/0.0.0.0/tcp/7443"), addresses(&["/ip4/10.0.0.1/tcp/7443"]));
+        assert_eq!(on("/ip4/127.0.1.1/tcp/9"), addresses(&["/ip4/127.0.1.1/tcp/9"]));
+    }
+}

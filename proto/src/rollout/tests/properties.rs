@@ -1,0 +1,169 @@
+//! Properties over arbitrary inputs: whatever is said in whatever order, the invariants hold, and a replay is the same.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::manifest::{Quorum, Stragglers};
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let ons = prop_oneof![Just(On::Node), Just(On::Site), Just(On::Coordinator)];
+    let failures = prop_oneof![Just(OnFailure::Pause), Just(OnFailure::Fail), Just(OnFailure::Ignore)];
+    (ons, failures, 0u32..3, any::<bool>(), any::<bool>()).prop_map(|(on, on_failure, retries, idempotent, after)| {
+        let always_after = after.then(|| "down".to_owned());
+        Step { on, on_failure, retries, idempotent, always_after, ..script("s") }
+    })
+}
+
+fn any_manifest() -> impl Strategy<Value = Manifest> {
+    let steps = || prop::collection::vec(any_step(), 0..3);
+    let quorums = prop_oneof![(1u8..=100).prop_map(Quorum::Percent), (0u32..3).prop_map(Quorum::AllBut)];
+    let exclude = (0u64..100).prop_map(|s| Stragglers::ExcludeAfter(Duration::from_secs(s)));
+    let stragglers = prop_oneof![Just(Stragglers::Wait), exclude];
+    (1u8..4, steps(), steps(), quorums, stragglers, any::<bool>()).prop_map(
+        |(nodes, before, steps, quorum, stragglers, manual)| {
+            let gate = Gate { quorum, stragglers, manual };
+            Manifest { gate, ..manifest(nodes, before, steps) }
+        },
+    )
+}
+
+/// An input, made from numbers only when the state is known, so that most of them fit it.
+#[derive(Clone, Copy, Debug)]
+struct Seed {
+    kind: u8,
+    pick: u8,
+    outcome: u8,
+}
+
+fn any_seeds() -> impl Strategy<Value = Vec<Seed>> {
+    let seed = (any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(kind, pick, outcome)| Seed { kind, pick, outcome });
+    prop::collection::vec(seed, 0..120)
+}
+
+fn outcome(number: u8) -> StepOutcome {
+    match number % 8 {
+        0 => failed(1),
+        1 => StepOutcome::TimedOut,
+        2 => StepOutcome::Killed,
+        3 => StepOutcome::Unknown,
+        4 => StepOutcome::Failed(Failure::Cause("no".to_owned())),
+        _ => StepOutcome::Succeeded,
+    }
+}
+
+impl Seed {
+    fn input(self, live: &Live) -> Input {
+        let runs: Vec<_> = live.rollout.state.runs.iter().map(|((s, a), run)| (*s, *a, run.attempt)).collect();
+        let run = runs.get(usize::from(self.pick) % runs.len().max(1)).copied();
+        let (step, actor, attempt) = run.unwrap_or((nth(u16::from(self.pick % 3)), on(self.pick % 5), 1));
+        let attempt = if self.outcome > 240 { attempt.wrapping_sub(1) } else { attempt };
+        let node = node(self.pick % 4 + 1);
+        let which = match self.outcome % 3 {
+            0 => Which { actor: Some(actor), step: Some(step) },
+            1 => Which { actor: Some(actor), step: None },
+            _ => Which::default(),
+        };
+        match self.kind % 64 {
+            0..=7 => Input::NodeOnline(node),
+            8..=11 => Input::NodeOffline(node),
+            12..=23 => Input::Acquired { node, package: PackageIndex(u16::from(self.outcome > 250)) },
+            24..=25 => Input::AcquireFailed { node, package: PackageIndex(0), cause: "full".to_owned() },
+            26..=31 => Input::StepStarted { actor, step, attempt },
+            32..=51 => Input::StepEnded { actor, step, attempt, outcome: outcome(self.outcome) },
+            52..=53 => Input::Operator(Operator::Release),
+            54..=55 => Input::Operator(Operator::Retry(which)),
+            56..=57 => Input::Operator(Operator::Ignore(which)),
+            58 => Input::Operator(Operator::Exclude(which)),
+            59 if self.outcome < 64 => Input::Operator(Operator::Cancel),
+            60 if self.outcome < 64 => Input::Operator(Operator::Fail(which)),
+            61 if self.outcome < 64 => Input::Stop { cause: "changed".to_owned() },
+            _ => Input::Tick,
+        }
+    }
+}
+
+fn advance(live: &mut Live, seed: Seed) {
+    let span = Duration::from_secs(u64::from(seed.kind / 64) * 10);
+    live.now = Now { time: live.now.time + span, wall: WallTime(live.now.wall.0 + 1) };
+}
+
+/// Once every node is there and does what it is told, a deployment ends, if an operator answers.
+fn bring_to_an_end(live: &mut Live) {
+    live.connect();
+    for _ in 0..400 {
+        if live.outcome().is_some() {
+            return;
+        }
+        let view = live.rollout.view();
+        let in_flight = live.rollout.state.runs.iter().find(|(_, run)| run.in_flight());
+        let input = if let Some(((step, actor), run)) = in_flight {
+            let (actor, step, attempt) = (*actor, *step, run.attempt);
+            Input::StepEnded { actor, step, attempt, outcome: StepOutcome::Succeeded }
+        } else if view.waiting.iter().any(|waiting| matches!(waiting, view::Waiting::Answer { .. })) {
+            Input::Operator(Operator::Ignore(Which::default()))
+        } else if let Some(node) = view.nodes.iter().find(|node| !node.acquired && node.excluded.is_none()) {
+            Input::Acquired { node: node.node, package: PackageIndex(0) }
+        } else {
+            Input::Operator(Operator::Release)
+        };
+        live.tell(input);
+    }
+    panic!("it does not end: {:#?}", live.rollout.view());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_said_invariants_hold_and_replay_is_the_same(
+        manifest in any_manifest(), seeds in any_seeds(), stage_only: bool, cut: prop::sample::Index,
+    ) {
+        let mut live = Live::with(manifest, stage_only);
+        live.tell(Input::Tick);
+        for seed in seeds {
+            advance(&mut live, seed);
+            let input = seed.input(&live);
+            live.tell(input);
+        }
+        let again = live.restarted(live.journal.len());
+        prop_assert_eq!(&again.rollout.state, &live.rollout.state, "replay is the same as live");
+        let mut cut = live.restarted(cut.index(live.journal.len() + 1));
+        bring_to_an_end(&mut cut);
+        bring_to_an_end(&mut live);
+    }
+
+    /// The rest of a decision that the journal holds half of is the same, if nothing else happened.
+    #[test]
+    fn half_a_decision_leads_to_the_other_half(manifest in any_manifest(), seeds in any_seeds(), stage_only: bool) {
+        let mut live = Live::with(manifest, stage_only);
+        live.tell(Input::Tick);
+        for seed in seeds {
+            advance(&mut live, seed);
+            let before = live.journal.len();
+            let operators = matches!(seed.input(&live), Input::Operator(_));
+            let input = seed.input(&live);
+            live.tell(input);
+            for len in before + 1..live.journal.len() {
+                let mut half = live.restarted(len);
+                half.now = live.now;
+                half.rollout.soft = live.rollout.soft.clone();
+                half.tell(Input::Tick);
+                let same = half.rollout.state == live.rollout.state;
+                prop_assert!(same || operators, "{:#?}\n{:#?}", half.journal, live.journal);
+            }
+        }
+    }
+
+    #[test]
+    fn any_records_apply_without_panic(manifest in any_manifest(), other in any_manifest(), seeds in any_seeds()) {
+        let mut live = Live::with(other, false);
+        live.tell(Input::Tick);
+        for seed in &seeds {
+            let input = seed.input(&live);
+            live.tell(input);
+        }
+        let mut foreign = fresh(Arc::new(manifest), false);
+        live.journal.iter().rev().chain(&live.journal).for_each(|record| foreign.apply(record));
+        let _ = (foreign.view(), foreign.pending_effects(), foreign.next_wake());
+    }
+}
