@@ -319,6 +319,12 @@ impl World {
         }
     }
 
+    /// Whether a node's connection to the coordinator is whole.
+    pub(crate) fn is_connected(&self, node: usize) -> bool {
+        let link = self.hosts[node].process.as_ref().and_then(|process| process.control);
+        link.is_some_and(|link| !self.links.link(link).broken)
+    }
+
     fn tell_coordinator(&mut self, node: usize, message: ToCoordinator) {
         let verdict = self.check_claim(node, &message);
         self.verify("VERIFIED", verdict);

@@ -123,9 +123,21 @@ impl World {
         // An origin that is down is given up after a while.
         let patience = if fails.is_some() { Duration::from_millis(300) } else { Duration::ZERO };
         let way = self.way(node, content);
-        self.checks.wan.begin(way, block, bytes);
+        let there = self.is_in_site(node, content, block);
+        self.checks.wan.begin(way, block, bytes, there);
         let life = self.hosts[node].life;
         self.queue.push(ends + patience, Event::Piece { node, life, lease, piece: number });
+    }
+
+    /// Whether another connected node of the site has a block or reads it; nobody else counts where nodes do not trade.
+    fn is_in_site(&self, node: usize, content: ContentId, block: BlockIndex) -> bool {
+        let site = self.scenario.nodes[node].site;
+        let near = |other: &usize| *other != node && self.scenario.nodes[*other].site == site && self.scenario.swarm;
+        (0..self.hosts.len()).filter(near).filter(|other| self.is_connected(*other)).any(|other| {
+            let reads = |read: &Read| read.grant.content == content && read.blocks[read.next..].contains(&block);
+            let host = &self.hosts[other];
+            host.disk.has(content, block) || host.process.as_ref().is_some_and(|p| p.reads.iter().any(reads))
+        })
     }
 
     fn read_fault(&mut self) -> Option<(FaultKind, u64)> {

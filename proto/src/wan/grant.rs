@@ -47,7 +47,7 @@ impl Site {
             self.said_no_reader = false;
             return;
         }
-        if now < self.origin.retry_at {
+        if now < self.origin.retry_at || !self.awaited.is_empty() {
             return;
         }
         if self.least_stale {
@@ -191,11 +191,15 @@ impl Site {
         for (block, _) in self.stuck.iter().filter(|(_, stuck)| **stuck == slot) {
             let bytes = self.members[slot].lacking(*block, self.block_bytes[block.index()]);
             let cost = self.budget.cost(*block, bytes);
-            let free = self.blocks[block.index()].lease.is_none();
-            if bytes > 0 && free && choice.cost + cost <= self.budget.left_bytes() {
-                choice.add(*block, bytes, cost);
-                choice.for_stuck = true;
+            if bytes == 0 || self.blocks[block.index()].lease.is_some() {
+                continue;
             }
+            if choice.cost + cost > self.budget.left_bytes() {
+                choice.unaffordable = true;
+                continue;
+            }
+            choice.add(*block, bytes, cost);
+            choice.for_stuck = true;
         }
         choice
     }
@@ -283,7 +287,11 @@ impl Site {
     fn say_what_waits(&mut self, unaffordable: bool) {
         if unaffordable && !self.said_budget_empty {
             let cost = |block: BlockIndex| self.budget.cost(block, self.least[block.index()]);
-            let wanted_bytes = self.missing.iter().map(cost).sum();
+            let stuck = self.stuck.iter().map(|(block, slot)| {
+                let lacking = self.members[*slot].lacking(*block, self.block_bytes[block.index()]);
+                self.budget.cost(*block, lacking)
+            });
+            let wanted_bytes = self.missing.iter().map(cost).chain(stuck).sum();
             let left_bytes = self.budget.left_bytes();
             self.outputs.push_back(Output::Notice(Notice::BudgetEmpty { wanted_bytes, left_bytes }));
         }

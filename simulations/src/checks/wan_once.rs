@@ -2,8 +2,10 @@
 //!
 //! A second account, kept from what was read and not from what was leased. Each block may be read once, as much as its
 //! first reader lacked of it. On top comes the budget of 1 % with its floor, once for each ledger that there was: one
-//! for each run of the coordinator and each deployment. Bytes that were read in vain and that nobody could report
-//! (their reader crashed, or the report was lost) are nobody's fault; those that were reported are the budget's.
+//! for each run of the coordinator and each deployment. A later ledger cannot know what was read before it, so a block
+//! may be read once more for it, but only if no node of the site that is connected holds it or reads it. Bytes that were
+//! read in vain and that nobody could report (their reader crashed, or the report was lost) are nobody's fault; those
+//! that were reported are the budget's.
 
 use std::collections::BTreeMap;
 
@@ -31,8 +33,8 @@ pub(crate) struct WanOnce {
 
 #[derive(Debug, Default)]
 struct Account {
-    /// What the first reader of each block lacked of it.
-    allowances: BTreeMap<BlockIndex, u32>,
+    /// For which ledger each block was last allowed to be read.
+    allowances: BTreeMap<BlockIndex, u64>,
     allowed: u64,
     read: u64,
     unreported: u64,
@@ -54,11 +56,13 @@ impl WanOnce {
         *self.overrides.entry(content).or_default() += bytes;
     }
 
-    /// A node begins to read the `lacking` bytes that it lacks of a block.
-    pub(crate) fn begin(&mut self, way: Way, block: BlockIndex, lacking: u32) {
+    /// A node begins to read the `lacking` bytes that it lacks of a block; `there` says whether the site has it otherwise.
+    pub(crate) fn begin(&mut self, way: Way, block: BlockIndex, lacking: u32, there: bool) {
+        let ledger = self.runs + self.deployments.get(&way.content).copied().unwrap_or(1);
         let account = self.ways.entry(way).or_default();
-        if let std::collections::btree_map::Entry::Vacant(entry) = account.allowances.entry(block) {
-            entry.insert(lacking);
+        let before = account.allowances.get(&block).copied();
+        if before.is_none() || before.is_some_and(|before| before < ledger) && !there {
+            account.allowances.insert(block, ledger);
             account.allowed += u64::from(lacking);
         }
     }
@@ -103,7 +107,7 @@ mod tests {
     fn begun(lacking: u32) -> WanOnce {
         let mut check = WanOnce::default();
         check.coordinator_started();
-        check.begin(WAY, BlockIndex(0), lacking);
+        check.begin(WAY, BlockIndex(0), lacking, false);
         check
     }
 
@@ -111,9 +115,20 @@ mod tests {
     fn a_second_reading_is_caught_once_the_budget_is_spent() {
         let mut check = begun(1_000_000);
         assert_eq!(check.read(WAY, LeaseId(1), 1_000_000, 0), Ok(()));
-        check.begin(WAY, BlockIndex(0), 1_000_000);
+        check.begin(WAY, BlockIndex(0), 1_000_000, false);
         assert_eq!(check.read(WAY, LeaseId(2), 2 * WAN_BUDGET_BYTES_MIN, 0), Ok(()), "two ledgers' budgets");
         assert!(check.read(WAY, LeaseId(2), 1, 0).is_err());
+    }
+
+    #[test]
+    fn a_restart_allows_what_the_site_lost_and_nothing_that_it_holds() {
+        for there in [true, false] {
+            let mut check = begun(5_000_000);
+            assert_eq!(check.read(WAY, LeaseId(1), 5_000_000, 0), Ok(()));
+            check.coordinator_started();
+            check.begin(WAY, BlockIndex(0), 5_000_000, there);
+            assert_eq!(check.read(WAY, LeaseId(2), 5_000_000, 0).is_err(), there);
+        }
     }
 
     #[test]
