@@ -186,7 +186,8 @@ fn nodes(sites: usize, rng: &mut Rng) -> Vec<NodePlan> {
     let mut nodes = Vec::new();
     let old = rng.below(3);
     for site in 0..sites {
-        for _ in 0..1 + rng.below(8) {
+        let most = 1 + rng.below(8);
+        for _ in 0..1 + rng.below(most) {
             let number = nodes.len();
             let lies = if rng.below(12) == 0 { 20 + rng.below(500) } else { 0 };
             nodes.push(NodePlan {
@@ -203,7 +204,8 @@ fn nodes(sites: usize, rng: &mut Rng) -> Vec<NodePlan> {
 }
 
 fn package(number: u64, nodes: usize, rng: &mut Rng) -> PackagePlan {
-    let count = 1 + rng.below(60);
+    let most = 1 + rng.below(60);
+    let count = 1 + rng.below(most);
     let blocks: Vec<u32> = (0..count).map(|_| 2 * SEGMENT_BYTES + below(rng, 2 * SEGMENT_BYTES)).collect();
     let changed = blocks.iter().map(|bytes| match rng.below(3) {
         0 => 0,

@@ -190,7 +190,7 @@ impl Site {
     fn choose_stuck(&self, slot: usize, mut choice: Choice) -> Choice {
         for (block, _) in self.stuck.iter().filter(|(_, stuck)| **stuck == slot) {
             let bytes = self.members[slot].lacking(*block, self.block_bytes[block.index()]);
-            let cost = self.budget.cost(*block, bytes);
+            let cost = self.budget.cost_again(*block, bytes);
             if bytes == 0 || self.blocks[block.index()].lease.is_some() {
                 continue;
             }
@@ -213,7 +213,11 @@ impl Site {
         *next_lease += 1;
         self.said_budget_empty &= choice.cost == 0;
         for (block, bytes) in &choice.blocks {
-            self.budget.charge(*block, *bytes);
+            if choice.for_stuck {
+                self.budget.charge_again(*block, *bytes);
+            } else {
+                self.budget.charge(*block, *bytes);
+            }
             self.missing.remove(*block);
             self.blocks[block.index()].lease = Some(id);
             if choice.for_stuck {
@@ -289,7 +293,7 @@ impl Site {
             let cost = |block: BlockIndex| self.budget.cost(block, self.least[block.index()]);
             let stuck = self.stuck.iter().map(|(block, slot)| {
                 let lacking = self.members[*slot].lacking(*block, self.block_bytes[block.index()]);
-                self.budget.cost(*block, lacking)
+                self.budget.cost_again(*block, lacking)
             });
             let wanted_bytes = self.missing.iter().map(cost).chain(stuck).sum();
             let left_bytes = self.budget.left_bytes();
