@@ -299,6 +299,9 @@ pub const LEASE_RATE_GUESS: u64 = 512 * 1024;
 /// How long a node may be away before its leases are lost: a restart of the agent, or a short break of the network.
 pub const HOLDER_GRACE: Duration = Duration::from_secs(10);
 
+/// How long a coordinator that was restarted waits for the nodes of a site before it grants what they may already hold
+/// or read: the longest wait between two dials, and the dial.
+pub const RETURN_MAX: Duration = Duration::from_secs(15);
 /// How long a connected node may take to answer a revocation before its lease is lost.
 pub const REVOKE_ANSWER_MAX: Duration = Duration::from_secs(30);
 
