@@ -59,7 +59,7 @@ pub fn main() -> ExitCode {
 fn log_to_stderr(cli: &Cli) {
     let serves = matches!(cli.command, Command::Serve(_));
     let level = match cli.global.verbose {
-        0 | 1 if serves => "info",
+        0 | 1 if serves => "info,libp2p_swarm=warn",
         0 | 1 => "warn",
         2 => "info,shoal_coordinator=debug",
         _ => "debug,shoal_coordinator=trace",

@@ -190,7 +190,8 @@ fn draft(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draf
             Draft::of(EventKind::Node, *node, message)
         }
         Change::Closing { end: End::Failure { cause } } => Draft::plain(EventKind::Stage, format!("failing: {cause}")),
-        Change::CancelRequested => Draft::plain(EventKind::Operator, "an operator cancelled it"),
+        Change::Closing { end: End::Cancel } => Draft::plain(EventKind::Operator, "an operator cancelled it"),
+        Change::Killing => Draft::plain(EventKind::Stage, "what still runs is killed"),
         Change::Finished { outcome } => Draft::plain(
             EventKind::Ended,
             match outcome {
