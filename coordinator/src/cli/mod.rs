@@ -28,6 +28,7 @@ use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
 use crate::api::types::{Action, Answer, TokenRequest};
+use crate::demo;
 use args::{AnswerArgs, Cli, Command, Format, Global, ListCommand, NodesCommand, StatusArgs, TokenCommand};
 use client::Client;
 use exit::{CliError, Exit};
@@ -105,6 +106,9 @@ async fn dispatch(
         recipe::run(terminal, command)?;
         return Ok(Exit::Done);
     }
+    if let Command::Demo(args) = &cli.command {
+        return demo::run(args, terminal, interrupted).await;
+    }
     let client = connect(&cli.global, token)?;
     match cli.command {
         Command::Deploy(args) => return deploy::run(&client, terminal, args, interrupted).await,
@@ -130,7 +134,7 @@ async fn dispatch(
             terminal.list(&document, &document.feeds, render::feeds)?;
         }
         // Done above, without a coordinator.
-        Command::Completions { .. } | Command::Recipe(_) | Command::Serve(_) => {}
+        Command::Completions { .. } | Command::Demo(_) | Command::Recipe(_) | Command::Serve(_) => {}
     }
     Ok(Exit::Done)
 }
