@@ -92,7 +92,11 @@ fn a_holder_that_is_lost_costs_the_others_no_more_than_the_budget() {
 /// A step that notes each of its runs, and ends when the file `go` is there (or the test has gone).
 fn noted_step(mesh: &Mesh, name: &str, waits: bool) -> String {
     let folder = mesh.path("").display().to_string();
-    let wait = if waits { format!("; while [ -d {folder} ] && [ ! -e {folder}/go ]; do sleep 0.1; done") } else { String::new() };
+    let wait = if waits {
+        format!("; while [ -d {folder} ] && [ ! -e {folder}/go ]; do sleep 0.1; done")
+    } else {
+        String::new()
+    };
     format!("  - {{ name: {name}, run: 'echo $SHOAL_NODE $SHOAL_STEP >> {folder}/runs{wait}' }}\n")
 }
 
@@ -132,7 +136,8 @@ fn a_coordinator_killed_twice_goes_on_where_it_was() {
             assert_eq!((&step["state"], &step["attempts"]), (&json!("succeeded"), &json!(1)), "{node}");
         }
     }
-    let wanted = ["one", "two"].iter().flat_map(|node| ["before", "during", "after"].map(|step| format!("{node} {step}")));
+    let wanted =
+        ["one", "two"].iter().flat_map(|node| ["before", "during", "after"].map(|step| format!("{node} {step}")));
     assert_eq!(runs(&mesh), wanted.map(|run| (run, 1)).collect(), "each step ran once on each node");
 }
 

@@ -172,7 +172,8 @@ fn a_folder_is_a_feed_that_the_coordinator_serves() {
     fs::create_dir(mesh.path("packages")).unwrap();
     fs::write(mesh.path("packages/model.bin"), &bytes).unwrap();
     fs::write(mesh.path("wanted"), &bytes).unwrap();
-    let prove = format!("steps: [{{ name: prove, run: 'cmp $SHOAL_PACKAGE_MODEL {}' }}]\n", mesh.path("wanted").display());
+    let prove =
+        format!("steps: [{{ name: prove, run: 'cmp $SHOAL_PACKAGE_MODEL {}' }}]\n", mesh.path("wanted").display());
     let ran = mesh.deploy(&(plain_file("") + &prove), &["--watch", "-q", "-o", "json"]);
     let site = &ran.json()["sites"][0];
     assert!(site["wan_bytes"].as_u64().unwrap() <= once(bytes.len()), "{site}");

@@ -28,7 +28,11 @@ fn what_cannot_be_deployed_is_refused_with_its_reason() {
         (FILE.replace("run:", "rnu:"), 2, "deploy.yaml:8: unknown key `rnu` in step `go`: did you mean `run`?"),
         (FILE.replace("files", "flies"), 2, "there is no feed `flies`: did you mean `files`?"),
         (FILE.replace("id: model", "id: modle"), 2, "feed `files` has no modle.bin: check its id"),
-        (FILE.replace("files", "secret"), 1, "feed `secret` answered 401 for model.bin: it wants a `username` and a `password_file`"),
+        (
+            FILE.replace("files", "secret"),
+            1,
+            "feed `secret` answered 401 for model.bin: it wants a `username` and a `password_file`",
+        ),
         (FILE.replace("select: all", "select: site=syd"), 2, "target `site=syd` selects no node"),
         (FILE.replace("select: all", "select: 'site='"), 2, "column 6"),
         (FILE.replace("[model]", "[modle]"), 2, "modle"),
@@ -56,10 +60,6 @@ fn who_may_not_or_cannot_ask_is_told_so() {
     let ran = mesh.shoal_with_token(&mesh.path("no.token"), &["nodes", "ls"]);
     assert_eq!(ran.code, 8, "{ran:?}");
     assert!(mesh.plain(&ran.stderr).contains("cannot read the token file FOLDER/no.token"), "{}", ran.stderr);
-
-    let nowhere = format!("{}1", mesh.api());
-    let ran = mesh.shoal(&["--coordinator", &nowhere, "nodes", "ls"]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "given twice: {}", ran.stderr);
 
     let ran = mesh.shoal(&["status", "d99"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{}", ran.stderr);
@@ -113,9 +113,5 @@ fn a_configuration_that_is_wrong_stops_the_coordinator() {
     fs::write(mesh.path("wrong.toml"), "data_dir = 'x'\napi_lisen = '127.0.0.1:0'\n").unwrap();
     let ran = mesh.shoal(&["serve", "-c", "wrong.toml"]);
     assert_eq!(ran.code, 2, "{ran:?}");
-    assert!(
-        ran.stderr.contains("wrong.toml:2: unknown key `api_lisen`: did you mean `api_listen`?"),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains("wrong.toml:2: unknown key `api_lisen`: did you mean `api_listen`?"), "{}", ran.stderr);
 }

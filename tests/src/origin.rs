@@ -181,10 +181,7 @@ fn answer(request: &Request, stream: &mut TcpStream, state: &Mutex<State>, stopp
     let range = range.map(|(first, last)| first..last.map_or(size, |last| size.min(last + 1)));
     if range.as_ref().is_some_and(|range| range.start >= range.end) {
         let status = "416 Range Not Satisfiable";
-        return write!(
-            stream,
-            "HTTP/1.1 {status}\r\nContent-Range: bytes */{size}\r\nContent-Length: 0\r\n\r\n"
-        );
+        return write!(stream, "HTTP/1.1 {status}\r\nContent-Range: bytes */{size}\r\nContent-Length: 0\r\n\r\n");
     }
     let status = match &range {
         Some(range) => {
