@@ -463,7 +463,7 @@ wan_limit = "50 Mbit/s"
             ),
             (FULL.replace("sites = [", "site = ["), ":12: unknown key `site` in [[feed]]: did you mean `sites`?"),
             (FULL.replace("\"folder\"", "\"foldr\""), ":16: unknown value `foldr` in [[feed]]: did you mean `folder`?"),
-            (FULL.replace("kind = \"folder\"\n", ""), ":14: missing key `kind`"),
+            (FULL.replace("kind = \"folder\"\n", ""), ":14: missing key `kind` in [[feed]]"),
             (FULL.replace("[[site]]", "[[sites]]"), ":19: unknown key `sites`: did you mean `site`?"),
             ("mesh_listen = []".to_owned(), ":1: missing key `data_dir`"),
         ];

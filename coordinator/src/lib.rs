@@ -1,17 +1,23 @@
-//! Coordinator and operator command line of Shoal.
+//! The coordinator of Shoal and the operator's command line.
 //!
 //! | module | what it holds |
 //! | --- | --- |
+//! | [`driver`] | the one loop: nodes and operators to the core of [`shoal_proto::coordinator`], its outputs to the world |
 //! | [`config`], [`spec_file`], [`input_file`] | what people write, read and checked |
 //! | [`feeds`] | from a reference to where the bytes are |
+//! | [`catalog`] | the recipe of every package that was resolved |
+//! | [`feeds`], [`catalog`] | from a reference to where the bytes are; recipes of all that was read |
 //! | [`journal`], [`audit`] | what was decided, durable and in order |
+//! | [`api`] | the operator's HTTP API: documents, and the commands that it asks of the driver |
+//! | [`cli`] | the operator's command line, which speaks to the API |
 
+pub mod api;
 pub mod audit;
+pub mod catalog;
+pub mod cli;
 pub mod config;
+pub mod driver;
 pub mod feeds;
 pub mod input_file;
 pub mod journal;
 pub mod spec_file;
-
-pub mod api;
-pub mod cli;

@@ -251,7 +251,9 @@ impl Agent {
                 self.uploads.remove(&request);
                 self.handle(Input::UploadDone { node, request, content });
             }
-            Event::Run(RunReport::Output { run, text }) => self.handle(Input::StepOutput { run, text }),
+            Event::Run(RunReport::Output { run, stream, text }) => {
+                self.handle(Input::StepOutput { run, stream, text });
+            }
             Event::Run(RunReport::Ended { run, outcome, values }) => {
                 self.runs.remove(&run);
                 self.values.entry(run.deployment).or_default().extend(values);

@@ -10,7 +10,7 @@ use shoal_proto::id::Name;
 use shoal_proto::limits::CAUSE_BYTES_MAX;
 use shoal_proto::manifest::{Action, Manifest, Phase};
 use shoal_proto::rollout::{Failure, StepOutcome};
-use shoal_proto::wire::StepRun;
+use shoal_proto::wire::{OutputStream, StepRun};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,8 @@ pub enum RunReport {
     Output {
         /// Which run.
         run: StepRun,
+        /// Where.
+        stream: OutputStream,
         /// The text; bytes that are no UTF-8 are replaced.
         text: String,
     },
@@ -101,11 +103,16 @@ fn job(run: StepRun, manifest: &Manifest, surroundings: Surroundings) -> Option<
 }
 
 async fn forward<E: From<RunReport>>(run: StepRun, mut chunks: mpsc::Receiver<OutputChunk>, reports: &mpsc::Sender<E>) {
-    let mut text = Utf8::default();
+    let (mut out, mut err, mut notice) = (Utf8::default(), Utf8::default(), Utf8::default());
     while let Some(chunk) = chunks.recv().await {
+        let (stream, text) = match chunk.stream {
+            steps::OutputStream::Stdout => (OutputStream::Stdout, &mut out),
+            steps::OutputStream::Stderr => (OutputStream::Stderr, &mut err),
+            steps::OutputStream::Notice => (OutputStream::Notice, &mut notice),
+        };
         let text = text.take(&chunk.bytes);
         if !text.is_empty() {
-            let _ = reports.send(RunReport::Output { run, text }.into()).await;
+            let _ = reports.send(RunReport::Output { run, stream, text }.into()).await;
         }
     }
 }

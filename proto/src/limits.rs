@@ -105,6 +105,9 @@ pub const SUGGESTIONS_MAX: usize = 5;
 /// Entries of the coordinator's catalog of recipes; the oldest goes when one more comes.
 pub const CATALOG_ENTRIES_MAX: usize = 4096;
 
+/// Bytes of one such entry: its largest part is the outline, 32 bytes per 256 KiB of the recipe.
+pub const CATALOG_ENTRY_BYTES_MAX: usize = 64 * 1024;
+
 /// Compressed pieces of recipes that are kept in memory, in bytes: the recipes of a few deployments to many sites.
 pub const RECIPE_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
 

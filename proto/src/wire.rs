@@ -84,6 +84,8 @@ pub enum ToCoordinator {
     StepOutput {
         /// Which run of which step.
         run: StepRun,
+        /// Where it wrote it.
+        stream: OutputStream,
         /// The text, at most [`crate::limits::OUTPUT_CHUNK_BYTES_MAX`] bytes.
         text: String,
     },
@@ -180,6 +182,17 @@ pub struct AcquireStats {
     pub local_bytes: u64,
     /// Milliseconds from the order to the verified file.
     pub took_ms: u64,
+}
+
+/// Where a step's output was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// Said by Shoal about the output.
+    Notice,
 }
 
 /// One run of one step.

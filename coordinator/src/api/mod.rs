@@ -10,7 +10,9 @@ mod listener;
 mod routes;
 mod text;
 mod token;
+mod types_flow;
 mod types_status;
+mod types_summary;
 
 pub mod command;
 pub mod limits;

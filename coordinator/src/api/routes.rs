@@ -90,10 +90,10 @@ impl Driver {
 
 async fn create_token(State(driver): State<Driver>, Body(request): Body<TokenRequest>) -> Answer<NewToken> {
     check(request.roles.len() <= ROLES_MAX, || format!("a join string has at most {ROLES_MAX} roles"))?;
-    check(request.advertise.len() <= ADVERTISED_MAX, || {
+    check(request.advertise.len().max(request.advertise_bulk.len()) <= ADVERTISED_MAX, || {
         format!("a join string has at most {ADVERTISED_MAX} addresses")
     })?;
-    request.advertise.iter().try_for_each(|address| check_len("an address", address))?;
+    request.advertise.iter().chain(&request.advertise_bulk).try_for_each(|address| check_len("an address", address))?;
     let days = TOKEN_TTL_S_MAX / 86_400;
     check((1..=TOKEN_TTL_S_MAX).contains(&request.ttl_s), || format!("a join string lives 1 second to {days} days"))?;
     driver.ask(ANSWER_TIMEOUT, |reply| Command::CreateToken { request, reply }).await

@@ -35,6 +35,7 @@ pub(crate) fn step(name: &str, state: StepState) -> StepStatus {
         state,
         attempts: u32::from(!matches!(state, StepState::Pending | StepState::Skipped)),
         exit_code: ended.then_some(0),
+        ignored: false,
         error: None,
         duration_ms: ended.then_some(1_200),
         tail: Vec::new(),
@@ -62,6 +63,7 @@ pub(crate) fn node(name: &str, site: &str, state: NodeState, restart: StepStatus
         acquired: true,
         package_bytes: 412_000_000,
         have_bytes: 412_000_000,
+        error: None,
         steps: vec![step("unpack", StepState::Succeeded), restart, step("health", health)],
     }
 }
@@ -152,6 +154,7 @@ pub(crate) fn without_one() -> Status {
     let mut status = failed();
     status.state = DeploymentState::Succeeded;
     status.nodes[5].state = NodeState::Excluded;
+    status.nodes[5].error = Some("excluded by an operator".to_owned());
     status.waiting = Vec::new();
     status
 }

@@ -1,10 +1,11 @@
-//! How a deployment stands and how it ended: [`Status`], [`Summary`] and the figures both show.
+//! How a deployment stands: [`Status`], and the figures of its sites.
 
 use serde::{Deserialize, Serialize};
 use shoal_proto::id::DeploymentId;
 
 use super::text::{Timestamp, as_text};
-use super::types::{StatusSchema, SummarySchema};
+use super::types::StatusSchema;
+use super::types_summary::Summary;
 
 /// How a deployment stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +80,7 @@ pub struct Status {
     /// What it waits for or why it ended badly: sentences that name the thing, the cause and the next step.
     #[serde(default)]
     pub waiting: Vec<String>,
-    /// The target nodes by site and name; in a brief answer only those that [need attention](NodeState::is_trouble).
+    /// The target nodes by site and name; in a brief answer only those that [need attention](NodeStatus::is_trouble).
     pub nodes: Vec<NodeStatus>,
     /// On how many nodes each step stands how (the API counts them).
     #[serde(default)]
@@ -126,6 +127,9 @@ pub struct NodeStatus {
     pub package_bytes: u64,
     /// Bytes of them that it has, verified.
     pub have_bytes: u64,
+    /// Why it gave up on a package, or why the deployment goes on without it, in a sentence.
+    #[serde(default)]
+    pub error: Option<String>,
     /// Its steps, in their order.
     pub steps: Vec<StepStatus>,
 }
@@ -152,10 +156,11 @@ pub enum NodeState {
     Excluded,
 }
 
-impl NodeState {
+impl NodeStatus {
     /// Whether a person should look at the node.
-    pub fn is_trouble(self) -> bool {
-        matches!(self, Self::NeedsAnswer | Self::Failed | Self::Excluded)
+    pub fn is_trouble(&self) -> bool {
+        let state = matches!(self.state, NodeState::NeedsAnswer | NodeState::Failed | NodeState::Excluded);
+        state || self.error.is_some() || self.steps.iter().any(StepStatus::is_trouble)
     }
 }
 
@@ -172,6 +177,9 @@ pub struct StepStatus {
     pub attempts: u32,
     /// Exit code of the last attempt, if it ended with one.
     pub exit_code: Option<i32>,
+    /// Whether an operator, or the deployment file, let it count as done although it failed or is unknown.
+    #[serde(default)]
+    pub ignored: bool,
     /// Why the last attempt failed, in a sentence, if it did.
     #[serde(default)]
     pub error: Option<String>,
@@ -194,7 +202,7 @@ pub struct StepCount {
     pub pending: u32,
     /// Nodes on which it runs.
     pub running: u32,
-    /// Nodes on which it succeeded or was skipped.
+    /// Nodes on which it succeeded, was skipped or is ignored.
     pub done: u32,
     /// Nodes on which it failed, or nobody saw how it ended.
     pub failed: u32,
@@ -224,7 +232,7 @@ pub enum StepState {
     Succeeded,
     /// Ended badly.
     Failed,
-    /// Will not run: an operator ignored it, or the deployment ended before it.
+    /// Never ran and never will.
     Skipped,
     /// Started; nobody saw how it ended.
     Unknown,
@@ -286,104 +294,9 @@ pub struct SiteStatus {
     pub peer_rate: u64,
 }
 
-/// How a deployment ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
-    /// What this is.
-    pub schema: SummarySchema,
-    /// The deployment's id.
-    #[serde(with = "as_text")]
-    pub deployment: DeploymentId,
-    /// The deployment file's name.
-    pub name: String,
-    /// The deployment file's release.
-    pub release: String,
-    /// `succeeded`, `failed` or `cancelled`.
-    pub outcome: DeploymentState,
-    /// Milliseconds that it took.
-    pub duration_ms: u64,
-    /// Target nodes.
-    pub nodes: u32,
-    /// Steps after the gate.
-    pub steps: u32,
-    /// What each site moved.
-    pub sites: Vec<SiteFigures>,
-    /// Bytes that would have crossed a WAN if every node had read everything itself, and did not.
-    pub saved_bytes: u64,
-    /// Why it ended badly.
-    #[serde(default)]
-    pub reasons: Vec<String>,
-    /// The nodes that it ended without.
-    #[serde(default)]
-    pub excluded: Vec<String>,
-    /// The steps that failed, or whose end nobody saw.
-    #[serde(default)]
-    pub failures: Vec<Failure>,
-}
-
-/// A step that failed on a node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// The node, or `coordinator`.
-    pub node: String,
-    /// Its site; none for the coordinator.
-    #[serde(default)]
-    pub site: Option<String>,
-    /// What became of the step.
-    pub step: StepStatus,
-}
-
-impl Status {
-    /// Fills in what follows from the rest: the counts of steps and, after the end, the summary. If `brief`, drops the
-    /// nodes that need no attention.
-    #[must_use]
-    pub(crate) fn completed(mut self, brief: bool) -> Self {
-        self.steps =
-            StepCount::tally(self.coordinator_steps.iter().chain(self.nodes.iter().flat_map(|node| &node.steps)));
-        self.summary = self.state.ended().then(|| self.summarise());
-        if brief {
-            self.nodes.retain(|node| node.state.is_trouble());
-        }
-        self
-    }
-
-    /// The summary of a deployment that ended; its `nodes` may be brief.
-    pub fn summarise(&self) -> Summary {
-        let sites: Vec<_> = self.sites.iter().map(|site| site.figures.clone()).collect();
-        let saved_bytes = sites.iter().map(|site| site.wanted_bytes.saturating_sub(site.wan_bytes)).sum();
-        let excluded = self.nodes.iter().filter(|node| node.state == NodeState::Excluded);
-        Summary {
-            schema: SummarySchema::V1,
-            deployment: self.id,
-            name: self.name.clone(),
-            release: self.release.clone(),
-            outcome: self.state,
-            duration_ms: self.duration_ms,
-            nodes: self.nodes_total,
-            steps: self.steps_total,
-            sites,
-            saved_bytes,
-            reasons: self.waiting.clone(),
-            excluded: excluded.map(|node| node.name.clone()).collect(),
-            failures: self.failures(),
-        }
-    }
-
-    /// Every step that failed or whose end nobody saw: the coordinator's, then by node.
-    pub fn failures(&self) -> Vec<Failure> {
-        let on_coordinator = self.coordinator_steps.iter().map(|step| ("coordinator", None, step));
-        let on_nodes = self
-            .nodes
-            .iter()
-            .flat_map(|node| node.steps.iter().map(|step| (node.name.as_str(), Some(node.site.clone()), step)));
-        let failed = on_coordinator.chain(on_nodes).filter(|(_, _, step)| step.state.is_trouble());
-        failed.map(|(node, site, step)| Failure { node: node.to_owned(), site, step: step.clone() }).collect()
-    }
-}
-
 impl StepCount {
     /// Counts `steps`; in the order in which the steps first appear, `before_acquire` first.
-    fn tally<'a>(steps: impl Iterator<Item = &'a StepStatus>) -> Vec<Self> {
+    pub(super) fn tally<'a>(steps: impl Iterator<Item = &'a StepStatus>) -> Vec<Self> {
         let mut counts: Vec<Self> = Vec::new();
         for step in steps {
             let known = counts.iter().position(|count| count.phase == step.phase && count.name == step.name);
@@ -394,6 +307,7 @@ impl StepCount {
             });
             let count = &mut counts[index];
             *match step.state {
+                _ if step.ignored => &mut count.done,
                 StepState::Pending => &mut count.pending,
                 StepState::Running => &mut count.running,
                 StepState::Succeeded | StepState::Skipped => &mut count.done,
@@ -405,9 +319,9 @@ impl StepCount {
     }
 }
 
-impl StepState {
+impl StepStatus {
     /// Whether a person should look at the step.
-    pub fn is_trouble(self) -> bool {
-        matches!(self, Self::Failed | Self::Unknown)
+    pub fn is_trouble(&self) -> bool {
+        !self.ignored && matches!(self.state, StepState::Failed | StepState::Unknown)
     }
 }

@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use shoal_proto::id::{DeploymentId, Name};
 
-use super::units::{parse_ttl_s, parse_wait};
+use super::units::parse_ttl_s;
+use shoal_proto::rollout::units::parse_duration;
 
 /// Brings a release to every machine of many sites, and runs it there.
 #[derive(Debug, Parser)]
@@ -76,6 +77,8 @@ pub enum Color {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the coordinator
+    Serve(ServeArgs),
     /// Make, list or revoke join strings for nodes
     #[command(subcommand)]
     Token(TokenCommand),
@@ -108,6 +111,9 @@ pub enum Command {
     /// The feeds of the coordinator
     #[command(subcommand)]
     Feeds(ListCommand),
+    /// Cut packages where they are built, and look into recipes; needs no coordinator
+    #[command(subcommand)]
+    Recipe(RecipeCommand),
     /// Print a shell's completion script
     Completions {
         /// Which shell
@@ -133,6 +139,9 @@ pub enum TokenCommand {
         /// The default is what the coordinator listens on
         #[arg(long, value_name = "ADDR")]
         advertise: Vec<String>,
+        /// The same for bulk transfers
+        #[arg(long, value_name = "ADDR")]
+        advertise_bulk: Vec<String>,
     },
     /// List join strings that still work
     Ls,
@@ -141,6 +150,14 @@ pub enum TokenCommand {
         /// Its id, from `token ls`
         id: String,
     },
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Settings file
+    #[arg(short, long, value_name = "FILE", env = "SHOAL_CONFIG", default_value = "coordinator.toml")]
+    pub config: PathBuf,
 }
 
 /// Arguments of `deploy`.
@@ -167,7 +184,7 @@ pub struct DeployArgs {
 #[derive(Args, Clone, Copy, Debug)]
 pub struct WaitArgs {
     /// Stop to watch after this time, such as 10m; the deployment goes on
-    #[arg(long, value_name = "TIME", value_parser = parse_wait)]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub wait_max: Option<std::time::Duration>,
 }
 
@@ -225,6 +242,21 @@ pub struct AnswerArgs {
     /// To this step only
     #[arg(long)]
     pub step: Option<Name>,
+}
+
+/// What to do with recipes.
+#[derive(Debug, Subcommand)]
+pub enum RecipeCommand {
+    /// Cut a package and write its recipe beside it, as FILE.recipe
+    Make {
+        /// The package
+        file: PathBuf,
+    },
+    /// What a recipe holds
+    Show {
+        /// The recipe
+        file: PathBuf,
+    },
 }
 
 /// What to see of nodes.

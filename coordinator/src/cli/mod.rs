@@ -9,7 +9,9 @@ pub mod deploy;
 pub mod exit;
 pub mod logs;
 pub mod progress;
+pub mod recipe;
 pub mod render;
+pub mod serve;
 pub mod summary;
 pub mod table;
 pub mod terminal;
@@ -35,7 +37,7 @@ use terminal::Terminal;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut terminal = Terminal::standard(&cli.global);
-    log_to_stderr(&cli.global);
+    log_to_stderr(&cli);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -53,8 +55,10 @@ pub fn main() -> ExitCode {
     runtime.block_on(run(cli, token, &mut terminal, interrupted)).into()
 }
 
-fn log_to_stderr(global: &Global) {
-    let level = match global.verbose {
+fn log_to_stderr(cli: &Cli) {
+    let serves = matches!(cli.command, Command::Serve(_));
+    let level = match cli.global.verbose {
+        0 | 1 if serves => "info",
         0 | 1 => "warn",
         2 => "info,shoal_coordinator=debug",
         _ => "debug,shoal_coordinator=trace",
@@ -93,6 +97,14 @@ async fn dispatch(
         terminal.text(&String::from_utf8_lossy(&script))?;
         return Ok(Exit::Done);
     }
+    if let Command::Serve(args) = cli.command {
+        serve::run(&args.config).await?;
+        return Ok(Exit::Done);
+    }
+    if let Command::Recipe(command) = cli.command {
+        recipe::run(terminal, command)?;
+        return Ok(Exit::Done);
+    }
     let client = connect(&cli.global, token)?;
     match cli.command {
         Command::Deploy(args) => return deploy::run(&client, terminal, args, interrupted).await,
@@ -117,7 +129,8 @@ async fn dispatch(
             let document = client.feeds().await?;
             terminal.list(&document, &document.feeds, render::feeds)?;
         }
-        Command::Completions { .. } => {}
+        // Done above, without a coordinator.
+        Command::Completions { .. } | Command::Recipe(_) | Command::Serve(_) => {}
     }
     Ok(Exit::Done)
 }
@@ -138,8 +151,8 @@ fn connect(global: &Global, token: Option<String>) -> Result<Client, CliError> {
 
 async fn tokens(client: &Client, terminal: &mut Terminal, command: TokenCommand) -> Result<(), CliError> {
     match command {
-        TokenCommand::Create { site, roles, ttl, advertise } => {
-            let token = client.create_token(&TokenRequest { site, roles, ttl_s: ttl, advertise }).await?;
+        TokenCommand::Create { site, roles, ttl, advertise, advertise_bulk } => {
+            let token = client.create_token(&TokenRequest { site, roles, ttl_s: ttl, advertise, advertise_bulk }).await?;
             match terminal.format {
                 Format::Table => terminal.text(&format!("{}\n", token.join))?,
                 Format::Json | Format::Jsonl => terminal.json(&token)?,

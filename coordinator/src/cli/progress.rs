@@ -10,6 +10,9 @@ use super::terminal::Terminal;
 use super::units::{bytes, duration, rate};
 use crate::api::types::{Event, EventKind, SiteStatus, Stage, Status};
 
+/// Sites that have a bar: as many as fit on a small terminal.
+const SITES_DRAWN_MAX: usize = 16;
+
 /// Shows events and statuses of one deployment on standard error.
 pub enum Progress {
     /// Bars that are drawn over themselves.
@@ -83,6 +86,8 @@ impl Progress {
         if let Self::Bars(bars) = self {
             // As above.
             let _ = bars.all.clear();
+            // Bars draw themselves once more when they are dropped.
+            bars.all.set_draw_target(ProgressDrawTarget::hidden());
         }
     }
 }
@@ -90,10 +95,11 @@ impl Progress {
 impl Bars {
     fn update(&mut self, status: &Status) {
         let width = status.sites.iter().map(|site| site.figures.site.len()).max().unwrap_or(0);
-        for site in &status.sites {
+        for site in status.sites.iter().take(SITES_DRAWN_MAX) {
             let bar = self.sites.entry(site.figures.site.clone()).or_insert_with(|| {
-                let bar = self.all.add(ProgressBar::new(site.figures.wanted_bytes).with_style(bar_style()));
-                bar.with_prefix(format!("{:width$}", site.figures.site))
+                let bar = ProgressBar::new(site.figures.wanted_bytes).with_style(bar_style());
+                // Complete before it is added, which draws it.
+                self.all.add(bar.with_prefix(format!("{:width$}", site.figures.site)).with_message(site_line(site)))
             });
             bar.set_position(site.have_bytes);
             bar.set_message(site_line(site));
@@ -155,7 +161,9 @@ fn below_line(status: &Status) -> String {
         _ => stage(status.stage).to_owned(),
     };
     let waits = status.waiting.first().map_or(String::new(), |reason| format!(" – {}", printable(reason)));
-    format!("{doing}, {}{waits}", duration(status.duration_ms))
+    let hidden = status.sites.len().saturating_sub(SITES_DRAWN_MAX);
+    let hidden = if hidden > 0 { format!(", {hidden} more sites") } else { String::new() };
+    format!("{doing}, {}{hidden}{waits}", duration(status.duration_ms))
 }
 
 #[cfg(test)]
@@ -179,6 +187,9 @@ mod tests {
         let line = "restart: 7 of 8 done, 0 running, 1 failed, 1m 52s – `restart` failed on syd-2: answer with \
                     `shoal retry|ignore|exclude|fail d12 --node syd-2`";
         assert_eq!(below_line(&status), line);
-        assert!(below_line(&sample::acquiring()).starts_with("acquire, 4.0 s – syd-3 is offline"));
+        let mut status = sample::acquiring();
+        assert!(below_line(&status).starts_with("acquire, 4.0 s – syd-3 is offline"));
+        status.sites.extend(vec![status.sites[0].clone(); SITES_DRAWN_MAX]);
+        assert!(below_line(&status).starts_with("acquire, 4.0 s, 2 more sites – syd-3"), "{}", below_line(&status));
     }
 }

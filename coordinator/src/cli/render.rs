@@ -195,7 +195,7 @@ fn step_counts(steps: &[StepCount], paint: Paint) -> String {
 fn targets(status: &Status, paint: Paint) -> String {
     let all = status.nodes.len() <= NODES_SHOWN_MAX;
     let mut table = Table::new(2, &["node", "site", "state", "has", "online", "step"]);
-    let shown = status.nodes.iter().filter(|node| all || node.state.is_trouble() || !node.online);
+    let shown = status.nodes.iter().filter(|node| all || node.is_trouble() || !node.online);
     for node in shown.take(NODES_SHOWN_MAX) {
         table.row([
             node.name.as_str().into(),
@@ -215,8 +215,7 @@ fn targets(status: &Status, paint: Paint) -> String {
 
 /// The step that runs or failed, or else the last one that ended.
 fn last_step(steps: &[StepStatus]) -> String {
-    let telling =
-        |step: &&StepStatus| matches!(step.state, StepState::Running | StepState::Failed | StepState::Unknown);
+    let telling = |step: &&StepStatus| step.is_trouble() || step.state == StepState::Running;
     let ended = |step: &&StepStatus| step.state != StepState::Pending;
     let step = steps.iter().find(telling).or_else(|| steps.iter().rfind(ended));
     step.map_or(String::new(), |step| format!("{} {}", step.name, step_word(step.state)))

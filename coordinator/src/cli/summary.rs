@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::table::{Cell, Paint, Style, Table, printable};
 use super::units::{bytes, count, duration, percent, ratio};
-use crate::api::types::{DeploymentState, Failure, SiteFigures, StepState, Summary};
+use crate::api::types::{DeploymentState, Failure, SiteFigures, StepState, StepStatus, Summary};
 
 /// What is shown where a figure is not known.
 pub const UNKNOWN: &str = "–";
@@ -19,8 +19,12 @@ pub fn render(summary: &Summary, paint: Paint) -> String {
     for reason in &summary.reasons {
         let _ = writeln!(text, "{} {}", paint.paint(Style::Bad, "because"), printable(reason));
     }
-    if !summary.excluded.is_empty() {
-        let _ = writeln!(text, "{} {}", paint.paint(Style::Warn, "without"), summary.excluded.join(", "));
+    // Those with a reason stand below, each with its own.
+    let has_reason =
+        |node: &&String| summary.failures.iter().any(|failure| failure.node == **node && failure.error.is_some());
+    let silent: Vec<_> = summary.excluded.iter().filter(|node| !has_reason(node)).map(String::as_str).collect();
+    if !silent.is_empty() {
+        let _ = writeln!(text, "{} {}", paint.paint(Style::Warn, "without"), silent.join(", "));
     }
     text.push_str(&failures(&summary.failures, paint));
     text
@@ -88,25 +92,27 @@ fn saved(summary: &Summary) -> Option<String> {
     moved.then(|| format!("{wanted} {noun} wanted, {crossed} crossed a WAN: {saved} saved."))
 }
 
-/// The steps that failed, each with the last lines that it wrote.
+/// What failed, each step with the last lines that it wrote.
 pub fn failures(failures: &[Failure], paint: Paint) -> String {
     let mut text = String::new();
     for failure in failures {
         let site = failure.site.as_ref().map_or(String::new(), |site| format!(" ({site})"));
-        let word = match failure.step.state {
-            StepState::Unknown => paint.paint(Style::Warn, "unknown"),
+        let word = match &failure.step {
+            None if failure.excluded => paint.paint(Style::Warn, "without"),
+            Some(step) if step.state == StepState::Unknown => paint.paint(Style::Warn, "unknown"),
             _ => paint.paint(Style::Bad, "failed"),
         };
-        let _ = writeln!(text, "{word}  {}{site}  {}  {}", failure.node, failure.step.name, cause(failure));
-        for line in &failure.step.tail {
+        let error = failure.error.as_deref().map(printable);
+        let cause = failure.step.as_ref().map_or(error.unwrap_or_default(), step_failure);
+        let _ = writeln!(text, "{word}  {}{site}  {cause}", failure.node);
+        for line in failure.step.iter().flat_map(|step| &step.tail) {
             let _ = writeln!(text, "    {}", printable(line));
         }
     }
     text
 }
 
-fn cause(failure: &Failure) -> String {
-    let step = &failure.step;
+fn step_failure(step: &StepStatus) -> String {
     let cause = match (&step.error, step.exit_code) {
         _ if step.state == StepState::Unknown => "nobody saw how it ended".to_owned(),
         (Some(error), Some(code)) if !error.contains(&code.to_string()) => {
@@ -116,7 +122,8 @@ fn cause(failure: &Failure) -> String {
         (None, Some(code)) => format!("exit code {code}"),
         (None, None) => "for a reason that was not said".to_owned(),
     };
-    if step.attempts > 1 { format!("{cause}, after {} attempts", step.attempts) } else { cause }
+    let attempts = if step.attempts > 1 { format!(", after {} attempts", step.attempts) } else { String::new() };
+    format!("{}  {cause}{attempts}", step.name)
 }
 
 /// A cell for a state, in the colour that it deserves.
@@ -163,7 +170,31 @@ mod tests {
     fn nodes_that_were_left_behind_are_named() {
         let text = shown(&sample::without_one().summarise());
         assert!(text.starts_with("storefront 2026.11.3 succeeded without 1 of 8 nodes in 1m 52s"), "{text}");
-        assert!(text.contains("\nwithout syd-2\n"), "{text}");
+        assert!(
+            text.contains("\nwithout  syd-2 (syd)  excluded by an operator\nfailed  syd-2 (syd)  restart"),
+            "{text}"
+        );
+        let mut without_reason = sample::without_one();
+        without_reason.nodes[5].error = None;
+        let text = shown(&without_reason.summarise());
+        assert!(text.contains("\nwithout syd-2\nfailed"), "{text}");
+    }
+
+    #[test]
+    fn ignored_failures_are_not_held_against_it() {
+        let mut status = sample::failed();
+        status.nodes[5].steps[1].ignored = true;
+        assert!(status.summarise().failures.is_empty());
+        assert_eq!(status.completed(false).steps[1].done, 8);
+    }
+
+    #[test]
+    fn a_step_whose_end_nobody_saw_is_not_said_to_have_failed() {
+        let step =
+            StepStatus { state: StepState::Unknown, exit_code: None, error: None, ..sample::failed_step("restart") };
+        let failure = Failure { node: "syd-2".to_owned(), site: None, step: Some(step), error: None, excluded: false };
+        let text = failures(&[failure], Paint { on: false });
+        assert!(text.starts_with("unknown  syd-2  restart  nobody saw how it ended, after 3 attempts\n"), "{text}");
     }
 
     #[test]

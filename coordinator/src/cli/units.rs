@@ -1,6 +1,6 @@
-//! Figures as people read and write them: bytes by powers of ten, times, ratios.
+//! Figures as people read them: bytes by powers of ten, times, ratios. How they are written is in `proto`.
 
-use std::time::Duration;
+use shoal_proto::rollout::units::{UnitError, parse_duration};
 
 /// `51.5 MB`; powers of ten, as networks and feeds count.
 pub fn bytes(bytes: u64) -> String {
@@ -51,28 +51,9 @@ pub fn count(number: u32, thing: &str) -> String {
 /// Seconds of a join string's life.
 ///
 /// # Errors
-/// As [`parse_wait`].
-pub fn parse_ttl_s(text: &str) -> Result<u64, String> {
-    parse_wait(text).map(|time| time.as_secs())
-}
-
-/// A time with its unit: `90s`, `30m`, `24h`, `7d`.
-///
-/// # Errors
-/// If it is none, or zero.
-pub fn parse_wait(text: &str) -> Result<Duration, String> {
-    let wanted = || "a number and a unit are wanted, such as 90s, 30m, 24h or 7d".to_owned();
-    let end = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wanted)?;
-    let (number, unit) = text.split_at(end);
-    let scale: u64 = match unit.trim_start() {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return Err(wanted()),
-    };
-    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
-    seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs).ok_or_else(wanted)
+/// As [`parse_duration`].
+pub fn parse_ttl_s(text: &str) -> Result<u64, UnitError> {
+    parse_duration(text).map(|time| time.as_secs())
 }
 
 #[cfg(test)]
@@ -120,14 +101,5 @@ mod tests {
     fn ratios_round_half_up() {
         assert_eq!([0.125, 0.0, 1.0049, 2.0].map(ratio), ["0.13", "0.00", "1.00", "2.00"]);
         assert_eq!([0.911, 1.0].map(percent), ["91 %", "100 %"]);
-    }
-
-    #[test]
-    fn waits_have_units() {
-        assert_eq!(parse_wait("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_ttl_s("7 d"), Ok(604_800));
-        for bad in ["", "90", "h", "0m", "1.5h", "-1h", "99999999999999999999d", "9999999999999999999d", "1h30m"] {
-            assert!(parse_wait(bad).is_err(), "{bad:?}");
-        }
     }
 }

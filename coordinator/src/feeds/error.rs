@@ -116,7 +116,7 @@ pub enum FeedError {
         /// What was asked for.
         what: String,
         /// Why.
-        source: OriginError,
+        source: Box<OriginError>,
     },
     /// What the feed answered does not make an origin.
     #[error("{feed} cannot be the origin of {what}: {source}")]
@@ -166,7 +166,7 @@ impl Blame<'_> {
             OriginError::Unauthorized { .. } => refused(401, self.unauthorized),
             OriginError::Forbidden { .. } => refused(403, "its user may not read it, or a signed URL has expired"),
             OriginError::NotFound { .. } => FeedError::NoPackage { feed, what, hint: String::new() },
-            source => FeedError::Origin { feed, what, source },
+            other => FeedError::Origin { feed, what, source: Box::new(other) },
         }
     }
 }

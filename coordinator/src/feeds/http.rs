@@ -109,29 +109,31 @@ impl Asked<'_> {
     /// The mirrors that have the package. One that cannot be asked from here is believed to, since its site may reach it
     /// and every byte is verified; one that has other bytes is left out.
     pub(super) async fn mirrors(&self, origin: &HttpOrigin, mirrors: Vec<(&Mirror, String)>) -> Vec<SiteMirror> {
-        let ask = async |(mirror, url): (&Mirror, String)| {
-            let headers = self.headers(&url);
-            let said = match tokio::time::timeout(MIRROR_WAIT, self.reader.probe(&url, &headers)).await {
-                Ok(Ok(said)) => said,
-                Ok(Err(error @ (OriginError::NotFound { .. } | OriginError::Unauthorized { .. }))) => {
-                    tracing::warn!(feed = %self.name, %error, "a mirror lacks a package: not used for it");
-                    return None;
-                }
-                Ok(Err(_)) | Err(_) => {
-                    tracing::info!(feed = %self.name, mirror = shown_url(&url), "a mirror cannot be asked from here");
-                    Metadata::default()
-                }
-            };
-            if said.size.is_some_and(|size| size != origin.size) {
-                let (size, here) = (origin.size, said.size);
-                tracing::warn!(feed = %self.name, mirror = shown_url(&url), size, ?here, "a mirror has other bytes: not used");
+        let asked = mirrors.into_iter().map(|(mirror, url)| self.mirror(origin, mirror, url));
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    async fn mirror(&self, origin: &HttpOrigin, mirror: &Mirror, url: String) -> Option<SiteMirror> {
+        let headers = self.headers(&url);
+        let said = match tokio::time::timeout(MIRROR_WAIT, self.reader.probe(&url, &headers)).await {
+            Ok(Ok(said)) => said,
+            Ok(Err(error @ (OriginError::NotFound { .. } | OriginError::Unauthorized { .. }))) => {
+                tracing::warn!(feed = %self.name, %error, "a mirror lacks a package: not used for it");
                 return None;
             }
-            let Metadata { etag, last_modified, .. } = said;
-            let origin = HttpOrigin { url, headers: Vec::new(), size: origin.size, etag, last_modified };
-            origin.check().ok().map(|()| SiteMirror { sites: mirror.sites.clone(), origin })
+            Ok(Err(_)) | Err(_) => {
+                tracing::info!(feed = %self.name, mirror = shown_url(&url), "a mirror cannot be asked from here");
+                Metadata::default()
+            }
         };
-        join_all(mirrors.into_iter().map(ask)).await.into_iter().flatten().collect()
+        if let Some(there) = said.size.filter(|size| *size != origin.size) {
+            let (size, url) = (origin.size, shown_url(&url));
+            tracing::warn!(feed = %self.name, mirror = url, size, there, "a mirror has other bytes: not used");
+            return None;
+        }
+        let Metadata { etag, last_modified, .. } = said;
+        let origin = HttpOrigin { url, headers: Vec::new(), size: origin.size, etag, last_modified };
+        origin.check().ok().map(|()| SiteMirror { sites: mirror.sites.clone(), origin })
     }
 }
 

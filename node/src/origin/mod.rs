@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_proto::limits::{ORIGIN_RETRY_AFTER_MAX, ORIGIN_STALL};
-use shoal_proto::origin::{HttpOrigin, Metadata, coalesce, disjoint};
+use shoal_proto::origin::{HttpOrigin, Metadata, coalesce, disjoint, shown_url};
 use tokio::sync::mpsc;
 
 pub use error::OriginError;
@@ -140,7 +140,7 @@ impl OriginReader {
     /// Any [`OriginError`] but those about ranges and changes.
     pub async fn probe(&self, url: &str, headers: &[(String, String)]) -> Result<Metadata, OriginError> {
         let request = Request { url, headers, range: Some(0..1), if_range: None };
-        let response = self.with_retries(async || send(&self.client, self.patience, &request).await).await?;
+        let response = self.ask(&request).await?;
         Ok(request::metadata(&response))
     }
 
@@ -157,7 +157,7 @@ impl OriginReader {
         sink: &mpsc::Sender<Chunk>,
     ) -> Result<Metadata, OriginError> {
         let request = Request { url, headers, range: None, if_range: None };
-        let mut response = self.with_retries(async || send(&self.client, self.patience, &request).await).await?;
+        let mut response = self.ask(&request).await?;
         let metadata = request::metadata(&response);
         let mut offset = 0;
         while let Some(bytes) = request::chunk(&mut response, self.patience, wan).await? {
@@ -180,28 +180,35 @@ impl OriginReader {
         bytes_max: usize,
     ) -> Result<Bytes, OriginError> {
         let request = Request { url, headers, range: None, if_range: None };
-        let once = async || {
-            let mut response = send(&self.client, self.patience, &request).await?;
-            let said = request::metadata(&response).size;
-            let mut document = Vec::new();
-            while let Some(bytes) = request::chunk(&mut response, self.patience, &WanBytes::default()).await? {
-                if document.len() + bytes.len() > bytes_max {
-                    return Err(OriginError::TooLarge { url: shoal_proto::origin::shown_url(url), bytes_max });
-                }
-                document.extend_from_slice(&bytes);
-            }
-            request::check_length(url, said, document.len() as u64)?;
-            Ok(Bytes::from(document))
-        };
-        self.with_retries(once).await
-    }
-
-    /// Tries `once` until it succeeds, fails for good, or has failed too often in a row.
-    async fn with_retries<T>(&self, once: impl AsyncFn() -> Result<T, OriginError>) -> Result<T, OriginError> {
         let mut tries = request::Tries::new(self.patience);
         loop {
-            match once().await {
-                Ok(done) => return Ok(done),
+            match self.document_once(&request, bytes_max).await {
+                Ok(document) => return Ok(document),
+                Err(error) => tries.wait_after(error).await?,
+            }
+        }
+    }
+
+    async fn document_once(&self, request: &Request<'_>, bytes_max: usize) -> Result<Bytes, OriginError> {
+        let mut response = send(&self.client, self.patience, request).await?;
+        let said = request::metadata(&response).size;
+        let mut document = Vec::new();
+        while let Some(bytes) = request::chunk(&mut response, self.patience, &WanBytes::default()).await? {
+            if document.len() + bytes.len() > bytes_max {
+                return Err(OriginError::TooLarge { url: shown_url(request.url), bytes_max });
+            }
+            document.extend_from_slice(&bytes);
+        }
+        request::check_length(request.url, said, document.len() as u64)?;
+        Ok(Bytes::from(document))
+    }
+
+    /// Sends a request until it is answered, fails for good, or has failed too often in a row.
+    async fn ask(&self, request: &Request<'_>) -> Result<reqwest::Response, OriginError> {
+        let mut tries = request::Tries::new(self.patience);
+        loop {
+            match send(&self.client, self.patience, request).await {
+                Ok(response) => return Ok(response),
                 Err(error) => tries.wait_after(error).await?,
             }
         }

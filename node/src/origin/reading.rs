@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{FuturesUnordered, StreamExt, TryStreamExt};
 use reqwest::{Response, StatusCode};
 use shoal_proto::limits::{ORIGIN_PROGRESS_BYTES, ORIGIN_REQUESTS_IN_FLIGHT_MAX};
 use shoal_proto::origin::{HttpOrigin, shown_url};
@@ -27,11 +27,15 @@ pub(super) struct Transfer<'a> {
 impl Transfer<'_> {
     /// Reads `asked`, of which `wanted` is delivered. The first error ends all.
     pub(super) async fn ranges(self, asked: Vec<Range<u64>>, wanted: &[Range<u64>]) -> Result<(), OriginError> {
-        stream::iter(asked)
-            .map(|range| self.range(range, wanted))
-            .buffer_unordered(ORIGIN_REQUESTS_IN_FLIGHT_MAX)
-            .try_collect()
-            .await
+        // Not `buffer_unordered`: the closure that it would take keeps this future from being sent to another thread.
+        let mut reads = FuturesUnordered::new();
+        for range in asked {
+            if reads.len() == ORIGIN_REQUESTS_IN_FLIGHT_MAX {
+                reads.next().await.transpose()?;
+            }
+            reads.push(self.range(range, wanted));
+        }
+        reads.try_collect().await
     }
 
     /// Reads one range, in as many tries as it takes while they bring progress.
@@ -79,7 +83,7 @@ impl Transfer<'_> {
         let Some(last) = wanted.last() else { return Ok(()) };
         let request = Request { url: &self.origin.url, headers: &self.origin.headers, range: None, if_range: None };
         let reader = self.reader;
-        let mut response = reader.with_retries(async || send(&reader.client, reader.patience, &request).await).await?;
+        let mut response = reader.ask(&request).await?;
         if response.status() != StatusCode::OK {
             return Err(self.bad_answer(format!("{} to a request without a range", response.status())));
         }

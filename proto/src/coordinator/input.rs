@@ -11,7 +11,7 @@ use crate::manifest::{Manifest, Signed};
 use crate::rollout::{self, Options, Outcome, StepOutcome};
 use crate::runs::StepRecord;
 use crate::wan;
-use crate::wire::{AcquireStats, Grant, StepRun, ToCoordinator, ToNode};
+use crate::wire::{AcquireStats, Grant, OutputStream, StepRun, ToCoordinator, ToNode};
 
 /// What happened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -164,6 +164,8 @@ pub enum Output {
         from: NodeId,
         /// Which run of which step.
         run: StepRun,
+        /// Where it wrote it.
+        stream: OutputStream,
         /// The text.
         text: String,
     },

@@ -46,9 +46,9 @@ impl Coordinator {
                 let actor = Actor::Node(from);
                 self.decide(deployment, rollout::Input::StepEnded { actor, step, attempt, outcome }, now);
             }
-            ToCoordinator::StepOutput { run, text } => {
+            ToCoordinator::StepOutput { run, stream, text } => {
                 if self.is_target(run.deployment, from) {
-                    self.outbox.push_back(Output::StepOutput { from, run, text });
+                    self.outbox.push_back(Output::StepOutput { from, run, stream, text });
                 }
             }
             ToCoordinator::Lied { neighbour, content } => {

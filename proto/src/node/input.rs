@@ -12,7 +12,7 @@ use crate::manifest::Manifest;
 use crate::rollout::StepOutcome;
 use crate::runs::{RunEffect, StepRecord};
 use crate::wan::Lacking;
-use crate::wire::{Grant, LeaseEnd, Neighbour, StepRun, ToCoordinator, ToNeighbour, ToNode};
+use crate::wire::{Grant, LeaseEnd, Neighbour, OutputStream, StepRun, ToCoordinator, ToNeighbour, ToNode};
 
 /// What happened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -134,6 +134,8 @@ pub enum Input {
     StepOutput {
         /// Which run of which step.
         run: StepRun,
+        /// Where.
+        stream: OutputStream,
         /// The text.
         text: String,
     },

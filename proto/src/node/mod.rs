@@ -87,8 +87,8 @@ impl Node {
                 let effects = self.runs.on_ended(run, outcome);
                 self.carry_out(effects);
             }
-            Input::StepOutput { run, text } => {
-                self.outbox.push_back(Output::Coordinator(ToCoordinator::StepOutput { run, text }));
+            Input::StepOutput { run, stream, text } => {
+                self.outbox.push_back(Output::Coordinator(ToCoordinator::StepOutput { run, stream, text }));
             }
             other => self.contents.handle(other, now, &mut self.outbox),
         }

@@ -1,0 +1,27 @@
+//! `shoal serve`: runs the coordinator until it is told to stop.
+
+use std::path::Path;
+
+use shoal_node::cli::stop_signal;
+use tokio_util::sync::CancellationToken;
+
+use super::exit::{CliError, Exit};
+use crate::config::Config;
+use crate::driver::Server;
+
+/// Runs the coordinator that the file at `config` describes.
+///
+/// # Errors
+/// What is wrong with the file, or why the coordinator cannot start or go on.
+pub async fn run(config: &Path) -> Result<(), CliError> {
+    let config = Config::load(config).map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
+    let failed = |error: crate::driver::ServeError| CliError::new(Exit::Unexpected, error.to_string());
+    let server = Server::start(config).await.map_err(failed)?;
+    let stop = CancellationToken::new();
+    let on_signal = stop.clone();
+    tokio::spawn(async move {
+        stop_signal().await;
+        on_signal.cancel();
+    });
+    server.run(stop).await.map_err(failed)
+}

@@ -1,0 +1,390 @@
+//! The coordinator's only loop: nodes, operators and time to the core, the core's outputs to the world.
+//!
+//! Decides nothing. Tasks do the I/O and report by bounded channels; all state is owned here. Records are appended and
+//! flushed before any later output is carried out and before an operator is answered (ACKED-IS-KEPT); if that fails, the
+//! process ends, and a restart goes on from what is durable.
+
+mod carry;
+mod deploy;
+mod events;
+mod logs;
+mod operator;
+mod status;
+mod tokens;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use shoal_node::net::{
+    Allow, BulkMesh, BulkStream, ControlConfig, ControlEvent, ControlMesh, Identity, IdentityError, ListenError,
+    Multiaddr, TlsSetupError,
+};
+use shoal_node::origin::{OriginError, OriginReader};
+use shoal_node::runner::RunReport;
+use shoal_node::store::{Store, StoreError};
+use shoal_node::transfer::serve::{self, Shelf, UploadEvent};
+use shoal_proto::codec;
+use shoal_proto::coordinator::{self, Coordinator, Input, Record};
+use shoal_proto::id::{DeploymentId, NodeId};
+use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, RECORD_BYTES_MAX};
+use shoal_proto::rollout::Now;
+use shoal_proto::time::{Time, WallTime};
+use shoal_proto::wire::{Frame, StepRun, ToCoordinator};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::api::command::Command;
+use crate::api::{self, TokenFileError};
+use crate::catalog::{Catalog, CatalogError};
+use crate::config::Config;
+use crate::feeds::Feeds;
+use crate::journal::{Journal, JournalError};
+use deploy::Resolution;
+use events::EventLog;
+use logs::LogBook;
+use operator::Waiter;
+
+/// Events that wait for the loop; tasks that have more wait themselves.
+const EVENTS: usize = 1024;
+
+/// Why the coordinator does not start, or ends by itself.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The journal cannot be read or written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A record of the journal is not readable.
+    #[error("entry {sequence} of the journal in {data_dir} cannot be read: {cause}")]
+    Record {
+        /// Its number.
+        sequence: u64,
+        /// The folder.
+        data_dir: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// No key.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// No place for packages.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No place for recipes.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// An address that is none.
+    #[error("`{0}` is no multiaddress: /ip4/0.0.0.0/tcp/7440 is wanted")]
+    Address(String),
+    /// A mesh cannot listen.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The API cannot listen.
+    #[error("the API cannot listen on {address}: {source}")]
+    Api {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No operator's token.
+    #[error(transparent)]
+    Token(#[from] TokenFileError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+    /// HTTP cannot be set up.
+    #[error(transparent)]
+    Http(#[from] OriginError),
+    /// A mesh's task ended: a bug.
+    #[error("the mesh has stopped")]
+    MeshStopped,
+}
+
+/// What tasks report.
+enum Event {
+    Resolved(Box<Resolution>),
+    Run(RunReport),
+}
+
+impl From<RunReport> for Event {
+    fn from(report: RunReport) -> Self {
+        Self::Run(report)
+    }
+}
+
+/// A coordinator that listens.
+pub struct Server {
+    config: Config,
+    identity: Identity,
+    started: Instant,
+    core: Coordinator,
+    journal: Journal,
+    control: ControlMesh,
+    control_events: mpsc::Receiver<ControlEvent>,
+    bulk: BulkMesh,
+    bulk_streams: mpsc::Receiver<BulkStream>,
+    control_addresses: Vec<Multiaddr>,
+    bulk_addresses: Vec<Multiaddr>,
+    api_address: SocketAddr,
+    commands: mpsc::Receiver<Command>,
+    stop_api: CancellationToken,
+    feeds: Arc<Feeds>,
+    catalog: Catalog,
+    store: Store,
+    shelf: Shelf,
+    uploads_sender: mpsc::Sender<UploadEvent>,
+    uploads: mpsc::Receiver<UploadEvent>,
+    events_sender: mpsc::Sender<Event>,
+    events: mpsc::Receiver<Event>,
+    runs: BTreeMap<StepRun, CancellationToken>,
+    values: BTreeMap<DeploymentId, BTreeMap<String, String>>,
+    event_log: EventLog,
+    logs: LogBook,
+    waiters: Vec<Waiter>,
+    /// Deployments of which something changed since waiters were looked at.
+    touched: BTreeSet<DeploymentId>,
+}
+
+impl Server {
+    /// Opens everything, replays the journal and begins to listen.
+    ///
+    /// # Errors
+    /// [`ServeError`] with what the operator has to change.
+    pub async fn start(config: Config) -> Result<Self, ServeError> {
+        let (journal, recovered) = tokio::task::block_in_place(|| Journal::open(&config.data_dir))?;
+        let records = records(&journal, &config)?;
+        let identity = Identity::load_or_create(&config.data_dir.join("identity.key"))?;
+        let store = tokio::task::block_in_place(|| Store::open(&config.data_dir.join("store")))?;
+        let catalog = Catalog::open(&config.data_dir)?;
+        let feeds = Arc::new(Feeds::new(config.feeds.clone(), OriginReader::new()?));
+        let (control, control_events) = ControlMesh::start(&identity, &ControlConfig::default())?;
+        let (bulk, bulk_streams) = BulkMesh::start(&identity)?;
+        let mut control_addresses = Vec::new();
+        for address in &config.mesh_listen {
+            control_addresses.push(control.listen(multiaddr(address)?).await?);
+        }
+        let mut bulk_addresses = Vec::new();
+        for address in &config.bulk_listen {
+            bulk_addresses.push(bulk.listen(multiaddr(address)?).await?);
+        }
+        control.allow(Allow::Anybody).await.map_err(|_| ServeError::MeshStopped)?;
+        let fail = |source| ServeError::Api { address: config.api_listen, source };
+        let listener = TcpListener::bind(config.api_listen).await.map_err(fail)?;
+        let api_address = listener.local_addr().map_err(fail)?;
+        let token = api::admin_token(&config.data_dir.join("admin.token"))?;
+        let (commands_sender, commands) = mpsc::channel(api::limits::COMMANDS_QUEUED_MAX);
+        let stop_api = CancellationToken::new();
+        tokio::spawn(api::serve(listener, token, commands_sender, stop_api.clone().cancelled_owned()));
+
+        let started = Instant::now();
+        let event_log = EventLog::of_records(&records);
+        let bulk_texts = |addresses: &[Multiaddr]| addresses.iter().map(ToString::to_string).collect();
+        let core_config = coordinator::Config {
+            epoch: recovered.epoch,
+            bulk: match config.bulk_advertise.is_empty() {
+                true => bulk_texts(&bulk_addresses),
+                false => config.bulk_advertise.clone(),
+            },
+            seed: recovered.epoch.0,
+        };
+        let core = Coordinator::new(core_config, records, now(started)).map_err(|cause| ServeError::Record {
+            sequence: recovered.entries,
+            data_dir: config.data_dir.clone(),
+            cause,
+        })?;
+        let (events_sender, events) = mpsc::channel(EVENTS);
+        let (uploads_sender, uploads) = mpsc::channel(EVENTS);
+        let shelf = Shelf { special: Some(carry::recipes(catalog.clone())), ..Shelf::new(store.clone()) };
+        let logs = LogBook::new(config.data_dir.join("logs"));
+        info!(entries = recovered.entries, epoch = recovered.epoch.0, "the journal was replayed");
+        let mut server = Self {
+            identity,
+            started,
+            core,
+            journal,
+            control,
+            control_events,
+            bulk,
+            bulk_streams,
+            control_addresses,
+            bulk_addresses,
+            api_address,
+            commands,
+            stop_api,
+            feeds,
+            catalog,
+            store,
+            shelf,
+            uploads_sender,
+            uploads,
+            events_sender,
+            events,
+            runs: BTreeMap::new(),
+            values: BTreeMap::new(),
+            event_log,
+            logs,
+            waiters: Vec::new(),
+            touched: BTreeSet::new(),
+            config,
+        };
+        server.admit_members().await?;
+        server.settle().await?;
+        server.say_ready();
+        Ok(server)
+    }
+
+    fn say_ready(&self) {
+        let texts = |addresses: &[Multiaddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        info!(
+            api = %format!("http://{}", self.api_address),
+            control = %texts(&self.control_addresses),
+            bulk = %texts(&self.bulk_addresses),
+            node = %self.identity.node_id(),
+            "ready"
+        );
+    }
+
+    /// Where the API listens.
+    pub fn api(&self) -> SocketAddr {
+        self.api_address
+    }
+
+    /// Where the control mesh listens.
+    pub fn control(&self) -> &[Multiaddr] {
+        &self.control_addresses
+    }
+
+    /// Where the bulk mesh listens.
+    pub fn bulk(&self) -> &[Multiaddr] {
+        &self.bulk_addresses
+    }
+
+    /// The coordinator's key.
+    pub fn node_id(&self) -> NodeId {
+        self.identity.node_id()
+    }
+
+    /// Works until `stop`.
+    ///
+    /// # Errors
+    /// [`ServeError`] if something is wrong that only an operator can change.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), ServeError> {
+        loop {
+            self.settle().await?;
+            self.answer_waiters();
+            let core = self.core.next_wake().map(|(at, _)| self.started + Duration::from_nanos(at.as_nanos()));
+            let waiter = self.waiters.iter().map(|waiter| waiter.deadline).min();
+            let wake = core.into_iter().chain(waiter).min();
+            tokio::select! {
+                () = stop.cancelled() => {
+                    self.stop_api.cancel();
+                    info!("stopped");
+                    return Ok(());
+                }
+                event = self.control_events.recv() => {
+                    self.on_control(event.ok_or(ServeError::MeshStopped)?).await?;
+                }
+                stream = self.bulk_streams.recv() => {
+                    let stream = stream.ok_or(ServeError::MeshStopped)?;
+                    tokio::spawn(serve::connection(stream, self.shelf.clone(), self.uploads_sender.clone()));
+                }
+                Some(event) = self.events.recv() => self.on_event(event).await?,
+                Some(event) = self.uploads.recv() => serve_everything(event),
+                Some(command) = self.commands.recv() => self.on_command(command).await?,
+                () = sleep_until(wake) => self.handle(Input::Tick),
+            }
+        }
+    }
+
+    fn now(&self) -> Now {
+        now(self.started)
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = self.now();
+        self.core.handle(input, now);
+        if cfg!(debug_assertions) {
+            self.core.check();
+        }
+    }
+
+    async fn on_control(&mut self, event: ControlEvent) -> Result<(), ServeError> {
+        match event {
+            ControlEvent::Frame { from, bytes } => {
+                match codec::decode::<Frame>(&bytes, CONTROL_MESSAGE_BYTES_MAX) {
+                    Ok(Frame::ToCoordinator(message)) => {
+                        if let ToCoordinator::StepEnded { run, .. } = &message {
+                            self.end_output(Some(from), *run);
+                        }
+                        self.handle(Input::Node { from, message });
+                    }
+                    Ok(_) => warn!(from = %from.short(), "a message that its sender may not send is ignored"),
+                    Err(error) => {
+                        warn!(from = %from.short(), %error, "a node that cannot be understood is disconnected");
+                        self.control.disconnect(from).await.map_err(|_| ServeError::MeshStopped)?;
+                    }
+                }
+            }
+            ControlEvent::Down { node, reason } => {
+                debug!(node = %node.short(), %reason, "a connection ended");
+                self.handle(Input::NodeDown(node));
+            }
+            ControlEvent::Listening(address) => info!(%address, "listening"),
+            ControlEvent::Up { .. } | ControlEvent::DialFailed { .. } => {}
+        }
+        Ok(())
+    }
+
+    async fn on_event(&mut self, event: Event) -> Result<(), ServeError> {
+        match event {
+            Event::Resolved(resolution) => self.on_resolved(*resolution).await?,
+            Event::Run(report) => self.on_run_report(report),
+        }
+        Ok(())
+    }
+}
+
+/// The records of a journal, in order.
+fn records(journal: &Journal, config: &Config) -> Result<Vec<Record>, ServeError> {
+    journal
+        .replay()
+        .map(|stored| {
+            let stored = stored?;
+            codec::decode(&stored.entry.bytes, RECORD_BYTES_MAX).map_err(|error| ServeError::Record {
+                sequence: stored.sequence,
+                data_dir: config.data_dir.clone(),
+                cause: error.to_string(),
+            })
+        })
+        .collect()
+}
+
+fn now(started: Instant) -> Now {
+    let time = Time::from_nanos(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { time, wall: WallTime(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
+}
+
+fn multiaddr(text: &str) -> Result<Multiaddr, ServeError> {
+    text.parse().map_err(|_| ServeError::Address(text.to_owned()))
+}
+
+/// Members read here only under leases, which bound how much.
+fn serve_everything(event: UploadEvent) {
+    if let UploadEvent::Asked { verdict, .. } = event {
+        let _ = verdict.send(true);
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

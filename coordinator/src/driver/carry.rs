@@ -1,0 +1,227 @@
+//! Carries out what the core wants done.
+
+use std::sync::Arc;
+
+use shoal_node::net::{Allow, SendError};
+use shoal_node::runner::{Surroundings, run_step};
+use shoal_node::steps::PackageFile;
+use shoal_node::transfer::serve::{Declined, Special};
+use shoal_proto::bulk::{BlockRequest, Encoding, Refusal};
+use shoal_proto::codec;
+use shoal_proto::coordinator::{Input, Notice, Output, Part, Record};
+use shoal_proto::id::{DeploymentId, Name, NodeId, PackageIndex, RecipeId};
+use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, RECORD_BYTES_MAX};
+use shoal_proto::manifest::Manifest;
+use shoal_proto::wan::Outcome;
+use shoal_proto::wire::{Fault, FaultKind, Frame, Grant, LeaseEnd, Origin, StepRun, ToCoordinator, ToNode};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{ServeError, Server};
+use crate::catalog::{Catalog, CatalogError};
+use crate::feeds::Resolved;
+use crate::journal::Entry;
+
+/// Bytes of the encoded sources of a deployment.
+pub(super) const SOURCES_BYTES_MAX: usize = RECORD_BYTES_MAX / 2;
+
+impl Server {
+    /// Carries out everything that follows from what was handled, each record durable before what comes after it.
+    pub(super) async fn settle(&mut self) -> Result<(), ServeError> {
+        let mut batch = Vec::new();
+        while let Some(output) = self.core.poll() {
+            if let Output::Persist(record) = output {
+                self.note(&record);
+                batch.push(entry(&record));
+                continue;
+            }
+            self.append(&mut batch)?;
+            self.carry_out(output).await?;
+        }
+        self.append(&mut batch)
+    }
+
+    fn append(&mut self, batch: &mut Vec<Entry>) -> Result<(), ServeError> {
+        if !batch.is_empty() {
+            tokio::task::block_in_place(|| self.journal.append(batch))?;
+            batch.clear();
+        }
+        Ok(())
+    }
+
+    /// Lets watchers see a record.
+    fn note(&mut self, record: &Record) {
+        let (Record::Rollout { deployment, .. } | Record::Acquired { deployment, .. } | Record::Read { deployment, .. }) =
+            record
+        else {
+            return;
+        };
+        self.touched.insert(*deployment);
+        let manifest = self.core.manifest(*deployment).map(Arc::as_ref);
+        self.event_log.note(record, manifest, self.core.created(*deployment));
+    }
+
+    async fn carry_out(&mut self, output: Output) -> Result<(), ServeError> {
+        match output {
+            // Appended by `settle`.
+            Output::Persist(_) => {}
+            Output::Node { to, message } => self.send(to, message).await?,
+            Output::Grant { to, site, deployment, package, part, grant } => {
+                self.grant(to, &site, deployment, package, part, grant).await?;
+            }
+            Output::Disconnect(node) => self.control.disconnect(node).await.map_err(|_| ServeError::MeshStopped)?,
+            Output::Run { run, manifest } => self.run_step(run, &manifest),
+            Output::Kill { run } => {
+                if let Some(cancel) = self.runs.get(&run) {
+                    cancel.cancel();
+                }
+            }
+            Output::StepOutput { from, run, stream, text } => self.keep_output(Some(from), run, stream, &text),
+            Output::Notice(notice) => self.on_notice(notice).await?,
+        }
+        Ok(())
+    }
+
+    async fn send(&self, to: NodeId, message: ToNode) -> Result<(), ServeError> {
+        match codec::encode(&Frame::ToNode(message), CONTROL_MESSAGE_BYTES_MAX) {
+            Ok(bytes) => match self.control.send(to, bytes.into()).await {
+                Ok(()) | Err(SendError::Size(_)) => Ok(()),
+                Err(SendError::Stopped) => Err(ServeError::MeshStopped),
+            },
+            Err(error) => {
+                error!(%error, "a message is too large to be sent");
+                Ok(())
+            }
+        }
+    }
+
+    async fn grant(
+        &mut self,
+        to: NodeId,
+        site: &Name,
+        deployment: DeploymentId,
+        package: PackageIndex,
+        part: Part,
+        mut grant: Grant,
+    ) -> Result<(), ServeError> {
+        match part {
+            Part::FromCoordinator => {}
+            Part::Recipe => {
+                let related = self.catalog.related(RecipeId(grant.content.0));
+                grant.origin = Origin::Coordinator { dictionary: related.first().copied() };
+            }
+            Part::FromFeed => match self.feed_origin(site, deployment, package) {
+                Ok(Some(origin)) => grant.origin = origin,
+                // A folder: the coordinator serves it.
+                Ok(None) => {}
+                Err(cause) => {
+                    let fault = Some(Fault { kind: FaultKind::Passing, cause });
+                    let (content, lease, outcome) = (grant.content, grant.lease, Outcome::Failed { retryable: true });
+                    let end = LeaseEnd { content, lease, read_bytes: 0, landed: Vec::new(), outcome, fault };
+                    let message = ToCoordinator::LeaseEnded { end, begun: Vec::new() };
+                    self.handle(Input::Node { from: to, message });
+                    return Ok(());
+                }
+            },
+        }
+        self.send(to, ToNode::Grant(grant)).await
+    }
+
+    fn feed_origin(&self, site: &Name, id: DeploymentId, package: PackageIndex) -> Result<Option<Origin>, String> {
+        let created = self.core.created(id).ok_or("the deployment is gone")?;
+        let sources: Vec<Resolved> =
+            codec::decode(&created.sources, SOURCES_BYTES_MAX).map_err(|error| error.to_string())?;
+        let resolved = sources.get(package.index()).ok_or("the deployment does not say where the package is")?;
+        let origin = self.feeds.origin(resolved, Some(site)).map_err(|error| error.to_string())?;
+        Ok(origin.map(Origin::Http))
+    }
+
+    fn run_step(&mut self, run: StepRun, manifest: &Arc<Manifest>) {
+        let cancel = CancellationToken::new();
+        self.runs.insert(run, cancel.clone());
+        let name = |text: &str| Name::new(text).expect("a good name");
+        let packages = manifest.packages.iter().zip(0..).filter_map(|(package, index)| {
+            let path = tokio::task::block_in_place(|| self.store.path_of(package.id)).ok()?;
+            Some(PackageFile { index: PackageIndex(index), name: package.name.clone(), path })
+        });
+        let surroundings = Surroundings {
+            node: name("coordinator"),
+            site: name("coordinator"),
+            packages: packages.collect(),
+            values: self.values.get(&run.deployment).cloned().unwrap_or_default(),
+            work_dir: self.config.data_dir.join("work").join(run.deployment.to_string()),
+        };
+        let (manifest, events) = (Arc::clone(manifest), self.events_sender.clone());
+        tokio::spawn(async move { run_step(run, &manifest, surroundings, cancel, events).await });
+    }
+
+    async fn on_notice(&mut self, notice: Notice) -> Result<(), ServeError> {
+        let name = |id: &NodeId| self.node_name(*id);
+        match &notice {
+            Notice::NodeOnline(id) => {
+                info!(node = name(id), "a node is online");
+                self.admit_members().await?;
+            }
+            Notice::NodeOffline(id) => info!(node = name(id), "a node is offline"),
+            Notice::Refused { node, reason } => warn!(node = %node.short(), reason, "a node is refused"),
+            Notice::Lied { by, neighbour, content } => {
+                warn!(by = name(by), neighbour = name(neighbour), content = %content.short(), "a node sent wrong bytes");
+            }
+            Notice::ReadFailed { node, content, cause } => {
+                warn!(node = name(node), content = %content.short(), cause, "a read over the WAN failed");
+            }
+            Notice::Wan { site, content, notice } => warn!(%site, content = %content.short(), ?notice, "WAN"),
+            Notice::Changed(id) => drop(self.touched.insert(*id)),
+            Notice::Finished { deployment, outcome } => {
+                info!(%deployment, ?outcome, "a deployment is over");
+                self.touched.insert(*deployment);
+                self.values.remove(deployment);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets exactly the members read from the bulk mesh (MEMBERS-ONLY).
+    pub(super) async fn admit_members(&self) -> Result<(), ServeError> {
+        let members = self.core.directory().members().map(|member| member.membership.node).collect();
+        self.bulk.allow(Allow::Only(members)).await.map_err(|_| ServeError::MeshStopped)
+    }
+
+    /// What people call a node.
+    pub(super) fn node_name(&self, node: NodeId) -> String {
+        let member = self.core.directory().member(node);
+        member.map_or_else(|| node.short(), |member| member.membership.name.to_string())
+    }
+}
+
+fn entry(record: &Record) -> Entry {
+    let stream = match record {
+        Record::Directory(_) => "directory".to_owned(),
+        Record::Created(_) => "deployments".to_owned(),
+        Record::Rollout { deployment, .. } | Record::Acquired { deployment, .. } | Record::Read { deployment, .. } => {
+            deployment.to_string()
+        }
+        Record::Step(_) => "steps".to_owned(),
+    };
+    let bytes = codec::encode(record, RECORD_BYTES_MAX).expect("records are made of bounded parts");
+    Entry { stream, bytes }
+}
+
+/// Serves recipes out of the catalog, compressed against another one if the asker has it.
+pub(super) fn recipes(catalog: Catalog) -> Arc<Special> {
+    Arc::new(move |request: &BlockRequest| {
+        let recipe = RecipeId(request.content.0);
+        let segments: Vec<u32> = request.runs.iter().flat_map(|run| run.first..run.first + run.count).collect();
+        let Encoding::Zstd { dictionary } = request.encoding else { return None };
+        let &[piece] = &segments[..] else { return Some(Err(Declined::Refused(Refusal::SegmentsMissing))) };
+        match catalog.compressed_piece(recipe, piece, dictionary) {
+            Ok(bytes) => Some(Ok(bytes.to_vec())),
+            Err(CatalogError::NoRecipe { recipe: missing }) if missing == recipe => None,
+            Err(CatalogError::NoRecipe { .. }) => Some(Err(Declined::Refused(Refusal::DictionaryMissing))),
+            Err(error) => {
+                warn!(%error, "a recipe cannot be served");
+                Some(Err(Declined::Refused(Refusal::ReadFailed)))
+            }
+        }
+    })
+}

@@ -1,0 +1,143 @@
+//! From a deployment file to a deployment: read, resolved at its feeds, planned for the nodes of the moment, signed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use shoal_node::store::Store;
+use shoal_proto::codec;
+use shoal_proto::content::Layout;
+use shoal_proto::coordinator::{Created, Input};
+use shoal_proto::manifest::{Package, Signed};
+use shoal_proto::rollout::Options;
+use shoal_proto::rollout::plan::{self, NodeFacts};
+use shoal_proto::rollout::spec::{DeploymentSpec, SourceSpec};
+
+use super::carry::SOURCES_BYTES_MAX;
+use super::{Event, ServeError, Server};
+use crate::api::command::Reply;
+use crate::api::types::{DeployRequest, Deployment};
+use crate::api::{ApiError, ErrorCode};
+use crate::catalog::{Catalog, CatalogError};
+use crate::feeds::{FeedError, Feeds, Place, Reference, Resolved};
+use crate::spec_file;
+
+/// What resolving a deployment file came to.
+pub(super) struct Resolution {
+    request: DeployRequest,
+    result: Result<(DeploymentSpec, Vec<Found>), ApiError>,
+    reply: Reply<Deployment>,
+}
+
+/// A package of the file.
+struct Found {
+    package: Package,
+    resolved: Resolved,
+    block_bytes: Vec<u32>,
+}
+
+impl Server {
+    /// Resolves a deployment file in a task; [`Self::on_resolved`] goes on.
+    pub(super) fn deploy(&self, request: DeployRequest, reply: Reply<Deployment>) {
+        let (feeds, catalog, store) = (Arc::clone(&self.feeds), self.catalog.clone(), self.store.clone());
+        let events = self.events_sender.clone();
+        tokio::spawn(async move {
+            let result = resolve(&request, &feeds, &catalog, &store).await;
+            let _ = events.send(Event::Resolved(Box::new(Resolution { request, result, reply }))).await;
+        });
+    }
+
+    pub(super) async fn on_resolved(&mut self, resolution: Resolution) -> Result<(), ServeError> {
+        let Resolution { request, result, reply } = resolution;
+        let created = result.and_then(|(spec, found)| self.plan(&request, &spec, found));
+        let answer = match created {
+            Ok((id, created)) => {
+                self.handle(Input::Create(Box::new(created)));
+                self.settle().await?;
+                self.deployment(id).ok_or_else(|| ApiError::new(ErrorCode::Failed, "the deployment did not start"))
+            }
+            Err(error) => Err(error),
+        };
+        // The operator's client may be gone.
+        let _ = reply.send(answer);
+        Ok(())
+    }
+
+    fn plan(
+        &self,
+        request: &DeployRequest,
+        spec: &DeploymentSpec,
+        found: Vec<Found>,
+    ) -> Result<(shoal_proto::id::DeploymentId, Created), ApiError> {
+        let wrong = |error: &dyn std::error::Error| {
+            ApiError::new(ErrorCode::BadRequest, format!("{}: {error}", request.file))
+        };
+        let id = self.core.next_deployment();
+        let nodes = self.node_facts();
+        let packages: Vec<Package> = found.iter().map(|found| found.package.clone()).collect();
+        let manifest = plan::resolve(spec, id, self.node_id(), &nodes, &packages).map_err(|error| wrong(&error))?;
+        // The plan may order packages otherwise than the file.
+        let by_name: BTreeMap<_, _> = found.iter().map(|found| (&found.package.name, found)).collect();
+        let in_order = || manifest.packages.iter().filter_map(|package| by_name.get(&package.name));
+        let sources: Vec<&Resolved> = in_order().map(|found| &found.resolved).collect();
+        let sources = codec::encode(&sources, SOURCES_BYTES_MAX).map_err(|error| wrong(&error))?;
+        let blocks = in_order().map(|found| found.block_bytes.clone()).collect();
+        let signed = Signed::seal(&manifest, |bytes| self.identity.sign(bytes)).map_err(|error| wrong(&error))?;
+        let options = Options::for_targets(&manifest, &nodes, request.stage_only);
+        let sites = plan::sites(&manifest, &nodes);
+        Ok((id, Created { signed, options, sites, blocks, sources }))
+    }
+
+    fn node_facts(&self) -> Vec<NodeFacts> {
+        let facts = self.core.directory().members().map(|member| {
+            let membership = &member.membership;
+            let mut labels = BTreeMap::<String, BTreeSet<String>>::new();
+            for (key, value) in membership.all_labels() {
+                labels.entry(key).or_default().insert(value);
+            }
+            NodeFacts {
+                id: membership.node,
+                name: membership.name.clone(),
+                site: membership.site.clone(),
+                labels,
+            }
+        });
+        facts.collect()
+    }
+}
+
+async fn resolve(
+    request: &DeployRequest,
+    feeds: &Feeds,
+    catalog: &Catalog,
+    store: &Store,
+) -> Result<(DeploymentSpec, Vec<Found>), ApiError> {
+    let spec = spec_file::parse(&request.text, Path::new(&request.file))
+        .map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
+    let mut found = Vec::new();
+    for (name, package) in &spec.packages {
+        let reference = Reference::of_spec(name, package).map_err(feed_error)?;
+        let resolved = feeds.resolve(&reference).await.map_err(feed_error)?;
+        let own = spec.acquire.source == SourceSpec::Coordinator || matches!(resolved.place, Place::Folder(_));
+        let keep = own.then_some(store);
+        let entry = catalog.entry(feeds, &resolved, package.blake3, keep).await.map_err(catalog_error)?;
+        let recipe = catalog.recipe(entry.outline.recipe).map_err(catalog_error)?;
+        let layout = Layout::of_recipe(&recipe);
+        let bytes = |block| u32::try_from(layout.block_bytes(block)).unwrap_or(u32::MAX);
+        let block_bytes = layout.blocks().map(bytes).collect();
+        let (reference, id, size) = (entry.description.clone(), entry.package, entry.size);
+        let package = Package { name: name.clone(), reference, id, size, recipe: entry.outline };
+        found.push(Found { package, resolved, block_bytes });
+    }
+    Ok((spec, found))
+}
+
+fn feed_error(error: FeedError) -> ApiError {
+    ApiError::new(ErrorCode::Failed, error.to_string())
+}
+
+fn catalog_error(error: CatalogError) -> ApiError {
+    let wrong = matches!(error, CatalogError::WrongHash { .. });
+    let code = if wrong { ErrorCode::Integrity } else { ErrorCode::Failed };
+    ApiError::new(code, error.to_string())
+}

@@ -1,0 +1,275 @@
+//! From the core's view of a deployment to what the API tells of it.
+
+use shoal_proto::coordinator::{Created, DeploymentView, SiteView};
+use shoal_proto::id::DeploymentId;
+use shoal_proto::manifest::{Manifest, Phase};
+use shoal_proto::rollout::view::{self, NodeView, PackageState, StepView, View, Waiting};
+use shoal_proto::rollout::{Exclusion, Failure, Outcome, StepOutcome};
+use shoal_proto::time::WallTime;
+
+use super::Server;
+use super::events::{actor_name, outcome_words, step_name};
+use super::operator::no_deployment;
+use crate::api::limits::{DEPLOYMENTS_LISTED_MAX, TAIL_LINES_MAX};
+use crate::api::types::{
+    Deployment, DeploymentSchema, DeploymentState, Deployments, DeploymentsSchema, Gate, NodeState, NodeStatus,
+    SiteFigures, SiteStatus, Stage, Status, StatusSchema, StepPhase, StepState, StepStatus,
+};
+use crate::api::{ApiError, ErrorCode};
+
+impl Server {
+    pub(super) fn is_over(&self, id: DeploymentId) -> bool {
+        self.core.view(id).is_none_or(|view| view.rollout.outcome.is_some())
+    }
+
+    pub(super) fn deployment(&self, id: DeploymentId) -> Option<Deployment> {
+        let view = self.core.view(id)?.rollout;
+        Some(Deployment {
+            schema: DeploymentSchema::V1,
+            id,
+            name: view.name.to_string(),
+            release: view.release.to_string(),
+            state: state(view.state),
+            stage: stage(view.stage),
+            nodes: count(view.nodes.len()),
+            started: view.times.began.unwrap_or_else(|| self.now().wall).into(),
+            ended: view.times.finished.map(Into::into),
+        })
+    }
+
+    pub(super) fn deployments(&self) -> Deployments {
+        let ids: Vec<_> = self.core.deployments().collect();
+        let newest = ids.into_iter().rev().take(DEPLOYMENTS_LISTED_MAX);
+        let deployments = newest.filter_map(|id| self.deployment(id)).collect();
+        Deployments { schema: DeploymentsSchema::V1, deployments }
+    }
+
+    pub(super) fn status(&mut self, id: Option<DeploymentId>) -> Result<Box<Status>, ApiError> {
+        let none = || {
+            ApiError::new(ErrorCode::NotFound, "nothing was deployed yet").next("start with `shoal deploy -f deploy.yaml`")
+        };
+        let id = id.or_else(|| self.core.deployments().last()).ok_or_else(none)?;
+        let DeploymentView { rollout, sites } = self.core.view(id).ok_or_else(|| no_deployment(id))?;
+        let (Some(manifest), Some(created)) = (self.core.manifest(id), self.core.created(id)) else {
+            return Err(no_deployment(id));
+        };
+        let now = self.now().wall;
+        let times = rollout.times;
+        let began = times.began.unwrap_or(now);
+        let bound = |site: &SiteView| self.config.sites.get(&site.site).and_then(|config| config.wan_limit);
+        let site_statuses = sites.iter().map(|site| site_status(site, bound(site), &rollout, now)).collect();
+        let mut status = Status {
+            schema: StatusSchema::V1,
+            id,
+            name: rollout.name.to_string(),
+            release: rollout.release.to_string(),
+            state: state(rollout.state),
+            stage: stage(rollout.stage),
+            started: began.into(),
+            ended: times.finished.map(Into::into),
+            duration_ms: times.finished.unwrap_or(now).0.saturating_sub(began.0),
+            nodes_total: count(rollout.nodes.len()),
+            steps_total: count(manifest.steps.len()),
+            gate: Gate {
+                manual: rollout.gate.manual,
+                quorum: manifest.gate.quorum.to_string(),
+                wanted: rollout.gate.needed,
+                acquired: rollout.gate.ready,
+                open: rollout.gate.open,
+            },
+            waiting: waiting(&rollout, manifest, created),
+            nodes: rollout.nodes.iter().map(|node| node_status(node, &rollout, manifest)).collect(),
+            steps: Vec::new(),
+            coordinator_steps: rollout.coordinator.iter().map(step_status).collect(),
+            sites: site_statuses,
+            summary: None,
+        };
+        status.nodes.sort_by(|a, b| (&a.site, &a.name).cmp(&(&b.site, &b.name)));
+        self.add_tails(id, &mut status);
+        Ok(Box::new(status))
+    }
+
+    /// Shows the last lines of steps that failed.
+    fn add_tails(&mut self, id: DeploymentId, status: &mut Status) {
+        let on_nodes = status.nodes.iter_mut().flat_map(|node| {
+            let name = node.name.clone();
+            node.steps.iter_mut().map(move |step| (name.clone(), step))
+        });
+        let own = status.coordinator_steps.iter_mut().map(|step| ("coordinator".to_owned(), step));
+        for (node, step) in on_nodes.chain(own).filter(|(_, step)| step.state.is_trouble()) {
+            step.tail = self.logs.tail(id, &node, &step.name, TAIL_LINES_MAX);
+        }
+    }
+}
+
+fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn state(state: view::State) -> DeploymentState {
+    match state {
+        view::State::Running => DeploymentState::Running,
+        view::State::Paused => DeploymentState::Paused,
+        view::State::Blocked => DeploymentState::Blocked,
+        view::State::Succeeded => DeploymentState::Succeeded,
+        view::State::Failed => DeploymentState::Failed,
+        view::State::Cancelled => DeploymentState::Cancelled,
+    }
+}
+
+fn stage(stage: view::Stage) -> Stage {
+    match stage {
+        view::Stage::BeforeAcquire => Stage::BeforeAcquire,
+        view::Stage::Acquire => Stage::Acquire,
+        view::Stage::Release => Stage::Release,
+        view::Stage::Steps => Stage::Steps,
+        view::Stage::Done => Stage::Done,
+    }
+}
+
+fn node_status(node: &NodeView, view: &View, manifest: &Manifest) -> NodeStatus {
+    let packages = || manifest.packages_of(node.node);
+    let is_there = |index| {
+        let state = node.packages.iter().find(|package| package.package == index).map(|package| &package.state);
+        matches!(state, Some(PackageState::Acquired { .. }))
+    };
+    let failed = node.packages.iter().find_map(|package| match &package.state {
+        PackageState::Failed { cause } => Some(cause.clone()),
+        PackageState::Missing | PackageState::Acquired { .. } => None,
+    });
+    let excluded = node.excluded.map(|why| match why {
+        Exclusion::Straggler => "excluded: it lacked packages for too long".to_owned(),
+        Exclusion::Operator => "excluded by an operator".to_owned(),
+    });
+    NodeStatus {
+        name: node.name.to_string(),
+        site: node.site.to_string(),
+        state: node_state(node, view, failed.is_some()),
+        online: node.online,
+        acquired: node.acquired,
+        package_bytes: packages().map(|(_, package)| package.size).sum(),
+        have_bytes: packages().filter(|(index, _)| is_there(*index)).map(|(_, package)| package.size).sum(),
+        error: excluded.or(failed),
+        steps: node.steps.iter().map(step_status).collect(),
+    }
+}
+
+fn node_state(node: &NodeView, view: &View, lacks: bool) -> NodeState {
+    let any = |wanted: fn(&StepView) -> bool| node.steps.iter().any(wanted);
+    let unanswered = |step: &StepView| {
+        matches!(step.state, view::StepState::Failed | view::StepState::Unknown) && !step.ignored
+    };
+    let over = view.outcome.is_some();
+    if node.excluded.is_some() {
+        NodeState::Excluded
+    } else if lacks || any(unanswered) {
+        if over { NodeState::Failed } else { NodeState::NeedsAnswer }
+    } else if any(|step| step.state == view::StepState::Running) {
+        NodeState::Running
+    } else if over {
+        let well = matches!(view.outcome, Some(Outcome::Succeeded | Outcome::SucceededWithout { .. }));
+        if well { NodeState::Succeeded } else { NodeState::Ready }
+    } else if node.acquired {
+        NodeState::Ready
+    } else if view.stage == view::Stage::BeforeAcquire {
+        NodeState::Pending
+    } else {
+        NodeState::Acquiring
+    }
+}
+
+fn step_status(step: &StepView) -> StepStatus {
+    let exit_code = match &step.outcome {
+        Some(StepOutcome::Succeeded) => Some(0),
+        Some(StepOutcome::Failed(Failure::Exit(code))) => Some(*code),
+        _ => None,
+    };
+    let error = step.outcome.as_ref().filter(|outcome| **outcome != StepOutcome::Succeeded).map(outcome_words);
+    let began = step.started.or(step.ordered);
+    StepStatus {
+        name: step.name.to_string(),
+        phase: match step.step.phase {
+            Phase::Before => StepPhase::BeforeAcquire,
+            Phase::Steps => StepPhase::Steps,
+            Phase::After => StepPhase::AlwaysAfter,
+        },
+        state: match step.state {
+            view::StepState::Pending => StepState::Pending,
+            view::StepState::Running => StepState::Running,
+            view::StepState::Succeeded => StepState::Succeeded,
+            view::StepState::Failed => StepState::Failed,
+            view::StepState::Skipped => StepState::Skipped,
+            view::StepState::Unknown => StepState::Unknown,
+        },
+        attempts: step.attempts,
+        exit_code,
+        ignored: step.ignored,
+        error,
+        duration_ms: began.zip(step.ended).map(|(began, ended)| ended.0.saturating_sub(began.0)),
+        tail: Vec::new(),
+    }
+}
+
+fn site_status(site: &SiteView, wan_limit: Option<u64>, rollout: &View, now: WallTime) -> SiteStatus {
+    let began = rollout.times.acquire_began;
+    let so_far = began.map_or(0, |began| rollout.times.finished.unwrap_or(now).0.saturating_sub(began.0));
+    let bound_ms = wan_limit.filter(|limit| *limit > 0).map(|limit| site.wan.missing_bytes.saturating_mul(1000) / limit);
+    let figures = SiteFigures {
+        site: site.site.to_string(),
+        nodes: site.nodes,
+        package_bytes: site.package_bytes,
+        wanted_bytes: site.wanted_bytes,
+        wan_bytes: site.wan.read_bytes,
+        copies: 0.0,
+        peer_bytes: site.peer_bytes,
+        local_bytes: site.local_bytes,
+        acquire_ms: site.acquire_ms.unwrap_or(so_far),
+        bound_ms,
+        of_bound: None,
+    };
+    let whole = u64::from(site.acquired) * site.package_bytes;
+    let live = site.live.unwrap_or_default();
+    let per_node = u64::from(site.nodes - site.acquired.min(site.nodes));
+    SiteStatus {
+        figures: figures.with_ratios(),
+        nodes_acquired: site.acquired,
+        have_bytes: (whole + per_node * live.in_site_bytes.min(site.package_bytes)).min(site.wanted_bytes),
+        missing_bytes: live.missing_bytes,
+        wan_rate: live.rate,
+        peer_rate: 0,
+    }
+}
+
+fn waiting(view: &View, manifest: &Manifest, created: &Created) -> Vec<String> {
+    if let Some(Outcome::Failed { cause }) = &view.outcome {
+        return vec![cause.clone()];
+    }
+    view.waiting.iter().map(|waiting| sentence(waiting, view.deployment, manifest, created)).collect()
+}
+
+fn sentence(waiting: &Waiting, id: DeploymentId, manifest: &Manifest, created: &Created) -> String {
+    let name = |actor| actor_name(actor, created);
+    let node_name = |node: &shoal_proto::id::NodeId| name(shoal_proto::rollout::Actor::Node(*node));
+    let step_named = |step: &_| step_name(*step, manifest);
+    match waiting {
+        Waiting::Answer { actor, step, outcome, .. } => format!(
+            "step {} {} on {}: answer with `shoal retry|ignore|exclude|fail {id} --node {}`",
+            step_named(step),
+            outcome_words(outcome),
+            name(*actor),
+            name(*actor),
+        ),
+        Waiting::Package { node, package, cause } => {
+            let package = manifest.packages.get(package.index()).map_or("?", |package| package.name.as_str());
+            let node = node_name(node);
+            format!("{node} cannot have {package}: {cause}; answer with `shoal retry|exclude|fail {id} --node {node}`")
+        }
+        Waiting::Release => format!("the gate waits for `shoal release {id}`"),
+        Waiting::Offline { node } => format!("{} is offline", node_name(node)),
+        Waiting::Site { site, step } => format!("no node of {site} is online to run {}", step_named(step)),
+        Waiting::Acquiring { nodes: 1 } => "1 node acquires its packages".to_owned(),
+        Waiting::Acquiring { nodes } => format!("{nodes} nodes acquire their packages"),
+        Waiting::Running { step, actors: 1 } => format!("step {} runs on 1 machine", step_named(step)),
+        Waiting::Running { step, actors } => format!("step {} runs on {actors} machines", step_named(step)),
+    }
+}
