@@ -194,7 +194,7 @@ fn draft(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draf
             Draft::of(EventKind::Node, *node, message)
         }
         Change::Closing { end: End::Failure { cause } } => Draft::plain(EventKind::Stage, format!("failing: {cause}")),
-        Change::CancelRequested => Draft::plain(EventKind::Operator, "an operator cancelled it"),
+        Change::Killing | Change::Closing { end: End::Cancel } => Draft::plain(EventKind::Operator, "an operator cancelled it"),
         Change::Finished { outcome } => Draft::plain(EventKind::Ended, match outcome {
             Outcome::Succeeded => "succeeded".to_owned(),
             Outcome::SucceededWithout { excluded } => format!("succeeded without {excluded} nodes"),

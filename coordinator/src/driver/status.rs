@@ -96,7 +96,7 @@ impl Server {
             node.steps.iter_mut().map(move |step| (name.clone(), step))
         });
         let own = status.coordinator_steps.iter_mut().map(|step| ("coordinator".to_owned(), step));
-        for (node, step) in on_nodes.chain(own).filter(|(_, step)| step.state.is_trouble()) {
+        for (node, step) in on_nodes.chain(own).filter(|(_, step)| step.is_trouble()) {
             step.tail = self.logs.tail(id, &node, &step.name, TAIL_LINES_MAX);
         }
     }
