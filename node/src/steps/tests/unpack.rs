@@ -409,7 +409,7 @@ async fn unpack_is_a_step() {
     step.packages = vec![PackageFile { index: PackageIndex(3), name: Name::new("web").unwrap(), path: job.package }];
     let cancel = CancellationToken::new();
     cancel.cancel();
-    let (output, _chunks) = mpsc::channel(1);
+    let (output, _chunks) = tokio::sync::mpsc::channel(1);
     assert_eq!(run(&step, &output, &cancel).await, Outcome::Killed);
     assert_eq!(place.releases(), Vec::<String>::new());
 
