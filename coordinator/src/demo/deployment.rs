@@ -8,7 +8,7 @@ use super::package;
 
 /// How nodes prove that they have what was released, without Shoal's help.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Proof {
+pub(super) enum Proof {
     /// By this list of SHA-256 of the unpacked files.
     Files(PathBuf),
     /// By the SHA-256 of the package, which cannot be unpacked.
@@ -20,7 +20,7 @@ impl Proof {
     ///
     /// # Errors
     /// If the package cannot be read or the list not written.
-    pub fn of(path: &Path, list: &Path) -> io::Result<Self> {
+    pub(super) fn of(path: &Path, list: &Path) -> io::Result<Self> {
         if package::write_checksums(path, list)? {
             return Ok(Self::Files(list.to_owned()));
         }
@@ -30,7 +30,7 @@ impl Proof {
 
 /// The file for `version`; nodes install below `machines`, each in a folder of its own, and are up when `health` serves
 /// what they wrote there last. The paths have only letters that neither YAML nor a shell takes for something else.
-pub fn text(version: &str, proof: &Proof, machines: &Path, health: &str) -> String {
+pub(super) fn text(version: &str, proof: &Proof, machines: &Path, health: &str) -> String {
     let machines = machines.display();
     let head = format!(
         r#"name: demo

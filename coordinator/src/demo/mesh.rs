@@ -40,7 +40,7 @@ const STOP_MAX: Duration = Duration::from_secs(5);
 const TOKEN_TTL_S: u64 = 3600;
 
 /// A mesh that runs; what is left of it ends when it is dropped.
-pub struct Mesh {
+pub(super) struct Mesh {
     client: Client,
     sites: Vec<Site>,
     nodes: usize,
@@ -65,7 +65,7 @@ struct Site {
 
 /// Payload bytes that a site received over its WAN.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SiteCrossed {
+pub(super) struct SiteCrossed {
     /// The site.
     pub site: String,
     /// From the feed: whole HTTP answers.
@@ -79,7 +79,7 @@ impl Mesh {
     ///
     /// # Errors
     /// If something does not start.
-    pub async fn start(args: &DemoArgs, folders: &Folders) -> Result<Self, CliError> {
+    pub(super) async fn start(args: &DemoArgs, folders: &Folders) -> Result<Self, CliError> {
         let origin = FileServer::start(&folders.feed).await.map_err(failed("start the feed"))?;
         let machines = FileServer::start(&folders.machines).await.map_err(failed("start the nodes' services"))?;
         let mut wans = Vec::new();
@@ -161,12 +161,12 @@ impl Mesh {
     }
 
     /// The operator's way to the coordinator.
-    pub fn client(&self) -> &Client {
+    pub(super) fn client(&self) -> &Client {
         &self.client
     }
 
     /// Base URL of the nodes' services.
-    pub fn health(&self) -> &str {
+    pub(super) fn health(&self) -> &str {
         &self.health
     }
 
@@ -174,7 +174,7 @@ impl Mesh {
     ///
     /// # Errors
     /// If one does not in [`JOIN_MAX`].
-    pub async fn online(&mut self) -> Result<(), CliError> {
+    pub(super) async fn online(&mut self) -> Result<(), CliError> {
         let (client, wanted, started) = (self.client.clone(), self.nodes, Instant::now());
         let joined = async {
             loop {
@@ -196,7 +196,7 @@ impl Mesh {
     }
 
     /// Waits until an agent or the coordinator ends by itself, which it should not.
-    pub async fn broken(&mut self) -> CliError {
+    pub(super) async fn broken(&mut self) -> CliError {
         let cause = tokio::select! {
             Some(ended) = self.agents.join_next() => match ended {
                 Ok((name, Err(error))) => format!("node {name} ended: {error}"),
@@ -213,7 +213,7 @@ impl Mesh {
     }
 
     /// What the relays counted so far.
-    pub fn crossed(&self) -> Vec<SiteCrossed> {
+    pub(super) fn crossed(&self) -> Vec<SiteCrossed> {
         let of = |site: &Site| SiteCrossed {
             site: site.name.to_string(),
             feed: site.feed.crossed().down,
@@ -223,7 +223,7 @@ impl Mesh {
     }
 
     /// Stops the agents, then the coordinator; what does not stop in time is dropped.
-    pub async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         self.stop_agents.cancel();
         let all_ended = async { while self.agents.join_next().await.is_some() {} };
         let _ = timeout(STOP_MAX, all_ended).await;

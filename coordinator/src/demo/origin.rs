@@ -30,7 +30,7 @@ const READ_BYTES: u64 = 64 * 1024;
 
 /// A server of files; ends when it is dropped.
 #[derive(Debug)]
-pub struct FileServer {
+pub(super) struct FileServer {
     address: SocketAddr,
     serving: JoinHandle<()>,
 }
@@ -49,7 +49,7 @@ impl FileServer {
     ///
     /// # Errors
     /// If it cannot listen, or the folder is not there.
-    pub async fn start(folder: &Path) -> io::Result<Self> {
+    pub(super) async fn start(folder: &Path) -> io::Result<Self> {
         let root: Arc<Path> = tokio::fs::canonicalize(folder).await?.into();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -65,7 +65,7 @@ impl FileServer {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 }

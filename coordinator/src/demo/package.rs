@@ -32,15 +32,17 @@ const PIECE_BYTES: usize = 256 * 1024;
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn generate(path: &Path) -> io::Result<()> {
+pub(super) fn generate(path: &Path) -> io::Result<()> {
     let mut writer = ZipWriter::new(BufWriter::new(File::create_new(path)?));
     writer.start_file(VERSION, options(CompressionMethod::Stored))?;
     writer.write_all(version_text(1).as_bytes())?;
     for number in 0..FILES {
         let mut bytes =
             blake3::Hasher::new_derive_key("shoal demo 2026 application").update(&number.to_le_bytes()).finalize_xof();
-        let len = file_len(number, &mut bytes);
-        let readable = number % 2 == 0;
+        // Of ten files in a row, each is of another class in the next ten, so that a tenth of the files is one of bytes too.
+        let class = (number + number / 10) % 20;
+        let len = file_len(class, &mut bytes);
+        let readable = class % 2 == 0;
         let (name, method) = match readable {
             true => (format!("share/page-{number:03}.txt"), CompressionMethod::Deflated),
             false => (format!("lib/module-{number:03}.bin"), CompressionMethod::Stored),
@@ -61,7 +63,7 @@ pub fn generate(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// If one cannot be read or the other not written.
-pub fn next_version(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn next_version(from: &Path, to: &Path) -> io::Result<()> {
     match ZipArchive::new(BufReader::new(File::open(from)?)) {
         Ok(archive) => next_zip(archive, to),
         Err(_) => next_bytes(from, to),
@@ -73,7 +75,7 @@ pub fn next_version(from: &Path, to: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// If the package cannot be read or the list not written.
-pub fn write_checksums(package: &Path, list: &Path) -> io::Result<bool> {
+pub(super) fn write_checksums(package: &Path, list: &Path) -> io::Result<bool> {
     let Ok(mut archive) = ZipArchive::new(BufReader::new(File::open(package)?)) else { return Ok(false) };
     let mut lines = String::new();
     for index in 0..archive.len() {
@@ -94,7 +96,7 @@ pub fn write_checksums(package: &Path, list: &Path) -> io::Result<bool> {
 ///
 /// # Errors
 /// If it cannot be read.
-pub fn sha256_hex(reader: &mut impl Read) -> io::Result<String> {
+pub(super) fn sha256_hex(reader: &mut impl Read) -> io::Result<String> {
     let mut hasher = Sha256::new();
     let mut piece = vec![0; PIECE_BYTES];
     loop {
@@ -106,11 +108,11 @@ pub fn sha256_hex(reader: &mut impl Read) -> io::Result<String> {
 }
 
 /// Between 1 KiB and 1.6 MiB, as the sizes of an application's files are: many small ones, few large.
-fn file_len(number: u32, bytes: &mut blake3::OutputReader) -> u64 {
+fn file_len(class: u32, bytes: &mut blake3::OutputReader) -> u64 {
     let mut random = [0; 8];
     bytes.fill(&mut random);
     let random = u64::from_le_bytes(random);
-    match number % 20 {
+    match class {
         0 | 13 => 512 * 1024 + random % (1152 * 1024),
         1..=6 => 64 * 1024 + random % (448 * 1024),
         _ => 1024 + random % (63 * 1024),

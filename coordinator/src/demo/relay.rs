@@ -34,14 +34,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A site's way to the rest of the world.
 #[derive(Clone, Debug)]
-pub struct Wan {
+pub(super) struct Wan {
     down: Arc<Bucket>,
     up: Arc<Bucket>,
 }
 
 /// One relay over a WAN; ends when it is dropped.
 #[derive(Debug)]
-pub struct Link {
+pub(super) struct Link {
     address: SocketAddr,
     counts: Arc<Counts>,
     accepting: JoinHandle<()>,
@@ -49,7 +49,7 @@ pub struct Link {
 
 /// Payload bytes that crossed a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Crossed {
+pub(super) struct Crossed {
     /// To the site.
     pub down: u64,
     /// From the site.
@@ -72,7 +72,7 @@ struct Bucket {
 
 impl Wan {
     /// One of `bytes_per_s` each way.
-    pub fn new(bytes_per_s: u64) -> Self {
+    pub(super) fn new(bytes_per_s: u64) -> Self {
         let bucket = || Arc::new(Bucket { bytes_per_s: bytes_per_s.max(1), free_at: Mutex::new(Instant::now()) });
         Self { down: bucket(), up: bucket() }
     }
@@ -81,7 +81,7 @@ impl Wan {
     ///
     /// # Errors
     /// If it cannot listen there.
-    pub async fn link(&self, inside: IpAddr, target: SocketAddr) -> io::Result<Link> {
+    pub(super) async fn link(&self, inside: IpAddr, target: SocketAddr) -> io::Result<Link> {
         let listener = TcpListener::bind((inside, 0)).await?;
         let (address, counts) = (listener.local_addr()?, Arc::<Counts>::default());
         let accepting = tokio::spawn(accept(listener, target, self.clone(), counts.clone()));
@@ -91,12 +91,12 @@ impl Wan {
 
 impl Link {
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// What has crossed it so far.
-    pub fn crossed(&self) -> Crossed {
+    pub(super) fn crossed(&self) -> Crossed {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Crossed { down: load(&self.counts.down), up: load(&self.counts.up) }
     }

@@ -10,7 +10,7 @@ use crate::cli::units::bytes;
 const HEADER_BYTES: u64 = 16 * 1024;
 
 /// What crossed each site's WAN after `before` was counted.
-pub fn since(before: &[SiteCrossed], after: &[SiteCrossed]) -> Vec<SiteCrossed> {
+pub(super) fn since(before: &[SiteCrossed], after: &[SiteCrossed]) -> Vec<SiteCrossed> {
     let pairs = before.iter().zip(after);
     pairs
         .map(|(before, after)| SiteCrossed {
@@ -22,7 +22,7 @@ pub fn since(before: &[SiteCrossed], after: &[SiteCrossed]) -> Vec<SiteCrossed> 
 }
 
 /// One line for each site.
-pub fn render(counted: &[SiteCrossed], missing: u64) -> String {
+pub(super) fn render(counted: &[SiteCrossed], missing: u64) -> String {
     let width = counted.iter().map(|site| site.site.len()).max().unwrap_or(0);
     let mut text = String::new();
     for SiteCrossed { site, feed, coordinator } in counted {
@@ -42,7 +42,7 @@ pub fn render(counted: &[SiteCrossed], missing: u64) -> String {
 ///
 /// # Errors
 /// Names the sites that read more.
-pub fn judge(version: &str, counted: &[SiteCrossed], missing: u64) -> Result<(), CliError> {
+pub(super) fn judge(version: &str, counted: &[SiteCrossed], missing: u64) -> Result<(), CliError> {
     let most = missing + (missing / 100).max(HEADER_BYTES);
     let too_much = counted.iter().filter(|site| site.feed > most);
     let named: Vec<_> = too_much.map(|site| format!("{} read {}", site.site, bytes(site.feed))).collect();
