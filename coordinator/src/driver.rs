@@ -316,21 +316,19 @@ impl Server {
 
     async fn on_control(&mut self, event: ControlEvent) -> Result<(), ServeError> {
         match event {
-            ControlEvent::Frame { from, bytes } => {
-                match codec::decode::<Frame>(&bytes, CONTROL_MESSAGE_BYTES_MAX) {
-                    Ok(Frame::ToCoordinator(message)) => {
-                        if let ToCoordinator::StepEnded { run, .. } = &message {
-                            self.end_output(Some(from), *run);
-                        }
-                        self.handle(Input::Node { from, message });
+            ControlEvent::Frame { from, bytes } => match codec::decode::<Frame>(&bytes, CONTROL_MESSAGE_BYTES_MAX) {
+                Ok(Frame::ToCoordinator(message)) => {
+                    if let ToCoordinator::StepEnded { run, .. } = &message {
+                        self.end_output(Some(from), *run);
                     }
-                    Ok(_) => warn!(from = %from.short(), "a message that its sender may not send is ignored"),
-                    Err(error) => {
-                        warn!(from = %from.short(), %error, "a node that cannot be understood is disconnected");
-                        self.control.disconnect(from).await.map_err(|_| ServeError::MeshStopped)?;
-                    }
+                    self.handle(Input::Node { from, message });
                 }
-            }
+                Ok(_) => warn!(from = %from.short(), "a message that its sender may not send is ignored"),
+                Err(error) => {
+                    warn!(from = %from.short(), %error, "a node that cannot be understood is disconnected");
+                    self.control.disconnect(from).await.map_err(|_| ServeError::MeshStopped)?;
+                }
+            },
             ControlEvent::Down { node, reason } => {
                 debug!(node = %node.short(), %reason, "a connection ended");
                 self.handle(Input::NodeDown(node));

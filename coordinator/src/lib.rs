@@ -9,6 +9,7 @@
 //! | [`feeds`], [`catalog`] | from a reference to where the bytes are; recipes of all that was read |
 //! | [`journal`], [`audit`] | what was decided, durable and in order |
 //! | [`api`] | the operator's HTTP API: documents, and the commands that it asks of the driver |
+//! | [`demo`] | a whole mesh in one process, to see what Shoal does |
 //! | [`cli`] | the operator's command line, which speaks to the API |
 
 pub mod api;
@@ -16,6 +17,7 @@ pub mod audit;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod driver;
 pub mod feeds;
 pub mod input_file;

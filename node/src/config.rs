@@ -159,7 +159,8 @@ impl Settings {
             },
             site: self.site.map(|text| name("site", text)).transpose()?,
             labels: labels.collect::<Result<_, ConfigError>>()?,
-            data_dir: self.data_dir.unwrap_or_else(|| "/var/lib/shoal-node".into()),
+            // Scripts run elsewhere and are told absolute paths.
+            data_dir: absolute(self.data_dir.unwrap_or_else(|| "/var/lib/shoal-node".into()))?,
             cache_max: self.cache_max.map(|text| parse_size(&text)).transpose()?,
             listen,
             bulk_listen,
@@ -169,6 +170,10 @@ impl Settings {
 
 fn read(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(&path).map_err(|source| ConfigError::Read { path, source })
 }
 
 fn addresses(texts: &[String]) -> Result<Vec<Multiaddr>, ConfigError> {

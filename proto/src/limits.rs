@@ -299,6 +299,9 @@ pub const LEASE_RATE_GUESS: u64 = 512 * 1024;
 /// How long a node may be away before its leases are lost: a restart of the agent, or a short break of the network.
 pub const HOLDER_GRACE: Duration = Duration::from_secs(10);
 
+/// How long a coordinator that was restarted waits for the nodes of a site before it grants what they may already hold
+/// or read: the longest wait between two dials, and the dial.
+pub const RETURN_MAX: Duration = Duration::from_secs(15);
 /// How long a connected node may take to answer a revocation before its lease is lost.
 pub const REVOKE_ANSWER_MAX: Duration = Duration::from_secs(30);
 
@@ -377,3 +380,21 @@ pub const PINS_PER_PACKAGE_MAX: usize = 1024;
 
 /// Bytes of a node's record of one package: its pins at up to ten bytes each, with room to spare.
 pub const PACKAGE_RECORD_BYTES_MAX: usize = 16 * 1024;
+
+/// Requests that are open at all neighbours at least: a node that commits itself late asks those who have room.
+pub const REQUESTS_MIN: usize = 8;
+
+/// Requests that are open at all neighbours at most.
+pub const REQUESTS_MAX: usize = 256;
+
+/// Nodes that ask for each copy of a block that is still rare: the one that is served first serves the next.
+pub const ASKERS_PER_COPY: u128 = 2;
+
+/// How long a block is left to others at most while the number of its copies does not change.
+pub const TURN_WAIT_MAX: Duration = Duration::from_millis(250);
+
+/// How long a block is thought to take from a neighbour before that was measured.
+pub const TURN_GUESS: Duration = Duration::from_millis(20);
+
+/// A block that at most this many neighbours have is announced at once: others wait for it.
+pub const ANNOUNCED_AT_ONCE_COPIES: u32 = 3;

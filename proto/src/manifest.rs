@@ -164,7 +164,7 @@ pub enum Action {
     Unpack {
         /// Which package.
         package: PackageIndex,
-        /// The folder, absolute.
+        /// The folder, absolute; the node puts values in place of `${SHOAL_NODE}` and what else scripts see.
         to: String,
         /// How many releases stay, this one included; at least 1.
         keep: u32,

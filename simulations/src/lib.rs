@@ -1,1 +1,29 @@
 //! The cores of Shoal over a simulated network.
+//!
+//! The composite cores that the real processes run ([`shoal_proto::node::Node`], [`shoal_proto::coordinator::Coordinator`])
+//! get their events from a simulated world instead of from sockets and disks. A seed decides everything, so that a run
+//! can be had again. Nothing here waits or looks at a clock.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | `scenario`, `faults` | what a seed means: the world, and what goes wrong in it |
+//! | `world`, `queue` | time, and what happens when |
+//! | `host`, `disk`, `transfer` | a node's shell, its disk, bytes on the move |
+//! | `control` | the coordinator's shell, its journal and its operator |
+//! | `links` | control connections: in order or broken |
+//! | `checks` | the promises of DESIGN.md, one file each |
+//! | [`storm`], `report`, `trace` | many seeds, their sums, and what happened in one |
+
+mod checks;
+mod control;
+mod disk;
+mod faults;
+mod host;
+mod links;
+mod queue;
+mod report;
+mod scenario;
+pub mod storm;
+mod trace;
+mod transfer;
+mod world;

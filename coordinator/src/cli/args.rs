@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use shoal_proto::id::{DeploymentId, Name};
 
 use super::units::parse_ttl_s;
-use shoal_proto::rollout::units::parse_duration;
+use shoal_proto::rollout::units::{parse_duration, parse_rate};
 
 /// Brings a release to every machine of many sites, and runs it there.
 #[derive(Debug, Parser)]
@@ -79,6 +79,8 @@ pub enum Color {
 pub enum Command {
     /// Run the coordinator
     Serve(ServeArgs),
+    /// Try Shoal on this machine: a throw-away mesh deploys a package in two versions, and counts what crosses its WANs
+    Demo(DemoArgs),
     /// Make, list or revoke join strings for nodes
     #[command(subcommand)]
     Token(TokenCommand),
@@ -119,6 +121,26 @@ pub enum Command {
         /// Which shell
         shell: Shell,
     },
+}
+
+/// Arguments of `demo`.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// How many sites
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub sites: u8,
+    /// How many nodes in each
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub nodes: u8,
+    /// How fast each site's WAN is, each way
+    #[arg(long, value_name = "RATE", default_value = "50mbit", value_parser = parse_rate)]
+    pub wan: u64,
+    /// The package; without it, a zip of about 64 MB is made
+    #[arg(long, value_name = "FILE")]
+    pub package: Option<PathBuf>,
+    /// Keep everything that was made, to look at it
+    #[arg(long)]
+    pub keep: bool,
 }
 
 /// What to do with join strings.

@@ -28,6 +28,7 @@ use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
 use crate::api::types::{Action, Answer, TokenRequest};
+use crate::demo;
 use args::{AnswerArgs, Cli, Command, Format, Global, ListCommand, NodesCommand, StatusArgs, TokenCommand};
 use client::Client;
 use exit::{CliError, Exit};
@@ -58,7 +59,7 @@ pub fn main() -> ExitCode {
 fn log_to_stderr(cli: &Cli) {
     let serves = matches!(cli.command, Command::Serve(_));
     let level = match cli.global.verbose {
-        0 | 1 if serves => "info",
+        0 | 1 if serves => "info,libp2p_swarm=warn",
         0 | 1 => "warn",
         2 => "info,shoal_coordinator=debug",
         _ => "debug,shoal_coordinator=trace",
@@ -105,6 +106,9 @@ async fn dispatch(
         recipe::run(terminal, command)?;
         return Ok(Exit::Done);
     }
+    if let Command::Demo(args) = &cli.command {
+        return demo::run(args, terminal, interrupted).await;
+    }
     let client = connect(&cli.global, token)?;
     match cli.command {
         Command::Deploy(args) => return deploy::run(&client, terminal, args, interrupted).await,
@@ -130,7 +134,7 @@ async fn dispatch(
             terminal.list(&document, &document.feeds, render::feeds)?;
         }
         // Done above, without a coordinator.
-        Command::Completions { .. } | Command::Recipe(_) | Command::Serve(_) => {}
+        Command::Completions { .. } | Command::Demo(_) | Command::Recipe(_) | Command::Serve(_) => {}
     }
     Ok(Exit::Done)
 }
@@ -152,7 +156,8 @@ fn connect(global: &Global, token: Option<String>) -> Result<Client, CliError> {
 async fn tokens(client: &Client, terminal: &mut Terminal, command: TokenCommand) -> Result<(), CliError> {
     match command {
         TokenCommand::Create { site, roles, ttl, advertise, advertise_bulk } => {
-            let token = client.create_token(&TokenRequest { site, roles, ttl_s: ttl, advertise, advertise_bulk }).await?;
+            let token =
+                client.create_token(&TokenRequest { site, roles, ttl_s: ttl, advertise, advertise_bulk }).await?;
             match terminal.format {
                 Format::Table => terminal.text(&format!("{}\n", token.join))?,
                 Format::Json | Format::Jsonl => terminal.json(&token)?,

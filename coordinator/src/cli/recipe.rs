@@ -73,7 +73,7 @@ fn unusable(action: &str, path: &Path, error: &io::Error) -> CliError {
 }
 
 /// Reads the package at `path` once, and the end of a zip before that.
-fn cut(path: &Path) -> io::Result<Recipe> {
+pub(crate) fn cut(path: &Path) -> io::Result<Recipe> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
     let mut cutter = Cutter::new(shape(&file, size)?).map_err(io::Error::other)?;

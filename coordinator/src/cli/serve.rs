@@ -14,7 +14,9 @@ use crate::driver::Server;
 /// # Errors
 /// What is wrong with the file, or why the coordinator cannot start or go on.
 pub async fn run(config: &Path) -> Result<(), CliError> {
-    let config = Config::load(config).map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
+    // Paths in the file are taken from its folder; scripts run elsewhere and are told absolute ones.
+    let path = std::path::absolute(config).map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
+    let config = Config::load(&path).map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
     let failed = |error: crate::driver::ServeError| CliError::new(Exit::Unexpected, error.to_string());
     let server = Server::start(config).await.map_err(failed)?;
     let stop = CancellationToken::new();

@@ -51,8 +51,9 @@ impl Server {
 
     /// Lets watchers see a record.
     fn note(&mut self, record: &Record) {
-        let (Record::Rollout { deployment, .. } | Record::Acquired { deployment, .. } | Record::Read { deployment, .. }) =
-            record
+        let (Record::Rollout { deployment, .. }
+        | Record::Acquired { deployment, .. }
+        | Record::Read { deployment, .. }) = record
         else {
             return;
         };

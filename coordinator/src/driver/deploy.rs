@@ -69,9 +69,8 @@ impl Server {
         spec: &DeploymentSpec,
         found: Vec<Found>,
     ) -> Result<(shoal_proto::id::DeploymentId, Created), ApiError> {
-        let wrong = |error: &dyn std::error::Error| {
-            ApiError::new(ErrorCode::BadRequest, format!("{}: {error}", request.file))
-        };
+        let wrong =
+            |error: &dyn std::error::Error| ApiError::new(ErrorCode::BadRequest, format!("{}: {error}", request.file));
         let id = self.core.next_deployment();
         let nodes = self.node_facts();
         let packages: Vec<Package> = found.iter().map(|found| found.package.clone()).collect();
@@ -95,12 +94,7 @@ impl Server {
             for (key, value) in membership.all_labels() {
                 labels.entry(key).or_default().insert(value);
             }
-            NodeFacts {
-                id: membership.node,
-                name: membership.name.clone(),
-                site: membership.site.clone(),
-                labels,
-            }
+            NodeFacts { id: membership.node, name: membership.name.clone(), site: membership.site.clone(), labels }
         });
         facts.collect()
     }

@@ -60,13 +60,9 @@ impl EventLog {
     }
 
     /// Adds what a record tells of.
-    pub(super) fn note(
-        &mut self,
-        record: &Record,
-        manifest: Option<&Manifest>,
-        created: Option<&Created>,
-    ) {
-        let (Record::Rollout { deployment, record }, Some(manifest), Some(created)) = (record, manifest, created) else {
+    pub(super) fn note(&mut self, record: &Record, manifest: Option<&Manifest>, created: Option<&Created>) {
+        let (Record::Rollout { deployment, record }, Some(manifest), Some(created)) = (record, manifest, created)
+        else {
             return;
         };
         let log = self.deployments.entry(*deployment).or_default();
@@ -194,13 +190,17 @@ fn draft(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draf
             Draft::of(EventKind::Node, *node, message)
         }
         Change::Closing { end: End::Failure { cause } } => Draft::plain(EventKind::Stage, format!("failing: {cause}")),
-        Change::Killing | Change::Closing { end: End::Cancel } => Draft::plain(EventKind::Operator, "an operator cancelled it"),
-        Change::Finished { outcome } => Draft::plain(EventKind::Ended, match outcome {
-            Outcome::Succeeded => "succeeded".to_owned(),
-            Outcome::SucceededWithout { excluded } => format!("succeeded without {excluded} nodes"),
-            Outcome::Failed { cause } => format!("failed: {cause}"),
-            Outcome::Cancelled => "cancelled".to_owned(),
-        }),
+        Change::Closing { end: End::Cancel } => Draft::plain(EventKind::Operator, "an operator cancelled it"),
+        Change::Killing => Draft::plain(EventKind::Stage, "what still runs is killed"),
+        Change::Finished { outcome } => Draft::plain(
+            EventKind::Ended,
+            match outcome {
+                Outcome::Succeeded => "succeeded".to_owned(),
+                Outcome::SucceededWithout { excluded } => format!("succeeded without {excluded} nodes"),
+                Outcome::Failed { cause } => format!("failed: {cause}"),
+                Outcome::Cancelled => "cancelled".to_owned(),
+            },
+        ),
         _ => return None,
     })
 }

@@ -62,7 +62,8 @@ impl LogBook {
                 let lines = BufReader::new(file).lines().map_while(Result::ok);
                 lines.filter_map(|line| serde_json::from_str(&line).ok()).for_each(|line| book.keep(line));
             }
-            let opened = fs::create_dir_all(folder).and_then(|()| OpenOptions::new().create(true).append(true).open(&path));
+            let opened =
+                fs::create_dir_all(folder).and_then(|()| OpenOptions::new().create(true).append(true).open(&path));
             match opened {
                 Ok(file) => book.file = Some(file),
                 Err(error) => warn!(path = %path.display(), %error, "output of steps is kept in memory only"),
@@ -100,7 +101,13 @@ impl LogBook {
     }
 
     /// Lines after number `after` that `filter` lets through, at most `max`; the number to go on from.
-    pub(super) fn after(&mut self, id: DeploymentId, after: u64, filter: &LogFilter, max: usize) -> (Vec<LogLine>, u64) {
+    pub(super) fn after(
+        &mut self,
+        id: DeploymentId,
+        after: u64,
+        filter: &LogFilter,
+        max: usize,
+    ) -> (Vec<LogLine>, u64) {
         let book = self.book(id);
         let start = book.lines.partition_point(|line| line.seq <= after);
         let wanted = |line: &&LogLine| {

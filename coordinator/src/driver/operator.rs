@@ -124,9 +124,10 @@ impl Server {
             Err(error) => return Ok(Err(error)),
         };
         let now = self.now();
-        let done = self.core.operate(id, command, now).map_err(|error| {
-            ApiError::new(ErrorCode::Conflict, format!("{id}: {error}"))
-        });
+        let done = self
+            .core
+            .operate(id, command, now)
+            .map_err(|error| ApiError::new(ErrorCode::Conflict, format!("{id}: {error}")));
         self.settle().await?;
         Ok(done.map(|()| Done { schema: DoneSchema::V1, message, nodes: Vec::new() }))
     }
@@ -274,5 +275,6 @@ fn node(member: &shoal_proto::directory::Member) -> Node {
 }
 
 pub(super) fn no_deployment(id: DeploymentId) -> ApiError {
-    ApiError::new(ErrorCode::NotFound, format!("there is no deployment {id}")).next("list them with `shoal status --list`")
+    ApiError::new(ErrorCode::NotFound, format!("there is no deployment {id}"))
+        .next("list them with `shoal status --list`")
 }

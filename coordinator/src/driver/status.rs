@@ -46,7 +46,8 @@ impl Server {
 
     pub(super) fn status(&mut self, id: Option<DeploymentId>) -> Result<Box<Status>, ApiError> {
         let none = || {
-            ApiError::new(ErrorCode::NotFound, "nothing was deployed yet").next("start with `shoal deploy -f deploy.yaml`")
+            ApiError::new(ErrorCode::NotFound, "nothing was deployed yet")
+                .next("start with `shoal deploy -f deploy.yaml`")
         };
         let id = id.or_else(|| self.core.deployments().last()).ok_or_else(none)?;
         let DeploymentView { rollout, sites } = self.core.view(id).ok_or_else(|| no_deployment(id))?;
@@ -156,9 +157,8 @@ fn node_status(node: &NodeView, view: &View, manifest: &Manifest) -> NodeStatus 
 
 fn node_state(node: &NodeView, view: &View, lacks: bool) -> NodeState {
     let any = |wanted: fn(&StepView) -> bool| node.steps.iter().any(wanted);
-    let unanswered = |step: &StepView| {
-        matches!(step.state, view::StepState::Failed | view::StepState::Unknown) && !step.ignored
-    };
+    let unanswered =
+        |step: &StepView| matches!(step.state, view::StepState::Failed | view::StepState::Unknown) && !step.ignored;
     let over = view.outcome.is_some();
     if node.excluded.is_some() {
         NodeState::Excluded
@@ -213,7 +213,8 @@ fn step_status(step: &StepView) -> StepStatus {
 fn site_status(site: &SiteView, wan_limit: Option<u64>, rollout: &View, now: WallTime) -> SiteStatus {
     let began = rollout.times.acquire_began;
     let so_far = began.map_or(0, |began| rollout.times.finished.unwrap_or(now).0.saturating_sub(began.0));
-    let bound_ms = wan_limit.filter(|limit| *limit > 0).map(|limit| site.wan.missing_bytes.saturating_mul(1000) / limit);
+    let bound_ms =
+        wan_limit.filter(|limit| *limit > 0).map(|limit| site.wan.missing_bytes.saturating_mul(1000) / limit);
     let figures = SiteFigures {
         site: site.site.to_string(),
         nodes: site.nodes,

@@ -12,7 +12,10 @@ use crate::api::types::{Done, DoneSchema, NewToken, Token, TokenRequest, TokenSc
 use crate::api::{ApiError, ErrorCode};
 
 impl Server {
-    pub(super) async fn create_token(&mut self, request: TokenRequest) -> Result<Result<NewToken, ApiError>, ServeError> {
+    pub(super) async fn create_token(
+        &mut self,
+        request: TokenRequest,
+    ) -> Result<Result<NewToken, ApiError>, ServeError> {
         let mut secret = [0; 32];
         if let Err(error) = getrandom::fill(&mut secret) {
             return Ok(Err(ApiError::new(ErrorCode::Failed, format!("no randomness for a secret: {error}"))));

@@ -6,6 +6,7 @@
 
 mod archive;
 mod check;
+mod expand;
 mod folder;
 mod processes;
 mod script;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_proto::id::{DeploymentId, Name, PackageIndex};
-use shoal_proto::manifest::Action;
+use shoal_proto::manifest::{Action, Probe};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -114,32 +115,42 @@ pub enum OutputStream {
 pub async fn run(run: &StepRun, output: &mpsc::Sender<OutputChunk>, cancel: &CancellationToken) -> Outcome {
     match &run.action {
         Action::Script { run: text } => script::run(run, text, output, cancel).await,
-        Action::Unpack { package, to, keep } => match run.packages.iter().find(|file| file.index == *package) {
-            Some(file) => {
-                let job = unpack::Job {
-                    package: file.path.clone(),
-                    to: to.into(),
-                    release: run.release.clone(),
-                    keep: *keep,
-                };
-                unpack_in_time(job, run.timeout, output, cancel).await
-            }
-            None => Outcome::failed(format!("package {package} of the manifest is not on this machine")),
-        },
-        Action::Check { probe, within } => {
-            let checking = check::wait_until_up(probe, *within);
-            tokio::select! {
-                result = tokio::time::timeout(run.timeout, checking) => match result {
-                    Ok(Ok(said)) => {
-                        say(output, said).await;
-                        Outcome::Succeeded { values: BTreeMap::new() }
-                    }
-                    Ok(Err(error)) => Outcome::failed(error),
-                    Err(_) => Outcome::TimedOut,
-                },
-                () = cancel.cancelled() => Outcome::Killed,
-            }
+        Action::Unpack { package, to, keep } => {
+            let to = match expand::expand(to, &script::variables(run)) {
+                Ok(to) => to.into(),
+                Err(error) => return Outcome::failed(error),
+            };
+            let Some(file) = run.packages.iter().find(|file| file.index == *package) else {
+                return Outcome::failed(format!("package {package} of the manifest is not on this machine"));
+            };
+            let job = unpack::Job { package: file.path.clone(), to, release: run.release.clone(), keep: *keep };
+            unpack_in_time(job, run.timeout, output, cancel).await
         }
+        Action::Check { probe, within } => match expand::expand_probe(probe, &script::variables(run)) {
+            Ok(probe) => check_in_time(&probe, *within, run.timeout, output, cancel).await,
+            Err(error) => Outcome::failed(error),
+        },
+    }
+}
+
+async fn check_in_time(
+    probe: &Probe,
+    within: Duration,
+    timeout: Duration,
+    output: &mpsc::Sender<OutputChunk>,
+    cancel: &CancellationToken,
+) -> Outcome {
+    let checking = check::wait_until_up(probe, within);
+    tokio::select! {
+        result = tokio::time::timeout(timeout, checking) => match result {
+            Ok(Ok(said)) => {
+                say(output, said).await;
+                Outcome::Succeeded { values: BTreeMap::new() }
+            }
+            Ok(Err(error)) => Outcome::failed(error),
+            Err(_) => Outcome::TimedOut,
+        },
+        () = cancel.cancelled() => Outcome::Killed,
     }
 }
 

@@ -97,6 +97,14 @@ fn prepare(run: &StepRun) -> std::io::Result<PathBuf> {
 fn environment(run: &StepRun, values_file: &Path) -> BTreeMap<String, std::ffi::OsString> {
     let inherited = INHERITED.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var_os(name)?)));
     let mut all: BTreeMap<String, std::ffi::OsString> = inherited.collect();
+    all.extend(variables(run));
+    all.insert("SHOAL_OUTPUT".into(), values_file.into());
+    all
+}
+
+/// What a step of any kind knows of its run, by the names that scripts see.
+pub(super) fn variables(run: &StepRun) -> BTreeMap<String, std::ffi::OsString> {
+    let mut all = BTreeMap::new();
     for (key, value) in &run.values {
         all.insert(format!("SHOAL_VALUE_{}", variable(key)), value.into());
     }
@@ -108,7 +116,6 @@ fn environment(run: &StepRun, values_file: &Path) -> BTreeMap<String, std::ffi::
     all.insert("SHOAL_NODE".into(), run.node.as_str().into());
     all.insert("SHOAL_SITE".into(), run.site.as_str().into());
     all.insert("SHOAL_STEP".into(), run.step.as_str().into());
-    all.insert("SHOAL_OUTPUT".into(), values_file.into());
     all
 }
 

@@ -43,6 +43,15 @@ pub enum Input {
         /// Why, for people.
         cause: String,
     },
+    /// An operator lets a site read more of a content than its budget pays for (WAN-ONCE: only this goes past it).
+    AllowReading {
+        /// Which site.
+        site: Name,
+        /// Of which content.
+        content: ContentId,
+        /// How many bytes more.
+        bytes: u64,
+    },
     /// The time that [`super::Coordinator::next_wake`] named has come.
     Tick,
 }

@@ -28,6 +28,7 @@ use supply::Supply;
 
 use crate::directory::Directory;
 use crate::id::{ContentId, DeploymentId, Epoch, Name, NodeId, PackageIndex};
+use crate::limits::RETURN_MAX;
 use crate::manifest::Manifest;
 use crate::rollout::{self, Now, Operator, Rollout};
 use crate::runs::{RunEffect, Runs, StepRecord};
@@ -75,6 +76,9 @@ pub struct Coordinator {
     deployments: BTreeMap<DeploymentId, Deployment>,
     supplies: BTreeMap<(Name, ContentId), Supply>,
     runs: Runs,
+    /// Deployments that an earlier run began, and until when their nodes are waited for.
+    resumed: BTreeSet<DeploymentId>,
+    resumed_until: Time,
     /// Which manifests each connected node was sent on its connection.
     told: BTreeMap<NodeId, BTreeSet<DeploymentId>>,
     /// What steps on the coordinator report to their rollouts.
@@ -110,6 +114,8 @@ impl Coordinator {
             deployments: BTreeMap::new(),
             supplies: BTreeMap::new(),
             runs: Runs::default(),
+            resumed: BTreeSet::new(),
+            resumed_until: now.time + RETURN_MAX,
             told: BTreeMap::new(),
             reports: VecDeque::new(),
             stale_rosters: BTreeSet::new(),
@@ -129,6 +135,7 @@ impl Coordinator {
         let known = new.runs.say_all_again();
         new.carry_out_runs(known);
         let live: Vec<_> = new.live().collect();
+        new.resumed.extend(&live);
         for id in live {
             let effects = new.deployments[&id].rollout.pending_effects();
             new.carry_out(id, effects);
@@ -150,6 +157,11 @@ impl Coordinator {
                 self.carry_out_runs(effects);
             }
             Input::Stop { deployment, cause } => self.decide(deployment, rollout::Input::Stop { cause }, now),
+            Input::AllowReading { site, content, bytes } => {
+                if let Some(supply) = self.supplies.get_mut(&(site, content)) {
+                    supply.ledger.handle(crate::wan::Input::Override { bytes }, now.time);
+                }
+            }
             Input::Tick => self.on_tick(now),
         }
         self.settle(now);

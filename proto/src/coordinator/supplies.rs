@@ -18,15 +18,25 @@ impl Coordinator {
         let Some(site) = self.directory.site_of(node).cloned() else { return };
         let key = (site, content);
         if !self.supplies.contains_key(&key) {
-            let Some(supply) = self.purpose(content, Some(node)).and_then(|purpose| self.new_supply(&key, purpose))
-            else {
-                return;
-            };
+            let Some(purpose) = self.purpose(content, Some(node)) else { return };
+            let Some(mut supply) = self.new_supply(&key, purpose) else { return };
+            if self.resumed.contains(&purpose.deployment) && now.time < self.resumed_until {
+                let nodes = self.receivers(purpose, &key.0);
+                supply.ledger.handle(wan::Input::Await { nodes, until: self.resumed_until }, now.time);
+            }
             self.supplies.insert(key.clone(), supply);
         }
         if let Some(supply) = self.supplies.get_mut(&key) {
             supply.ledger.handle(input, now.time);
         }
+    }
+
+    /// The nodes of a site that a package, or its recipe, is for.
+    fn receivers(&self, purpose: Purpose, site: &Name) -> Vec<NodeId> {
+        let deployment = &self.deployments[&purpose.deployment];
+        let of_site = deployment.created.sites.iter().filter(|(_, of)| *of == site).map(|(node, _)| *node);
+        let gets = |node: &NodeId| deployment.manifest.packages_of(*node).any(|(index, _)| index == purpose.package);
+        of_site.filter(gets).collect()
     }
 
     /// Which live deployment wants `content`, and as what; only those that `node` is a target of, if one is given.

@@ -5,27 +5,27 @@
 //! window.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::limits::{REQUESTS_PER_NEIGHBOUR_MAX, REQUESTS_PER_NEIGHBOUR_MIN, SLOW_AGE_MIN, SLOW_FACTOR};
+use crate::limits::{SLOW_AGE_MIN, SLOW_FACTOR, TURN_GUESS};
 use crate::time::Time;
 
-/// How many requests one neighbour may have.
+/// How many requests may be open: at one neighbour, or at all of them.
 #[derive(Debug)]
 pub(super) struct Window {
     size: usize,
+    bounds: RangeInclusive<usize>,
     shortest: Option<Duration>,
     since: Option<Time>,
     arrived: u32,
 }
 
-impl Default for Window {
-    fn default() -> Self {
-        Self { size: REQUESTS_PER_NEIGHBOUR_MIN, shortest: None, since: None, arrived: 0 }
-    }
-}
-
 impl Window {
+    pub(super) fn new(bounds: RangeInclusive<usize>) -> Self {
+        Self { size: *bounds.start(), bounds, shortest: None, since: None, arrived: 0 }
+    }
+
     pub(super) fn size(&self) -> usize {
         self.size
     }
@@ -47,14 +47,14 @@ impl Window {
         }
         let on_the_way = u128::from(self.arrived) * 3 * shortest.as_nanos() / (2 * span.as_nanos());
         let size = usize::try_from(on_the_way).unwrap_or(usize::MAX).saturating_add(1);
-        self.size = size.clamp(REQUESTS_PER_NEIGHBOUR_MIN, REQUESTS_PER_NEIGHBOUR_MAX);
+        self.size = size.clamp(*self.bounds.start(), *self.bounds.end());
         self.begin(now);
     }
 
     /// The neighbour has no room, or failed: what was measured of the way no longer holds.
     pub(super) fn shrink(&mut self) {
         self.shortest = None;
-        self.size = (self.size / 2).max(REQUESTS_PER_NEIGHBOUR_MIN);
+        self.size = (self.size / 2).max(*self.bounds.start());
     }
 }
 
@@ -74,11 +74,20 @@ impl Times {
         self.recent.push_back(took);
     }
 
-    /// The age at which a request is slow; at the end of a content, when a second neighbour is to be asked too.
-    pub(super) fn patience(&self, endgame: bool) -> Duration {
+    fn median(&self) -> Option<Duration> {
         let mut sorted: Vec<_> = self.recent.iter().copied().collect();
         sorted.sort_unstable();
-        let Some(median) = sorted.get(sorted.len() / 2).copied() else { return SLOW_AGE_MIN * SLOW_FACTOR };
+        sorted.get(sorted.len() / 2).copied()
+    }
+
+    /// How long it takes until a block that was asked for can be asked of one node more.
+    pub(super) fn turn(&self) -> Duration {
+        self.median().unwrap_or(TURN_GUESS)
+    }
+
+    /// The age at which a request is slow; at the end of a content, when a second neighbour is to be asked too.
+    pub(super) fn patience(&self, endgame: bool) -> Duration {
+        let Some(median) = self.median() else { return SLOW_AGE_MIN * SLOW_FACTOR };
         if endgame { (median * 3 / 2).max(SLOW_AGE_MIN / 4) } else { (median * SLOW_FACTOR).max(SLOW_AGE_MIN) }
     }
 }
@@ -89,7 +98,7 @@ mod tests {
 
     /// The window after many blocks on a way with this round trip that passes `per_second` blocks.
     fn window_found(round_trip: Duration, per_second: u32) -> usize {
-        let mut window = Window::default();
+        let mut window = Window::new(2..=16);
         let mut now = Time::ZERO;
         window.begin(now);
         let sending = Duration::from_secs(1) / per_second;

@@ -207,6 +207,8 @@ pub enum Why {
     Announce,
     /// A neighbour that refused or failed may be asked again.
     Retry(NodeId),
+    /// A block that was left to other nodes may be asked for.
+    Turn,
     /// A request is so old that it is time to look for a faster neighbour.
     Slow,
     /// If nothing arrives until then, this node is stuck.

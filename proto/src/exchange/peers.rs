@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::inflight::Window;
 use crate::content::BlockSet;
 use crate::id::BlockIndex;
-use crate::limits::{NEIGHBOUR_REST_MAX, NEIGHBOUR_REST_MIN};
+use crate::limits::{NEIGHBOUR_REST_MAX, NEIGHBOUR_REST_MIN, REQUESTS_PER_NEIGHBOUR_MAX, REQUESTS_PER_NEIGHBOUR_MIN};
 use crate::time::Time;
 
 /// One neighbour.
@@ -16,6 +16,8 @@ pub(super) struct Neighbour {
     /// What it was asked for, and when.
     pub(super) requests: BTreeMap<BlockIndex, Time>,
     pub(super) window: Window,
+    /// When it was asked last.
+    pub(super) asked_at: Time,
     /// It is asked for nothing before this.
     pub(super) rests_until: Time,
     /// Refusals and failures since it last delivered.
@@ -27,7 +29,8 @@ impl Neighbour {
         Self {
             has: BlockSet::new(blocks),
             requests: BTreeMap::new(),
-            window: Window::default(),
+            window: Window::new(REQUESTS_PER_NEIGHBOUR_MIN..=REQUESTS_PER_NEIGHBOUR_MAX),
+            asked_at: Time::ZERO,
             rests_until: Time::ZERO,
             failures: 0,
         }

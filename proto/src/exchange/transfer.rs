@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::announce::Announcements;
-use super::inflight::Times;
+use super::inflight::{Times, Window};
 use super::peers::Neighbour;
 use super::serve::Uploads;
 use super::{FetchError, Input, Output, Source, Stats, Why};
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, NodeId};
-use crate::limits::{BANNED_MAX, NEIGHBOURS_MAX, STUCK_AFTER, STUCK_BLOCKS_MAX};
+use crate::limits::{ANNOUNCED_AT_ONCE_COPIES, BANNED_MAX, NEIGHBOURS_MAX, REQUESTS_MAX, REQUESTS_MIN, STUCK_AFTER, STUCK_BLOCKS_MAX};
 use crate::rng::mix;
 use crate::time::Time;
 
@@ -34,6 +34,12 @@ pub struct Exchange {
     /// Neighbours that rest, and until when.
     pub(super) resting: BTreeSet<(Time, NodeId)>,
     pub(super) times: Times,
+    /// How many requests may be open at all neighbours together.
+    pub(super) window: Window,
+    /// When the number of copies of each block changed last.
+    pub(super) copied: Vec<Time>,
+    /// When a block that is left to others may be asked for all the same.
+    pub(super) turn_at: Option<Time>,
     /// No request is looked at for being slow before this.
     pub(super) slow_from: Time,
     pub(super) uploads: Uploads,
@@ -79,6 +85,9 @@ impl Exchange {
             requested_bytes: 0,
             resting: BTreeSet::new(),
             times: Times::default(),
+            window: Window::new(REQUESTS_MIN..=REQUESTS_MAX),
+            copied: vec![Time::ZERO; block_bytes.len()],
+            turn_at: None,
             slow_from: Time::ZERO,
             uploads: Uploads::default(),
             outputs: VecDeque::new(),
@@ -101,7 +110,7 @@ impl Exchange {
             Input::NeighbourUp { node } => self.neighbour_up(node, now),
             Input::NeighbourDown { node } => self.drop_neighbour(node),
             Input::NeighbourHas { node, blocks } => self.neighbour_has(node, &blocks),
-            Input::NeighbourLanded { node, blocks } => self.neighbour_landed(node, &blocks),
+            Input::NeighbourLanded { node, blocks } => self.neighbour_landed(node, &blocks, now),
             Input::Landed { block, from } => self.landed(block, from == Source::Wan, now),
             Input::Fetched { node, block, bytes, took } => self.fetched(node, block, bytes, took, now),
             Input::FetchFailed { node, block, why } => self.fetch_failed(node, block, why, now),
@@ -124,7 +133,8 @@ impl Exchange {
         let announce = self.announcements.due().map(|due| (due, Why::Announce));
         let stuck = self.may_be_stuck().then_some((self.stuck_at, Why::Stuck));
         let slow = self.slow_wake().map(|at| (at, Why::Slow));
-        announce.into_iter().chain(stuck).chain(slow).chain(self.retry_wake()).min()
+        let turn = self.turn_at.map(|at| (at, Why::Turn));
+        announce.into_iter().chain(stuck).chain(slow).chain(self.retry_wake()).chain(turn).min()
     }
 
     /// The blocks that this node has.
@@ -210,11 +220,12 @@ impl Exchange {
         self.ready.insert(node);
     }
 
-    fn neighbour_landed(&mut self, node: NodeId, blocks: &[BlockIndex]) {
+    fn neighbour_landed(&mut self, node: NodeId, blocks: &[BlockIndex], now: Time) {
         let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
         for block in blocks {
             if neighbour.has.insert(*block) {
                 self.copies[block.index()] += 1;
+                self.copied[block.index()] = now;
             }
         }
         self.ready.insert(node);
@@ -228,7 +239,8 @@ impl Exchange {
         self.blocks[block.index()] = State::Have;
         self.missing.remove(block);
         self.have.insert(block);
-        self.announcements.add(block, from_wan || self.have.is_full(), now);
+        let rare = self.copies[block.index()] <= ANNOUNCED_AT_ONCE_COPIES;
+        self.announcements.add(block, from_wan || rare || self.have.is_full(), now);
         self.stuck_at = now + STUCK_AFTER;
         self.times_stuck = 0;
     }
@@ -239,6 +251,7 @@ impl Exchange {
         self.end_request(node, block);
         if let Some(neighbour) = self.neighbours.get_mut(&node) {
             neighbour.delivered(took, now);
+            self.window.arrived(took, now);
             self.times.add(took);
             self.ready.insert(node);
         }

@@ -43,6 +43,11 @@ impl What {
             Self::Package { package, .. } => (*package).into(),
         }
     }
+
+    /// Whether it is a package with `content` as its recipe.
+    fn needs(&self, content: ContentId) -> bool {
+        matches!(self, Self::Package { recipe, .. } if ContentId::from(recipe.recipe) == content)
+    }
 }
 
 /// Every content of one node.
@@ -214,10 +219,7 @@ impl Contents {
 
     /// Opens the packages that waited for a recipe.
     fn after_sealed(&self, content: ContentId, out: &mut VecDeque<Output>) {
-        let waiting = self.contents.values().filter(|entry| match &entry.what {
-            What::Package { recipe, .. } => ContentId::from(recipe.recipe) == content,
-            What::Recipe(_) => false,
-        });
+        let waiting = self.contents.values().filter(|entry| entry.what.needs(content));
         let waiting = waiting.filter(|entry| matches!(entry.phase, Phase::Opening));
         out.extend(waiting.map(|entry| Output::Open(entry.what.clone())));
     }
@@ -267,8 +269,13 @@ impl Contents {
         }
     }
 
-    /// Marks a content as not to be had until it is ordered again.
+    /// Marks a content as not to be had until it is ordered again, and with a recipe the packages that wait for it.
     pub(super) fn fail(&mut self, content: ContentId, out: &mut VecDeque<Output>) {
+        for entry in self.contents.values_mut() {
+            if entry.what.needs(content) && matches!(entry.phase, Phase::Opening) {
+                entry.phase = Phase::Failed;
+            }
+        }
         if let Some(entry) = self.contents.get_mut(&content) {
             let phase = std::mem::replace(&mut entry.phase, Phase::Failed);
             if let Phase::Trading(trade) = phase {

@@ -166,8 +166,12 @@ fn next_stage(sight: &Sight<'_>) -> Vec<Change> {
     if times.gate_opened.is_none() {
         return at_gate(sight);
     }
-    let opened = following(sight, Phase::Steps, sight.manifest.steps.len());
-    vec![opened.unwrap_or(Change::Closing { end: End::Success })]
+    if let Some(opened) = following(sight, Phase::Steps, sight.manifest.steps.len()) {
+        return vec![opened];
+    }
+    // Stragglers that no step waited for still get their packages.
+    let all = sight.state.ready == sight.state.live;
+    if all { vec![Change::Closing { end: End::Success }] } else { Vec::new() }
 }
 
 /// The turn of the step after the current one in the same list.

@@ -149,7 +149,8 @@ pub struct StepSpec {
     pub run: Option<String>,
     /// The name of a package to unpack.
     pub unpack: Option<Name>,
-    /// With `unpack`: the folder, absolute.
+    /// With `unpack`: the folder, absolute; may have `${SHOAL_NODE}` and other variables of scripts in it, as `check`
+    /// may.
     pub to: Option<String>,
     /// With `unpack`: how many releases stay.
     pub keep: Option<u32>,

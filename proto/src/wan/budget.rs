@@ -86,11 +86,20 @@ impl Budget {
     /// What the budget would pay if `bytes` more of `block` were charged.
     pub(super) fn cost(&self, block: BlockIndex, bytes: u32) -> u64 {
         let entry = self.blocks[block.index()];
-        if entry.spent == 0 {
-            return 0;
-        }
+        if entry.spent == 0 { 0 } else { self.cost_again(block, bytes) }
+    }
+
+    /// The same for a block that the site has: all of it is beyond what the site lacked, also if nothing was charged.
+    pub(super) fn cost_again(&self, block: BlockIndex, bytes: u32) -> u64 {
+        let entry = self.blocks[block.index()];
         let after = Entry { spent: entry.spent + u64::from(bytes), ..entry };
         after.over() - entry.over()
+    }
+
+    /// Charges a grant of a block that the site has.
+    pub(super) fn charge_again(&mut self, block: BlockIndex, bytes: u32) {
+        self.used_bytes_allowed = self.used_bytes_allowed.max(self.limit_bytes());
+        self.change(block, |entry| entry.spent += u64::from(bytes));
     }
 
     /// Charges a grant that the ledger chose to make. The caller has seen that [`Budget::cost`] is within what is left.
@@ -109,7 +118,7 @@ impl Budget {
         self.expect(block, 0);
         self.change(block, |entry| {
             if entry.spent == 0 {
-                entry.allowance = entry.allowance.max(bytes);
+                entry.allowance = bytes;
             }
             entry.spent += u64::from(bytes);
         });

@@ -47,7 +47,7 @@ impl Site {
             self.said_no_reader = false;
             return;
         }
-        if now < self.origin.retry_at {
+        if now < self.origin.retry_at || !self.awaited.is_empty() {
             return;
         }
         if self.least_stale {
@@ -190,12 +190,16 @@ impl Site {
     fn choose_stuck(&self, slot: usize, mut choice: Choice) -> Choice {
         for (block, _) in self.stuck.iter().filter(|(_, stuck)| **stuck == slot) {
             let bytes = self.members[slot].lacking(*block, self.block_bytes[block.index()]);
-            let cost = self.budget.cost(*block, bytes);
-            let free = self.blocks[block.index()].lease.is_none();
-            if bytes > 0 && free && choice.cost + cost <= self.budget.left_bytes() {
-                choice.add(*block, bytes, cost);
-                choice.for_stuck = true;
+            let cost = self.budget.cost_again(*block, bytes);
+            if bytes == 0 || self.blocks[block.index()].lease.is_some() {
+                continue;
             }
+            if choice.cost + cost > self.budget.left_bytes() {
+                choice.unaffordable = true;
+                continue;
+            }
+            choice.add(*block, bytes, cost);
+            choice.for_stuck = true;
         }
         choice
     }
@@ -209,7 +213,11 @@ impl Site {
         *next_lease += 1;
         self.said_budget_empty &= choice.cost == 0;
         for (block, bytes) in &choice.blocks {
-            self.budget.charge(*block, *bytes);
+            if choice.for_stuck {
+                self.budget.charge_again(*block, *bytes);
+            } else {
+                self.budget.charge(*block, *bytes);
+            }
             self.missing.remove(*block);
             self.blocks[block.index()].lease = Some(id);
             if choice.for_stuck {
@@ -283,7 +291,11 @@ impl Site {
     fn say_what_waits(&mut self, unaffordable: bool) {
         if unaffordable && !self.said_budget_empty {
             let cost = |block: BlockIndex| self.budget.cost(block, self.least[block.index()]);
-            let wanted_bytes = self.missing.iter().map(cost).sum();
+            let stuck = self.stuck.iter().map(|(block, slot)| {
+                let lacking = self.members[*slot].lacking(*block, self.block_bytes[block.index()]);
+                self.budget.cost_again(*block, lacking)
+            });
+            let wanted_bytes = self.missing.iter().map(cost).chain(stuck).sum();
             let left_bytes = self.budget.left_bytes();
             self.outputs.push_back(Output::Notice(Notice::BudgetEmpty { wanted_bytes, left_bytes }));
         }

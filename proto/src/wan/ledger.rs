@@ -105,7 +105,7 @@ impl Input {
             | Self::NodeDown { node }
             | Self::Release { node }
             | Self::Stuck { node, .. } => Some(*node),
-            Self::Override { .. } | Self::Tick => None,
+            Self::Await { .. } | Self::Override { .. } | Self::Tick => None,
         }
     }
 }

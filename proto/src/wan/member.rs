@@ -31,6 +31,8 @@ pub(super) struct Member {
     pub(super) stake_changed: Time,
     /// Charged to it, ever.
     pub(super) granted_bytes: u64,
+    /// Since when it has said that it is stuck, with nothing landed.
+    pub(super) stuck_since: Option<Time>,
     /// Failures since it last landed a leased block.
     pub(super) failures: u32,
     /// No lease before this.
@@ -52,6 +54,7 @@ impl Member {
             at_stake_bytes: 0,
             stake_changed: Time::ZERO,
             granted_bytes: 0,
+            stuck_since: None,
             failures: 0,
             rests_until: Time::ZERO,
             speed: Speed::default(),

@@ -120,6 +120,14 @@ pub enum Input {
         /// The blocks.
         blocks: Vec<BlockIndex>,
     },
+    /// The coordinator was restarted: these nodes may hold blocks, or read under leases that it does not know. Nothing is
+    /// granted before each has sent [`Input::Wants`], or before `until`.
+    Await {
+        /// Which nodes.
+        nodes: Vec<NodeId>,
+        /// Until when at the latest.
+        until: Time,
+    },
     /// An operator lets the site read this many bytes more.
     Override {
         /// Bytes on top of the budget.
@@ -224,6 +232,8 @@ pub enum Why {
     CooledDown(NodeId),
     /// The origin may be tried again.
     OriginRetry,
+    /// Nodes are waited for no longer after a restart.
+    AwaitOver,
 }
 
 /// The sums of one ledger, in bytes unless named otherwise. With `swarm` off, of all nodes.

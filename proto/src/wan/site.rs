@@ -30,6 +30,8 @@ pub(super) struct Site {
     pub(super) members: Vec<Member>,
     pub(super) slots: BTreeMap<NodeId, usize>,
     pub(super) leases: BTreeMap<LeaseId, Lease>,
+    /// Nodes that may hold blocks or leases and have not said so; nothing is granted meanwhile.
+    pub(super) awaited: BTreeSet<NodeId>,
     /// Members that may have become able to take a lease.
     pub(super) ready: BTreeSet<usize>,
     /// Members whose leases own blocks.
@@ -88,6 +90,7 @@ impl Site {
             members: Vec::new(),
             slots: BTreeMap::new(),
             leases: BTreeMap::new(),
+            awaited: BTreeSet::new(),
             ready: BTreeSet::new(),
             active: 0,
             readers: Readers::new(),
@@ -120,6 +123,10 @@ impl Site {
             Input::NodeDown { node } => self.node_down(node, now),
             Input::Release { node } => self.release(node, now),
             Input::Stuck { node, blocks } => self.note_stuck(node, &blocks, now),
+            Input::Await { nodes, until } => {
+                self.awaited.extend(nodes);
+                self.timers.insert((until, Why::AwaitOver));
+            }
             Input::Override { bytes } => {
                 self.budget.add(bytes);
                 self.said_budget_empty = false;
@@ -145,6 +152,10 @@ impl Site {
                     self.ready.insert(self.slots[&node]);
                 }
                 Why::OriginRetry => self.ready_all(),
+                Why::AwaitOver => {
+                    self.awaited.clear();
+                    self.ready_all();
+                }
             }
         }
     }
@@ -168,6 +179,9 @@ impl Site {
     }
 
     fn wants(&mut self, node: NodeId, lacking: &[Lacking], held: &[HeldLease], now: Time) {
+        if self.awaited.remove(&node) {
+            self.ready_all();
+        }
         let returned = self.slots.contains_key(&node);
         let Some(slot) = self.slot(node) else { return };
         let mut has = BlockSet::full(self.missing.count());
@@ -221,6 +235,7 @@ impl Site {
             return;
         }
         member.partial.remove(&block);
+        member.stuck_since = None;
         let counts = member.counts();
         let lease = self.blocks[block.index()].lease;
         if let Some(id) = lease.filter(|id| self.leases[id].node == slot) {
@@ -342,11 +357,15 @@ impl Site {
 
     fn note_stuck(&mut self, node: NodeId, blocks: &[BlockIndex], now: Time) {
         let Some(slot) = self.slots.get(&node).copied().filter(|slot| self.members[*slot].reads()) else { return };
+        let since = *self.members[slot].stuck_since.get_or_insert(now);
+        let long = since + STUCK_GRANT_EVERY <= now;
         for block in blocks.iter().take(LEASE_RUNS_MAX) {
             let Some(entry) = self.blocks.get(block.index()) else { continue };
-            // A block that more have is on its way through the site, and a holder that is away may come back.
+            // A block that more have is on its way through the site, and a holder that is away may come back; unless
+            // nobody serves this node at all.
             let away = |member: &Member| member.down_since.is_some() && member.has.contains(*block);
-            let rare = matches!(entry.holders, 1 | 2) && entry.lease.is_none() && !self.members.iter().any(away);
+            let few = matches!(entry.holders, 1 | 2) || long && entry.holders > 0;
+            let rare = few && entry.lease.is_none() && !self.members.iter().any(away);
             let again = self.stuck_granted.get(block).is_none_or(|at| *at + STUCK_GRANT_EVERY <= now);
             if rare && again && !self.members[slot].has.contains(*block) {
                 self.stuck.insert(*block, slot);

@@ -373,6 +373,28 @@ fn a_stop_is_obeyed_between_buffers() {
 }
 
 #[tokio::test]
+async fn the_folder_may_have_variables_in_it_that_lead_nowhere_else() {
+    let place = Place::new();
+    let job = place.job("r1", &gz(&tar(&[file("a", "x")])));
+    let unpack = |to: &str| {
+        let to = format!("{}/${{{to}}}", place.0.path().display());
+        let action = Action::Unpack { package: PackageIndex(3), to, keep: 3 };
+        let mut step = step(place.0.path(), action);
+        let name = Name::new("web").unwrap();
+        step.packages = vec![PackageFile { index: PackageIndex(3), name, path: job.package.clone() }];
+        step.values = [("out".to_owned(), "x/../../y".to_owned())].into();
+        step
+    };
+    let (outcome, _) = run_to_end(&unpack("SHOAL_NODE")).await;
+    assert!(matches!(outcome, Outcome::Succeeded { .. }), "{outcome:?}");
+    assert_eq!(fs::read_to_string(place.0.path().join("web-1/current/a")).unwrap(), "x");
+    for (variable, wanted) in [("SHOAL_VALUE_OUT", "no absolute path without `..`"), ("PATH", "which there is not")] {
+        let (outcome, _) = run_to_end(&unpack(variable)).await;
+        assert!(matches!(outcome, Outcome::Failed { ref cause, .. } if cause.contains(wanted)), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
 async fn unpack_is_a_step() {
     let place = Place::new();
     let job = place.job("r1", &gz(&tar(&[file("a", "x")])));

@@ -3,6 +3,7 @@
 mod plan;
 mod properties;
 mod scenarios;
+mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

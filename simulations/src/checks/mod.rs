@@ -1,0 +1,36 @@
+//! The promises of DESIGN.md section 2, one file each. VERIFIED is checked where nodes speak and serve, by their disks.
+
+pub(crate) mod acked;
+pub(crate) mod gate;
+pub(crate) mod wan_once;
+
+use std::fmt;
+
+/// Every promise's check.
+#[derive(Debug, Default)]
+pub(crate) struct Checks {
+    pub(crate) wan: wan_once::WanOnce,
+    pub(crate) gate: gate::Gate,
+    pub(crate) acked: acked::Acked,
+}
+
+/// A promise that was not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Violation {
+    /// Which.
+    pub(crate) promise: &'static str,
+    /// What was seen.
+    pub(crate) what: String,
+}
+
+impl Violation {
+    pub(crate) fn new(promise: &'static str, what: impl Into<String>) -> Self {
+        Self { promise, what: what.into() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.promise, self.what)
+    }
+}

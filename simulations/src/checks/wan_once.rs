@@ -1,0 +1,141 @@
+//! WAN-ONCE: what really crossed the WAN of a site for a content stays within what the site lacked, and its budget.
+//!
+//! A second account, kept from what was read and not from what was leased. Each block may be read once, as much as its
+//! first reader lacked of it. On top comes the budget of 1 % with its floor, once for each ledger that there was: one
+//! for each run of the coordinator and each deployment. A later ledger cannot know what was read before it, so a block
+//! may be read once more for it, but only if no node of the site that is connected holds it or reads it. Bytes that were
+//! read in vain and that nobody could report (their reader crashed, or the report was lost) are nobody's fault; those
+//! that were reported are the budget's.
+
+use std::collections::BTreeMap;
+
+use shoal_proto::id::{BlockIndex, ContentId, LeaseId};
+use shoal_proto::limits::{WAN_BUDGET_BYTES_MIN, WAN_BUDGET_DIVISOR};
+
+/// A content's way into a site, or to one node where nodes do not trade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Way {
+    pub(crate) site: usize,
+    pub(crate) alone: Option<usize>,
+    pub(crate) content: ContentId,
+}
+
+/// What was read by whom.
+#[derive(Debug, Default)]
+pub(crate) struct WanOnce {
+    ways: BTreeMap<Way, Account>,
+    /// Bytes that were read in vain for a lease, and are not yet reported.
+    waste: BTreeMap<LeaseId, (Way, u64)>,
+    runs: u64,
+    deployments: BTreeMap<ContentId, u64>,
+    overrides: BTreeMap<ContentId, u64>,
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    /// For which ledger each block was last allowed to be read.
+    allowances: BTreeMap<BlockIndex, u64>,
+    allowed: u64,
+    read: u64,
+    unreported: u64,
+}
+
+impl WanOnce {
+    /// A coordinator started: its ledgers have budgets of their own.
+    pub(crate) fn coordinator_started(&mut self) {
+        self.runs += 1;
+    }
+
+    /// A deployment brings `content`.
+    pub(crate) fn deployed(&mut self, content: ContentId) {
+        *self.deployments.entry(content).or_default() += 1;
+    }
+
+    /// An operator allows `bytes` more.
+    pub(crate) fn allowed(&mut self, content: ContentId, bytes: u64) {
+        *self.overrides.entry(content).or_default() += bytes;
+    }
+
+    /// A node begins to read the `lacking` bytes that it lacks of a block; `there` says whether the site has it otherwise.
+    pub(crate) fn begin(&mut self, way: Way, block: BlockIndex, lacking: u32, there: bool) {
+        let ledger = self.runs + self.deployments.get(&way.content).copied().unwrap_or(1);
+        let account = self.ways.entry(way).or_default();
+        let before = account.allowances.get(&block).copied();
+        if before.is_none() || before.is_some_and(|before| before < ledger) && !there {
+            account.allowances.insert(block, ledger);
+            account.allowed += u64::from(lacking);
+        }
+    }
+
+    /// `bytes` crossed the WAN for a lease, `wasted` of them for nothing.
+    pub(crate) fn read(&mut self, way: Way, lease: LeaseId, bytes: u64, wasted: u64) -> Result<(), String> {
+        let budgets = self.runs + self.deployments.get(&way.content).copied().unwrap_or(1);
+        let overrides = self.overrides.get(&way.content).copied().unwrap_or(0);
+        let account = self.ways.entry(way).or_default();
+        account.read += bytes;
+        account.unreported += wasted;
+        self.waste.entry(lease).or_insert((way, 0)).1 += wasted;
+        let budget = (account.allowed / WAN_BUDGET_DIVISOR).max(WAN_BUDGET_BYTES_MIN);
+        let most = account.allowed + budget * budgets + overrides + account.unreported;
+        if account.read <= most {
+            return Ok(());
+        }
+        Err(format!("{way:?} read {} bytes where {} were lacking and {most} are allowed", account.read, account.allowed))
+    }
+
+    /// A lease's end is reported, with what was read in vain for it.
+    pub(crate) fn waste_said(&mut self, lease: LeaseId) {
+        if let Some((way, wasted)) = self.waste.remove(&lease) {
+            let account = self.ways.entry(way).or_default();
+            account.unreported = account.unreported.saturating_sub(wasted);
+        }
+    }
+
+    /// What each site read for each content, in thousandths of what it lacked.
+    pub(crate) fn ratios(&self) -> Vec<u64> {
+        let lacked = self.ways.values().filter(|account| account.allowed > 0);
+        lacked.map(|account| account.read * 1000 / account.allowed).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAY: Way = Way { site: 0, alone: None, content: ContentId([1; 32]) };
+
+    fn begun(lacking: u32) -> WanOnce {
+        let mut check = WanOnce::default();
+        check.coordinator_started();
+        check.begin(WAY, BlockIndex(0), lacking, false);
+        check
+    }
+
+    #[test]
+    fn a_second_reading_is_caught_once_the_budget_is_spent() {
+        let mut check = begun(1_000_000);
+        assert_eq!(check.read(WAY, LeaseId(1), 1_000_000, 0), Ok(()));
+        check.begin(WAY, BlockIndex(0), 1_000_000, false);
+        assert_eq!(check.read(WAY, LeaseId(2), 2 * WAN_BUDGET_BYTES_MIN, 0), Ok(()), "two ledgers' budgets");
+        assert!(check.read(WAY, LeaseId(2), 1, 0).is_err());
+    }
+
+    #[test]
+    fn a_restart_allows_what_the_site_lost_and_nothing_that_it_holds() {
+        for there in [true, false] {
+            let mut check = begun(5_000_000);
+            assert_eq!(check.read(WAY, LeaseId(1), 5_000_000, 0), Ok(()));
+            check.coordinator_started();
+            check.begin(WAY, BlockIndex(0), 5_000_000, there);
+            assert_eq!(check.read(WAY, LeaseId(2), 5_000_000, 0).is_err(), there);
+        }
+    }
+
+    #[test]
+    fn waste_is_free_until_it_is_reported() {
+        let mut check = begun(100);
+        assert_eq!(check.read(WAY, LeaseId(1), 5_000_000, 5_000_000), Ok(()));
+        check.waste_said(LeaseId(1));
+        assert!(check.read(WAY, LeaseId(2), 1, 0).is_err());
+    }
+}

@@ -1,0 +1,391 @@
+//! The coordinator's shell and its operator: feeds the core, makes records durable before what comes after them, and loses
+//! with its process all that was not flushed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use shoal_proto::coordinator::{Config, Coordinator, Created, Input, Notice, Output, Record};
+use shoal_proto::directory::{DirectoryRecord, Token};
+use shoal_proto::id::{DeploymentId, Epoch};
+use shoal_proto::manifest::Signed;
+use shoal_proto::rollout::view::Waiting;
+use shoal_proto::rollout::{self, Actor, Now, Operator, Options, Which};
+use shoal_proto::time::{Time, WallTime};
+use shoal_proto::wan;
+use shoal_proto::wire::{StepRun, ToCoordinator, ToNode};
+
+use crate::links::{Payload, Place};
+use crate::scenario::Scenario;
+use crate::world::{Event, OPERATOR_LOOKS, World};
+
+/// The coordinator's machine, and its operator's notebook.
+#[derive(Debug)]
+pub(crate) struct Control {
+    pub(crate) life: u32,
+    seed: u64,
+    /// What is durable.
+    journal: Vec<Record>,
+    pub(crate) process: Option<ControlProcess>,
+    /// How far the operator is with each planned deployment.
+    plans: Vec<PlanStand>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PlanStand {
+    Planned,
+    Asked(DeploymentId),
+    Answered,
+}
+
+/// What a crash loses.
+#[derive(Debug)]
+pub(crate) struct ControlProcess {
+    core: Coordinator,
+    started: Time,
+    outputs: VecDeque<Output>,
+    flushing: Option<Record>,
+    pub(crate) wake: Option<Time>,
+    links: BTreeMap<usize, usize>,
+    pub(crate) running: BTreeSet<StepRun>,
+}
+
+impl Control {
+    pub(crate) fn new(scenario: &Scenario, seed: u64) -> Self {
+        let tokens = scenario.sites.iter().zip(1..).map(|(site, id)| {
+            Record::Directory(DirectoryRecord::TokenCreated(Token {
+                id,
+                secret_hash: *blake3::hash(&[7; 32]).as_bytes(),
+                site: site.name.clone(),
+                roles: Vec::new(),
+                expires: WallTime(u64::MAX),
+                coordinator_bulk: Vec::new(),
+            }))
+        });
+        let plans = vec![PlanStand::Planned; scenario.deployments.len()];
+        Self { life: 0, seed, journal: tokens.collect(), process: None, plans }
+    }
+}
+
+impl World {
+    pub(crate) fn start_coordinator(&mut self) {
+        if self.control.process.is_some() {
+            return;
+        }
+        self.control.life += 1;
+        let config = Config { epoch: Epoch(self.control.life.into()), bulk: Vec::new(), seed: self.control.seed };
+        let now = Now { time: Time::ZERO, wall: self.wall() };
+        let core = match Coordinator::new(config, self.control.journal.iter().cloned(), now) {
+            Ok(core) => core,
+            Err(cause) => return self.verify("ACKED-IS-KEPT", Err(format!("the journal is refused: {cause}"))),
+        };
+        let verdict = self.checks.acked.restarted(|id| core.view(id).map(|view| view.rollout.outcome));
+        self.verify("ACKED-IS-KEPT", verdict);
+        self.checks.wan.coordinator_started();
+        self.control.process = Some(ControlProcess {
+            core,
+            started: self.now,
+            outputs: VecDeque::new(),
+            flushing: None,
+            wake: None,
+            links: BTreeMap::new(),
+            running: BTreeSet::new(),
+        });
+        self.settle_coordinator();
+    }
+
+    pub(crate) fn crash_coordinator(&mut self) {
+        let Some(process) = self.control.process.take() else { return };
+        self.totals.coordinator_crashes += 1;
+        self.control.life += 1;
+        // What was being flushed may have become durable, with nobody told.
+        if let Some(record) = process.flushing.filter(|_| self.rng.below(2) == 0) {
+            self.became_durable(record);
+        }
+        self.checks.gate.crashed(Actor::Coordinator);
+        for plan in &mut self.control.plans {
+            if matches!(plan, PlanStand::Asked(_)) {
+                *plan = PlanStand::Planned;
+            }
+        }
+        for link in self.links.whole_at(Place::Coordinator) {
+            self.break_link(link, Duration::from_secs(12));
+        }
+    }
+
+    fn wall(&self) -> WallTime {
+        WallTime(u64::try_from(self.now.since(Time::ZERO).as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn coordinator_now(&self, process: &ControlProcess) -> Now {
+        Now { time: Time::ZERO + self.now.since(process.started), wall: self.wall() }
+    }
+
+    /// Tells the coordinator's core something, and has done what follows.
+    pub(crate) fn feed_coordinator(&mut self, input: Input) {
+        let Some(now) = self.control.process.as_ref().map(|process| self.coordinator_now(process)) else { return };
+        let Some(process) = &mut self.control.process else { return };
+        self.trace.note(self.now, format_args!("coordinator <- {input:?}"));
+        process.core.handle(input, now);
+        self.settle_coordinator();
+    }
+
+    fn settle_coordinator(&mut self) {
+        let life = self.control.life;
+        let Some(process) = &mut self.control.process else { return };
+        while let Some(output) = process.core.poll() {
+            self.trace.note(self.now, format_args!("coordinator -> {output:?}"));
+            process.outputs.push_back(output);
+        }
+        process.core.check();
+        let wake = process.core.next_wake().map(|(at, _)| (process.started + at.since(Time::ZERO)).max(self.now));
+        if process.wake != wake {
+            process.wake = wake;
+            if let Some(at) = wake {
+                self.queue.push(at, Event::Wake { place: Place::Coordinator, life });
+            }
+        }
+        self.carry_out_coordinator();
+    }
+
+    fn carry_out_coordinator(&mut self) {
+        loop {
+            let Some(process) = self.control.process.as_mut().filter(|p| p.flushing.is_none()) else { return };
+            match process.outputs.pop_front() {
+                None => return,
+                Some(Output::Persist(record)) => {
+                    process.flushing = Some(record);
+                    let at = self.now + self.within(Duration::from_micros(100), Duration::from_millis(8));
+                    self.queue.push(at, Event::Flushed { place: Place::Coordinator, life: self.control.life });
+                }
+                Some(output) => self.do_for_coordinator(output),
+            }
+        }
+    }
+
+    pub(crate) fn coordinator_flushed(&mut self) {
+        let record = self.control.process.as_mut().and_then(|process| process.flushing.take());
+        if let Some(record) = record {
+            if let Record::Created(created) = &record {
+                self.answer_create(created);
+            }
+            self.became_durable(record);
+        }
+        self.carry_out_coordinator();
+    }
+
+    fn became_durable(&mut self, record: Record) {
+        let verdict = self.checks.gate.durable(&record);
+        self.verify("GATE", verdict);
+        self.control.journal.push(record);
+    }
+
+    /// The operator's command to deploy is answered once the deployment is durable.
+    fn answer_create(&mut self, created: &Created) {
+        let Ok(manifest) = created.signed.open(|_, _| true) else { return };
+        let id = manifest.deployment;
+        self.checks.acked.created(id);
+        for package in &manifest.packages {
+            self.checks.wan.deployed(package.id.into());
+            self.checks.wan.deployed(package.recipe.recipe.into());
+        }
+        for plan in &mut self.control.plans {
+            if *plan == PlanStand::Asked(id) {
+                *plan = PlanStand::Answered;
+            }
+        }
+    }
+
+    fn do_for_coordinator(&mut self, output: Output) {
+        match output {
+            Output::Node { to, message } => {
+                if let ToNode::Run { run, .. } = &message {
+                    let verdict = self.checks.gate.ordered(Actor::Node(to), *run);
+                    self.verify("GATE", verdict);
+                }
+                self.tell_node(to, message);
+            }
+            Output::Grant { to, grant, .. } => {
+                self.totals.leases += 1;
+                self.tell_node(to, ToNode::Grant(grant));
+            }
+            Output::Disconnect(node) => {
+                let link = self.scenario.node(node).and_then(|node| {
+                    self.control.process.as_ref().and_then(|process| process.links.get(&node).copied())
+                });
+                if let Some(link) = link {
+                    self.break_link(link, Duration::from_millis(100));
+                }
+            }
+            Output::Run { run, .. } => {
+                if let Some(process) = &mut self.control.process {
+                    process.running.insert(run);
+                }
+                self.start_step(Place::Coordinator, self.control.life, run);
+            }
+            Output::Kill { run } => {
+                let (at, life) = (self.now + Duration::from_millis(20), self.control.life);
+                self.queue.push(at, Event::StepKilled { place: Place::Coordinator, life, run });
+            }
+            Output::Notice(notice) => self.take_notice(notice),
+            Output::StepOutput { .. } | Output::Persist(_) => {}
+        }
+    }
+
+    fn tell_node(&mut self, to: shoal_proto::id::NodeId, message: ToNode) {
+        let Some(node) = self.scenario.node(to) else { return };
+        let link = self.control.process.as_ref().and_then(|process| process.links.get(&node).copied());
+        if let Some(link) = link {
+            self.send(link, Place::Coordinator, Payload::ToNode(message));
+        }
+    }
+
+    fn take_notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Finished { deployment, outcome } => {
+                let verdict = self.checks.acked.finished(deployment, outcome);
+                self.verify("ACKED-IS-KEPT", verdict);
+            }
+            Notice::Wan { site, content, notice: wan::Notice::BudgetEmpty { wanted_bytes, .. } } => {
+                self.unaffordable.insert((site, content), wanted_bytes);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn hear_node(&mut self, link: usize, message: ToCoordinator) {
+        let Place::Node(node) = self.links.other(link, Place::Coordinator) else { return };
+        let from = self.scenario.nodes[node].id;
+        let Some(process) = &mut self.control.process else { return };
+        let before = process.links.insert(node, link);
+        if let Some(before) = before.filter(|before| *before != link) {
+            self.links.break_link(before);
+            self.feed_coordinator(Input::NodeDown(from));
+        }
+        if let ToCoordinator::LeaseEnded { end, .. } = &message {
+            self.checks.wan.waste_said(end.lease);
+        }
+        self.feed_coordinator(Input::Node { from, message });
+    }
+
+    pub(crate) fn coordinator_link_down(&mut self, link: usize) {
+        let Place::Node(node) = self.links.other(link, Place::Coordinator) else { return };
+        let Some(process) = &mut self.control.process else { return };
+        if process.links.get(&node) == Some(&link) {
+            process.links.remove(&node);
+            self.feed_coordinator(Input::NodeDown(self.scenario.nodes[node].id));
+        }
+    }
+
+    /// The operator starts a deployment; again later if the coordinator is away.
+    pub(crate) fn create(&mut self, plan: usize) {
+        if self.control.plans[plan] == PlanStand::Answered {
+            return;
+        }
+        self.queue.push(self.now + Duration::from_secs(2), Event::Create { plan });
+        if self.control.plans[plan] != PlanStand::Planned {
+            return;
+        }
+        let Some(process) = &self.control.process else { return };
+        let id = process.core.next_deployment();
+        let deployment = &self.scenario.deployments[plan];
+        let manifest = self.scenario.manifest(deployment, id);
+        let facts = self.scenario.facts();
+        let created = Created {
+            signed: Signed::seal(&manifest, |_| Vec::new()).expect("manifests in scenarios are small"),
+            options: Options::for_targets(&manifest, &facts, deployment.stage_only),
+            sites: rollout::plan::sites(&manifest, &facts),
+            blocks: self.scenario.packages_of(deployment).map(|package| package.blocks.clone()).collect(),
+            sources: Vec::new(),
+        };
+        self.control.plans[plan] = PlanStand::Asked(id);
+        self.feed_coordinator(Input::Create(Box::new(created)));
+    }
+
+    /// The operator answers what waits for an answer: at times in the storm, always in the calm.
+    pub(crate) fn operator_looks(&mut self) {
+        self.queue.push(self.now + OPERATOR_LOOKS, Event::OperatorLooks);
+        let Some(process) = &self.control.process else { return };
+        let ids: Vec<_> = process.core.deployments().collect();
+        let views: Vec<_> = ids.into_iter().filter_map(|id| process.core.view(id)).collect();
+        let all = self.control.plans.iter().all(|plan| *plan == PlanStand::Answered);
+        let idle = process.outputs.is_empty() && process.flushing.is_none();
+        if self.calm && all && idle && views.iter().all(|view| view.rollout.outcome.is_some()) {
+            self.over = true;
+            return;
+        }
+        for view in views.iter().filter(|view| view.rollout.outcome.is_none()) {
+            for waiting in &view.rollout.waiting {
+                if self.calm || self.rng.below(3) == 0 {
+                    self.answer(view.rollout.deployment, waiting);
+                }
+            }
+        }
+        if self.calm {
+            self.allow_reading();
+        }
+    }
+
+    fn answer(&mut self, id: DeploymentId, waiting: &Waiting) {
+        let dice = self.rng.below(12);
+        let command = match waiting {
+            Waiting::Release => Operator::Release,
+            Waiting::Package { node, .. } => {
+                let which = Which { actor: Some(Actor::Node(*node)), step: None };
+                if dice == 0 { Operator::Exclude(which) } else { Operator::Retry(which) }
+            }
+            Waiting::Answer { actor, step, .. } => {
+                let which = Which { actor: Some(*actor), step: Some(*step) };
+                match dice {
+                    0 => Operator::Fail(which),
+                    1 => Operator::Exclude(Which { actor: Some(*actor), step: None }),
+                    2 | 3 => Operator::Ignore(which),
+                    _ => Operator::Retry(which),
+                }
+            }
+            _ => return,
+        };
+        let command = if self.mishap(5) { Operator::Cancel } else { command };
+        let Some(now) = self.control.process.as_ref().map(|process| self.coordinator_now(process)) else { return };
+        let Some(process) = &mut self.control.process else { return };
+        let answer = process.core.operate(id, command, now);
+        self.trace.note(self.now, format_args!("operator: {id} {command:?} {answer:?}"));
+        self.settle_coordinator();
+    }
+
+    /// In the calm, the operator pays for what the budgets do not.
+    fn allow_reading(&mut self) {
+        while let Some(((site, content), bytes)) = self.unaffordable.pop_first() {
+            self.totals.overrides += 1;
+            self.checks.wan.allowed(content, bytes);
+            self.feed_coordinator(Input::AllowReading { site, content, bytes });
+        }
+    }
+
+    pub(crate) fn what_is_unfinished(&self) -> String {
+        let Some(process) = &self.control.process else { return "the coordinator is down".to_owned() };
+        let views = process.core.deployments().filter_map(|id| process.core.view(id));
+        let open = views.filter(|view| view.rollout.outcome.is_none()).map(|view| {
+            let view = view.rollout;
+            format!("{} in stage {:?} waits for {:?}, gate {:?}", view.deployment, view.stage, view.waiting, view.gate)
+        });
+        let plans = format!("plans {:?}", self.control.plans);
+        open.chain([plans]).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Each target of a deployment that succeeded holds what it was to hold.
+    pub(crate) fn judge_end(&mut self) {
+        let mut verdict = Ok(());
+        for (id, manifest, live) in self.checks.gate.succeeded() {
+            for node in live {
+                let Some(number) = self.scenario.node(node) else { continue };
+                let disk = &self.hosts[number].disk;
+                let lacks = manifest.packages_of(node).find(|(_, package)| !disk.is_sealed(package.id.into()));
+                if let Some((_, package)) = lacks {
+                    verdict = Err(format!("{id} succeeded, and node{number} lacks {}", package.name));
+                }
+            }
+        }
+        self.verify("LIVENESS", verdict);
+        self.totals.wan = self.checks.wan.ratios();
+    }
+}

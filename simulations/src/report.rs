@@ -1,0 +1,61 @@
+//! What storms add up to.
+
+use std::fmt;
+
+/// Sums of one run or of many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) events: u64,
+    pub(crate) node_crashes: u64,
+    pub(crate) coordinator_crashes: u64,
+    pub(crate) leases: u64,
+    pub(crate) lies: u64,
+    pub(crate) steps: u64,
+    pub(crate) overrides: u64,
+    pub(crate) wan_bytes: u64,
+    /// What each site read of each content, in thousandths of what it lacked.
+    pub(crate) wan: Vec<u64>,
+}
+
+impl Totals {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.events += other.events;
+        self.node_crashes += other.node_crashes;
+        self.coordinator_crashes += other.coordinator_crashes;
+        self.leases += other.leases;
+        self.lies += other.lies;
+        self.steps += other.steps;
+        self.overrides += other.overrides;
+        self.wan_bytes += other.wan_bytes;
+        self.wan.extend(other.wan);
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { events, node_crashes, coordinator_crashes, leases, lies, steps, overrides, wan_bytes, wan } = self;
+        writeln!(f, "{events} events, {node_crashes} crashes of nodes, {coordinator_crashes} of coordinators")?;
+        writeln!(f, "{steps} steps started, {leases} leases, {lies} wrong blocks sent, {overrides} overrides")?;
+        let mut sorted = wan.clone();
+        sorted.sort_unstable();
+        let at = |percent: usize| {
+            let copies = sorted.get(sorted.len().saturating_sub(1) * percent / 100).copied().unwrap_or(0);
+            format!("{}.{:03}", copies / 1000, copies % 1000)
+        };
+        write!(f, "{} MiB over {} WANs and contents; ", wan_bytes >> 20, sorted.len())?;
+        write!(f, "copies of what was lacking: median {}, 90 % {}, 99 % {}, most {}", at(50), at(90), at(99), at(100))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_shown_by_rank() {
+        let totals = Totals { wan: (1..=100).rev().map(|rank| rank * 100).collect(), ..Totals::default() };
+        let text = totals.to_string();
+        assert!(text.ends_with("median 5.000, 90 % 9.000, 99 % 9.900, most 10.000"), "{text}");
+        assert!(Totals::default().to_string().ends_with("most 0.000"), "nothing to show is no panic");
+    }
+}

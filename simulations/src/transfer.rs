@@ -1,0 +1,386 @@
+//! Bytes on the move: reads over the WAN under leases, and blocks between neighbours.
+//!
+//! A site's WAN and each node's two directions are pipes that serve one piece after the other. What is counted as read is
+//! what crossed the WAN in this world, whatever anybody reports of it (WAN-ONCE).
+
+use std::time::Duration;
+
+use shoal_proto::content::{Layout, Outline};
+use shoal_proto::exchange::FetchError;
+use shoal_proto::id::{BlockIndex, ContentId, LeaseId, NodeId};
+use shoal_proto::node::Input;
+use shoal_proto::time::Time;
+use shoal_proto::wan::{Lacking, Outcome};
+use shoal_proto::wire::{Fault, FaultKind, Grant, LeaseEnd};
+
+use crate::checks::wan_once::Way;
+use crate::world::{Event, World};
+
+/// How long a node waits for an answer to a request.
+const FETCH_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A lease that is worked on.
+#[derive(Debug)]
+pub(crate) struct Read {
+    grant: Grant,
+    blocks: Vec<BlockIndex>,
+    next: usize,
+    read_bytes: u64,
+    piece: Option<Piece>,
+}
+
+/// What a node reads at the moment.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    number: u64,
+    block: BlockIndex,
+    bytes: u32,
+    begins: Time,
+    ends: Time,
+    /// How it is going to fail, after how many bytes.
+    fails: Option<(FaultKind, u32)>,
+}
+
+/// A block that was asked of a neighbour.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    from: usize,
+    content: ContentId,
+    block: BlockIndex,
+    bytes: u32,
+    asked: Time,
+}
+
+/// A block that a neighbour asked for.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    content: ContentId,
+    block: BlockIndex,
+    bytes: u32,
+}
+
+/// Bytes of each block of a recipe.
+pub(crate) fn recipe_blocks(outline: &Outline) -> Vec<u32> {
+    let layout = Layout::of_outline(outline).expect("outlines in scenarios are well-formed");
+    layout.blocks().map(|block| u32::try_from(layout.block_bytes(block)).expect("a block fits 32 bits")).collect()
+}
+
+fn span(bytes: u32, rate: u64) -> Duration {
+    Duration::from_nanos(u64::from(bytes) * 1_000_000_000 / rate.max(1))
+}
+
+impl World {
+    fn rate(&self, node: usize) -> u64 {
+        let rate = self.scenario.nodes[node].rate;
+        if self.hosts[node].slow_until > self.now { rate / 10 } else { rate }
+    }
+
+    /// Which way a node's reads of a content go: its site's, or its own where nodes do not trade.
+    fn way(&self, node: usize, content: ContentId) -> Way {
+        let alone = (!self.scenario.swarm).then_some(node);
+        Way { site: self.scenario.nodes[node].site, alone, content }
+    }
+
+    pub(crate) fn read(&mut self, node: usize, grant: Grant) {
+        let blocks = grant.blocks.iter().flat_map(|range| range.iter()).collect();
+        let Some(process) = &mut self.hosts[node].process else { return };
+        process.reads.push_back(Read { grant, blocks, next: 0, read_bytes: 0, piece: None });
+        if process.reads.len() == 1 {
+            self.read_on(node);
+        }
+    }
+
+    /// Begins the next piece of the first lease; ends leases that have none.
+    fn read_on(&mut self, node: usize) {
+        loop {
+            let disk = &self.hosts[node].disk;
+            let Some(read) = self.hosts[node].process.as_ref().and_then(|process| process.reads.front()) else { return };
+            let content = read.grant.content;
+            let lacks = |block: &BlockIndex| disk.lacking(content, *block).is_some_and(|bytes| bytes > 0);
+            match read.blocks[read.next..].iter().position(lacks) {
+                Some(ahead) => return self.begin_piece(node, ahead),
+                None => self.end_read(node, 0, Outcome::Done, None),
+            }
+        }
+    }
+
+    fn begin_piece(&mut self, node: usize, ahead: usize) {
+        let number = self.number();
+        let rate = self.rate(node);
+        let site = self.scenario.nodes[node].site;
+        let fails = self.read_fault();
+        let host = &mut self.hosts[node];
+        let Some(read) = host.process.as_mut().and_then(|process| process.reads.front_mut()) else { return };
+        read.next += ahead;
+        let (content, lease, block) = (read.grant.content, read.grant.lease, read.blocks[read.next]);
+        let bytes = host.disk.lacking(content, block).unwrap_or(0);
+        let rate = rate.min(self.scenario.sites[site].wan_rate);
+        let begins = self.wan_free[site].max(self.now);
+        let fails = fails.map(|(kind, permille)| (kind, (u64::from(bytes) * permille / 1000) as u32));
+        let ends = begins + span(fails.map_or(bytes, |(_, bytes)| bytes), rate);
+        self.wan_free[site] = ends;
+        read.piece = Some(Piece { number, block, bytes, begins, ends, fails });
+        // An origin that is down is given up after a while.
+        let patience = if fails.is_some() { Duration::from_millis(300) } else { Duration::ZERO };
+        let way = self.way(node, content);
+        let there = self.is_in_site(node, content, block);
+        self.checks.wan.begin(way, block, bytes, there);
+        let life = self.hosts[node].life;
+        self.queue.push(ends + patience, Event::Piece { node, life, lease, piece: number });
+    }
+
+    /// Whether another connected node of the site has a block or reads it; nobody else counts where nodes do not trade.
+    fn is_in_site(&self, node: usize, content: ContentId, block: BlockIndex) -> bool {
+        let site = self.scenario.nodes[node].site;
+        let near = |other: &usize| *other != node && self.scenario.nodes[*other].site == site && self.scenario.swarm;
+        (0..self.hosts.len()).filter(near).filter(|other| self.is_connected(*other)).any(|other| {
+            let reads = |read: &Read| read.grant.content == content && read.blocks[read.next..].contains(&block);
+            let host = &self.hosts[other];
+            host.disk.has(content, block) || host.process.as_ref().is_some_and(|p| p.reads.iter().any(reads))
+        })
+    }
+
+    fn read_fault(&mut self) -> Option<(FaultKind, u64)> {
+        if self.origin_down_until > self.now {
+            return Some((FaultKind::Passing, 0));
+        }
+        if self.mishap(self.scenario.mishaps.read_fails) {
+            return Some((FaultKind::Passing, self.rng.below(1000)));
+        }
+        let wrong = self.mishap(self.scenario.mishaps.wrong_bytes);
+        wrong.then_some((FaultKind::WrongBytes, 999))
+    }
+
+    pub(crate) fn piece_read(&mut self, node: usize, lease: LeaseId, number: u64) {
+        let Some(process) = &mut self.hosts[node].process else { return };
+        let Some(read) = process.reads.front_mut().filter(|read| read.grant.lease == lease) else { return };
+        let Some(piece) = read.piece.filter(|piece| piece.number == number) else { return };
+        read.piece = None;
+        let content = read.grant.content;
+        if let Some((kind, bytes)) = piece.fails {
+            self.count_part(node, piece, bytes, kind != FaultKind::WrongBytes);
+            let fault = Fault { kind, cause: "the origin does not answer as it should".to_owned() };
+            let retryable = self.rng.below(4) > 0;
+            self.end_read(node, 0, Outcome::Failed { retryable }, Some(fault));
+            return self.read_on(node);
+        }
+        read.read_bytes += u64::from(piece.bytes);
+        read.next += 1;
+        let fresh = self.hosts[node].disk.store(content, piece.block);
+        let wasted = if fresh { 0 } else { u64::from(piece.bytes) };
+        self.count(node, content, lease, u64::from(piece.bytes), wasted);
+        if fresh {
+            self.feed_node(node, Input::Landed { content, block: piece.block });
+        }
+        self.read_on(node);
+    }
+
+    /// Counts what was read of a piece that did not come to its end, of the first lease.
+    fn count_part(&mut self, node: usize, piece: Piece, bytes: u32, good: bool) {
+        let host = &mut self.hosts[node];
+        let Some(read) = host.process.as_mut().and_then(|process| process.reads.front_mut()) else { return };
+        read.read_bytes += u64::from(bytes);
+        let (content, lease) = (read.grant.content, read.grant.lease);
+        let kept = if good { host.disk.store_part(content, piece.block, bytes) } else { 0 };
+        self.count(node, content, lease, u64::from(bytes), u64::from(bytes - kept));
+    }
+
+    fn count(&mut self, node: usize, content: ContentId, lease: LeaseId, read: u64, wasted: u64) {
+        self.totals.wan_bytes += read;
+        let verdict = self.checks.wan.read(self.way(node, content), lease, read, wasted);
+        self.verify("WAN-ONCE", verdict);
+    }
+
+    /// Says that the lease at `index` is over.
+    fn end_read(&mut self, node: usize, index: usize, outcome: Outcome, fault: Option<Fault>) {
+        let host = &mut self.hosts[node];
+        let Some(read) = host.process.as_mut().and_then(|process| process.reads.remove(index)) else { return };
+        let content = read.grant.content;
+        let lacking = |block: &BlockIndex| host.disk.lacking(content, *block).filter(|bytes| *bytes > 0);
+        let begun = read.blocks.iter().take(read.next + 1);
+        let begun = begun.filter_map(|block| Some(Lacking { block: *block, bytes: lacking(block)? })).collect();
+        let (lease, read_bytes) = (read.grant.lease, read.read_bytes);
+        let end = LeaseEnd { content, lease, read_bytes, landed: Vec::new(), outcome, fault };
+        self.feed_node(node, Input::ReadEnded { end, begun });
+    }
+
+    pub(crate) fn read_stopped(&mut self, node: usize, lease: LeaseId) {
+        let Some(process) = &self.hosts[node].process else { return };
+        let Some(index) = process.reads.iter().position(|read| read.grant.lease == lease) else { return };
+        if index == 0 {
+            self.interrupt(node);
+        }
+        self.end_read(node, index, Outcome::Revoked, None);
+        if index == 0 {
+            self.read_on(node);
+        }
+    }
+
+    /// Stops the piece that is being read, and counts what came of it.
+    fn interrupt(&mut self, node: usize) {
+        let read = self.hosts[node].process.as_mut().and_then(|process| process.reads.front_mut());
+        let Some(piece) = read.and_then(|read| read.piece.take()) else { return };
+        let whole = piece.ends.since(piece.begins).as_nanos().max(1);
+        let elapsed = self.now.since(piece.begins).as_nanos().min(whole);
+        let most = piece.fails.map_or(piece.bytes, |(_, bytes)| bytes);
+        let bytes = u32::try_from(u128::from(most) * elapsed / whole).unwrap_or(most);
+        let wrong = matches!(piece.fails, Some((FaultKind::WrongBytes, _)));
+        self.count_part(node, piece, bytes, !wrong);
+    }
+
+    /// What a crash does to transfers; the disk keeps what was verified.
+    pub(crate) fn drop_transfers(&mut self, node: usize) {
+        self.interrupt(node);
+        let uploads = self.hosts[node].process.as_ref().map(|process| process.uploads.keys().copied().collect());
+        let uploads: Vec<(usize, u64)> = uploads.unwrap_or_default();
+        for (to, request) in uploads {
+            self.fail_fetch(to, request, FetchError::Timeout, FETCH_PATIENCE);
+        }
+        let fetches = self.hosts[node].process.as_ref().map(|process| process.fetches.iter());
+        let fetches: Vec<_> = fetches.into_iter().flatten().map(|(request, fetch)| (*request, fetch.from)).collect();
+        for (request, server) in fetches {
+            let at = self.now + self.latency();
+            self.queue.push(at, Event::Withdrawn { server, node, request });
+        }
+    }
+
+    fn fail_fetch(&mut self, node: usize, request: u64, why: FetchError, within: Duration) {
+        let at = self.now + self.latency() + self.within(Duration::ZERO, within);
+        let life = self.hosts[node].life;
+        self.queue.push(at, Event::FetchOver { node, life, request, why });
+    }
+
+    pub(crate) fn fetch(&mut self, node: usize, from: NodeId, content: ContentId, block: BlockIndex) {
+        let Some(from) = self.scenario.node(from) else { return };
+        let (request, latency, life) = (self.number(), self.latency(), self.hosts[node].life);
+        let bytes = self.hosts[node].disk.lacking(content, block).unwrap_or(0);
+        let Some(process) = &mut self.hosts[node].process else { return };
+        process.fetches.insert(request, Fetch { from, content, block, bytes, asked: self.now });
+        self.queue.push(self.now + latency, Event::Asked { node, life, request });
+        let at = self.now + FETCH_PATIENCE;
+        self.queue.push(at, Event::FetchOver { node, life, request, why: FetchError::Timeout });
+    }
+
+    pub(crate) fn cancel_fetch(&mut self, node: usize, from: NodeId, content: ContentId, block: BlockIndex) {
+        let too_late = self.rng.below(3) == 0;
+        let Some(process) = &mut self.hosts[node].process else { return };
+        let Some(server) = self.scenario.node(from) else { return };
+        let of_it = |fetch: &Fetch| fetch.from == server && fetch.content == content && fetch.block == block;
+        let found = process.fetches.iter().find(|(_, fetch)| of_it(fetch)).map(|(request, _)| *request);
+        if let Some(request) = found.filter(|_| !too_late) {
+            process.fetches.remove(&request);
+            let at = self.now + self.latency();
+            self.queue.push(at, Event::Withdrawn { server, node, request });
+        }
+    }
+
+    /// A request arrives at the neighbour.
+    pub(crate) fn asked(&mut self, node: usize, request: u64) {
+        let fetch = self.hosts[node].process.as_ref().and_then(|process| process.fetches.get(&request));
+        let Some(Fetch { from, content, block, bytes, .. }) = fetch else { return };
+        let (from, content, block, bytes) = (*from, *content, *block, *bytes);
+        let Some(server) = &mut self.hosts[from].process else {
+            return self.fail_fetch(node, request, FetchError::Timeout, Duration::from_secs(3));
+        };
+        server.uploads.insert((node, request), Upload { content, block, bytes });
+        let id = self.scenario.nodes[node].id;
+        self.feed_node(from, Input::UploadAsked { node: id, request, content, block, bytes: u64::from(bytes) });
+    }
+
+    pub(crate) fn serve(&mut self, server: usize, to: NodeId, request: u64) {
+        let Some(to) = self.scenario.node(to) else { return };
+        let upload = self.hosts[server].process.as_ref().and_then(|process| process.uploads.get(&(to, request)));
+        let Some(Upload { content, block, bytes }) = upload else { return };
+        let (content, block, bytes) = (*content, *block, *bytes);
+        let has = self.hosts[server].disk.has(content, block);
+        self.verify("VERIFIED", has.then_some(()).ok_or(format!("node{server} serves block {block}, and lacks it")));
+        let rate = self.rate(server).min(self.rate(to));
+        let begins = self.hosts[server].up_free.max(self.hosts[to].down_free).max(self.now);
+        let ends = begins + span(bytes, rate);
+        (self.hosts[server].up_free, self.hosts[to].down_free) = (ends, ends);
+        let (server_life, life) = (self.hosts[server].life, self.hosts[to].life);
+        let at = ends + self.latency();
+        self.queue.push(at, Event::Sent { server, server_life, node: to, life, request });
+    }
+
+    pub(crate) fn refuse(&mut self, server: usize, to: NodeId, request: u64) {
+        let Some(to) = self.scenario.node(to) else { return };
+        let Some(process) = &mut self.hosts[server].process else { return };
+        if process.uploads.remove(&(to, request)).is_some() {
+            self.fail_fetch(to, request, FetchError::Refused, Duration::ZERO);
+        }
+    }
+
+    /// A request was taken back, or its sender is gone.
+    pub(crate) fn withdrawn(&mut self, server: usize, node: usize, request: u64) {
+        let Some(process) = &mut self.hosts[server].process else { return };
+        if let Some(upload) = process.uploads.remove(&(node, request)) {
+            let id = self.scenario.nodes[node].id;
+            self.feed_node(server, Input::UploadDone { node: id, request, content: upload.content });
+        }
+    }
+
+    /// A block was sent, if server and receiver still are the ones that they were.
+    pub(crate) fn sent(&mut self, (server, server_life): (usize, u32), (node, life): (usize, u32), request: u64) {
+        let serves = self.hosts[server].life == server_life && self.hosts[server].process.is_some();
+        let of_it = |process: &crate::host::Process| process.uploads.contains_key(&(node, request));
+        if !serves || !self.hosts[server].process.as_ref().is_some_and(of_it) {
+            return;
+        }
+        self.withdrawn(server, node, request);
+        let host = &mut self.hosts[node];
+        let same = host.life == life;
+        let Some(process) = host.process.as_mut().filter(|_| same) else { return };
+        let Some(fetch) = process.fetches.remove(&request) else { return };
+        let Fetch { content, block, bytes, asked, .. } = fetch;
+        let from = self.scenario.nodes[server].id;
+        if self.mishap(self.scenario.nodes[server].lies) {
+            self.totals.lies += 1;
+            let why = FetchError::Corrupt;
+            return self.feed_node(node, Input::FetchFailed { node: from, content, block, why });
+        }
+        self.hosts[node].disk.store(content, block);
+        let took = self.now.since(asked);
+        self.feed_node(node, Input::Fetched { node: from, content, block, bytes: u64::from(bytes), took });
+    }
+
+    pub(crate) fn fetch_over(&mut self, node: usize, request: u64, why: FetchError) {
+        let Some(process) = &mut self.hosts[node].process else { return };
+        let Some(fetch) = process.fetches.remove(&request) else { return };
+        let Fetch { from, content, block, .. } = fetch;
+        let at = self.now + self.latency();
+        self.queue.push(at, Event::Withdrawn { server: from, node, request });
+        let from = self.scenario.nodes[from].id;
+        self.feed_node(node, Input::FetchFailed { node: from, content, block, why });
+    }
+
+    /// Drops the requests of a neighbour whose connection is gone.
+    pub(crate) fn drop_uploads_to(&mut self, node: usize, to: usize) {
+        self.drop_uploads(node, |asker, _| asker == to);
+    }
+
+    fn drop_uploads(&mut self, node: usize, which: impl Fn(usize, &Upload) -> bool) {
+        let Some(process) = &mut self.hosts[node].process else { return };
+        let chosen = process.uploads.iter().filter(|((asker, _), upload)| which(*asker, upload));
+        let chosen: Vec<_> = chosen.map(|(key, _)| *key).collect();
+        for (asker, request) in chosen {
+            if let Some(process) = &mut self.hosts[node].process {
+                process.uploads.remove(&(asker, request));
+            }
+            self.fail_fetch(asker, request, FetchError::Gone, Duration::from_millis(100));
+        }
+    }
+
+    /// A content is closed: nobody gets anything of it here, and nothing of it is fetched.
+    pub(crate) fn close(&mut self, node: usize, content: ContentId) {
+        self.drop_uploads(node, |_, upload| upload.content == content);
+        let Some(process) = &mut self.hosts[node].process else { return };
+        let of_it = process.fetches.iter().filter(|(_, fetch)| fetch.content == content);
+        let of_it: Vec<_> = of_it.map(|(request, fetch)| (*request, fetch.from)).collect();
+        process.fetches.retain(|_, fetch| fetch.content != content);
+        for (request, server) in of_it {
+            let at = self.now + self.latency();
+            self.queue.push(at, Event::Withdrawn { server, node, request });
+        }
+    }
+}
