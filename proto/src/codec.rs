@@ -76,10 +76,12 @@ fn decode_limited<T: DeserializeOwned>(body: &[u8]) -> Result<(T, usize), bincod
     const SMALL: usize = 64 * 1024;
     const MEDIUM: usize = 4 * 1024 * 1024;
     const LARGE: usize = 256 * 1024 * 1024;
-    match body.len() {
-        ..=SMALL => bincode::serde::decode_from_slice(body, config::standard().with_limit::<{ 8 * SMALL }>()),
-        ..=MEDIUM => bincode::serde::decode_from_slice(body, config::standard().with_limit::<{ 8 * MEDIUM }>()),
-        _ => bincode::serde::decode_from_slice(body, config::standard().with_limit::<LARGE>()),
+    if body.len() <= SMALL {
+        bincode::serde::decode_from_slice(body, config::standard().with_limit::<{ 8 * SMALL }>())
+    } else if body.len() <= MEDIUM {
+        bincode::serde::decode_from_slice(body, config::standard().with_limit::<{ 8 * MEDIUM }>())
+    } else {
+        bincode::serde::decode_from_slice(body, config::standard().with_limit::<LARGE>())
     }
 }
 

@@ -243,7 +243,7 @@ mod tests {
         let id = PackageId([0xaf; 32]);
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!("xyz".parse::<PackageId>(), Err(IdError::NotHex("xyz".into())));
-        assert_eq!("é".repeat(32).parse::<PackageId>().is_err(), true, "64 bytes, but not digits");
+        assert!("é".repeat(32).parse::<PackageId>().is_err(), "64 bytes, but not digits");
     }
 
     #[test]

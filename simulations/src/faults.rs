@@ -28,7 +28,8 @@ pub(crate) enum Fault {
 /// The faults of one storm: none where `wild` is 0, more the greater it is.
 pub(crate) fn forecast(wild: u64, nodes: usize, calm_at: Time, rng: &mut Rng) -> Vec<(Time, Fault)> {
     let until = calm_at.as_nanos();
-    let mut faults: Vec<_> = (0..rng.below(1 + 8 * wild)).map(|_| (Time::from_nanos(rng.below(until)), fault(nodes, rng))).collect();
+    let mut faults: Vec<_> =
+        (0..rng.below(1 + 8 * wild)).map(|_| (Time::from_nanos(rng.below(until)), fault(nodes, rng))).collect();
     faults.sort_by_key(|(at, _)| *at);
     faults
 }

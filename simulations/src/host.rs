@@ -340,7 +340,9 @@ impl World {
         match message {
             ToCoordinator::Landed { content, blocks } => {
                 let lacks = blocks.iter().flat_map(|range| range.iter()).find(|block| !disk.has(*content, *block));
-                lacks.map_or(Ok(()), |block| Err(format!("node{node} reports block {block} of {content:?}, and lacks it")))
+                lacks.map_or(Ok(()), |block| {
+                    Err(format!("node{node} reports block {block} of {content:?}, and lacks it"))
+                })
             }
             ToCoordinator::Acquired { deployment, package, .. } => {
                 let manifest = self.checks.gate.manifest(*deployment);
@@ -415,7 +417,10 @@ impl World {
             let links = self.links.whole_at(ends[0]);
             links.into_iter().any(|link| self.links.link(link).ends.contains(&ends[1]))
         };
-        if !wants(one, other) || !self.hosts[other].process.as_ref().is_some_and(|p| p.wanted.contains(&one)) || connected() {
+        if !wants(one, other)
+            || !self.hosts[other].process.as_ref().is_some_and(|p| p.wanted.contains(&one))
+            || connected()
+        {
             return;
         }
         let link = self.links.add(ends);

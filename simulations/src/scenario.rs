@@ -134,9 +134,9 @@ impl Scenario {
 
     /// The package that a content is, or that it is the recipe of.
     pub(crate) fn package_of(&self, content: ContentId) -> Option<&PackagePlan> {
-        self.packages.iter().find(|plan| {
-            content == plan.package.id.into() || content == plan.package.recipe.recipe.into()
-        })
+        self.packages
+            .iter()
+            .find(|plan| content == plan.package.id.into() || content == plan.package.recipe.recipe.into())
     }
 
     /// The manifest of a deployment under the number `id`.

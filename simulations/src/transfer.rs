@@ -94,7 +94,9 @@ impl World {
     fn read_on(&mut self, node: usize) {
         loop {
             let disk = &self.hosts[node].disk;
-            let Some(read) = self.hosts[node].process.as_ref().and_then(|process| process.reads.front()) else { return };
+            let Some(read) = self.hosts[node].process.as_ref().and_then(|process| process.reads.front()) else {
+                return;
+            };
             let content = read.grant.content;
             let lacks = |block: &BlockIndex| disk.lacking(content, *block).is_some_and(|bytes| bytes > 0);
             match read.blocks[read.next..].iter().position(lacks) {

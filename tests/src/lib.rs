@@ -1,1 +1,18 @@
-//! End-to-end tests of Shoal with real processes.
+//! Harness of the end-to-end tests: real processes of `shoal` and `shoal-node` on loopback addresses.
+//!
+//! [`Mesh`] starts and kills them and asks the command line, [`Origin`] is a feed's HTTP server that counts and can
+//! misbehave, [`package`] makes what is deployed, [`until`] waits for an event with a deadline. It knows nothing of Shoal
+//! but its programs, their files and their stable names. Whatever goes wrong in it is a panic: the test has failed.
+
+mod mesh;
+mod origin;
+pub mod package;
+mod process;
+mod programs;
+mod wait;
+
+pub use mesh::{Mesh, Ran};
+pub use origin::{Behaviour, Origin};
+pub use process::Process;
+pub use programs::{program, workspace};
+pub use wait::{until, until_seen};

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use shoal_proto::id::Name;
 use shoal_proto::limits::{UNPACK_BYTES_PER_BYTE_MAX, UNPACK_ENTRIES_MAX};
@@ -18,6 +18,9 @@ use super::archive;
 
 /// Prefix of hidden folders: unpacked halfway, replaced, or being removed.
 const HIDDEN: &str = ".shoal-";
+
+/// How often a lock that another process holds is tried: short against what unpacking takes.
+const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// What to unpack and where.
 #[derive(Clone, Debug)]
@@ -61,8 +64,6 @@ pub(super) enum UnpackError {
     BadPath { to: PathBuf },
     #[error("`{}` is no link, so that it is not replaced: move it away", current.display())]
     CurrentIsNoLink { current: PathBuf },
-    #[error("another step unpacks to {} at this moment", to.display())]
-    Busy { to: PathBuf },
     #[error("`{}` is no zip, tar, tar.gz or tar.zst", package.display())]
     NotAnArchive { package: PathBuf },
     #[error("the archive cannot be read: {cause}")]
@@ -104,7 +105,7 @@ pub(super) fn unpack(job: &Job, stop: &dyn Fn() -> bool) -> Result<Unpacked, Unp
     }
     let releases = job.to.join("releases");
     fs::create_dir_all(&releases).map_err(|error| UnpackError::io("make", &releases, error))?;
-    let _lock = lock(&releases, &job.to)?;
+    let _lock = lock(&releases, stop)?;
     remove_leftovers(&releases)?;
     let current = job.to.join("current");
     if fs::symlink_metadata(&current).is_ok_and(|there| !there.is_symlink()) {
@@ -136,15 +137,20 @@ fn unpack_hidden(job: &Job, hidden: &Path, stop: &dyn Fn() -> bool) -> Result<(u
     if stop() { Err(UnpackError::Stopped) } else { Ok(written) }
 }
 
-/// Holds `<to>/releases/.shoal-lock` until the file is dropped, or the process ends in any way.
-fn lock(releases: &Path, to: &Path) -> Result<File, UnpackError> {
+/// Holds `<to>/releases/.shoal-lock` until the file is dropped, or the process ends in any way. Agents of one machine that
+/// unpack to one folder take turns.
+fn lock(releases: &Path, stop: &dyn Fn() -> bool) -> Result<File, UnpackError> {
     let path = releases.join(format!("{HIDDEN}lock"));
     let failed = |error| UnpackError::io("lock", &path, error);
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(UnpackError::Busy { to: to.to_owned() }),
-        Err(fs::TryLockError::Error(error)) => Err(failed(error)),
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
+            Err(fs::TryLockError::WouldBlock) if stop() => return Err(UnpackError::Stopped),
+            // Waiting in the kernel could not be stopped.
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_POLL),
+        }
     }
 }
 

@@ -123,8 +123,8 @@ impl Readers {
         let sink = Sink { content: &content, events: &events };
         let reading = async {
             match &grant.origin {
-                Origin::Http(origin) => self.from_http(origin, &grant, &sink, &wan).await,
-                Origin::Coordinator { dictionary } => self.from_coordinator(*dictionary, &grant, &sink, &wan).await,
+                Origin::Http(origin) => self.read_http(origin, &grant, &sink, &wan).await,
+                Origin::Coordinator { dictionary } => self.read_coordinator(*dictionary, &grant, &sink, &wan).await,
             }
         };
         let ended = tokio::select! {
@@ -144,7 +144,7 @@ impl Readers {
         let _ = events.send(Input::ReadEnded { end, begun }.into()).await;
     }
 
-    async fn from_http<E: From<Input>>(
+    async fn read_http<E: From<Input>>(
         &self,
         origin: &HttpOrigin,
         grant: &Grant,
@@ -171,7 +171,7 @@ impl Readers {
         tokio::try_join!(reading, writing).map(|((), ())| ())
     }
 
-    async fn from_coordinator<E: From<Input>>(
+    async fn read_coordinator<E: From<Input>>(
         &self,
         dictionary: Option<RecipeId>,
         grant: &Grant,

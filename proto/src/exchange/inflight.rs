@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn a_long_way_gets_a_large_window_and_a_slow_one_a_small_one() {
         assert!(window_found(Duration::from_millis(1), 10) <= 4, "100 ms to send a block, 1 ms there and back");
-        assert_eq!(window_found(Duration::from_millis(200), 1000), REQUESTS_PER_NEIGHBOUR_MAX);
+        assert_eq!(window_found(Duration::from_millis(200), 1000), 16);
         assert!((6..=14).contains(&window_found(Duration::from_millis(50), 100)), "5 blocks are on the way");
     }
 

@@ -66,7 +66,8 @@ mod tests {
     fn what_landed_was_read_before_what_did_not() {
         let blocks: Vec<_> = (0..3).map(|block| (BlockIndex(block), 100)).collect();
         let landed_last = |block: BlockIndex| u8::from(block != BlockIndex(2));
-        let cases: [(u64, [(u32, u32); 3], u64); 4] = [
+        type Case = (u64, [(u32, u32); 3], u64);
+        let cases: [Case; 4] = [
             (0, [(2, 100), (0, 100), (1, 100)], 0),
             (130, [(2, 0), (0, 70), (1, 100)], 0),
             (300, [(2, 0), (0, 0), (1, 0)], 0),

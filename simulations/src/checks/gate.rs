@@ -207,3 +207,138 @@ fn set(runs: &mut BTreeMap<(StepRef, Actor), Run>, step: StepRef, actor: Actor, 
         run.stand = stand;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shoal_proto::coordinator::Created;
+    use shoal_proto::manifest::{Acquire, Action, Group, OnFailure, Signed, Source, Step};
+    use shoal_proto::rollout::{Options, Record as RolloutRecord};
+    use shoal_proto::time::WallTime;
+
+    use super::*;
+
+    const ID: DeploymentId = DeploymentId(1);
+    const A: NodeId = NodeId([1; 32]);
+    const B: NodeId = NodeId([2; 32]);
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn script(text: &str) -> Step {
+        Step {
+            name: name(text),
+            on: On::Node,
+            action: Action::Script { run: "true".to_owned() },
+            timeout: Duration::from_secs(1),
+            retries: 0,
+            on_failure: OnFailure::Pause,
+            idempotent: false,
+            always_after: None,
+        }
+    }
+
+    /// Two nodes and two steps, as durable as `changes` say.
+    fn gate(changes: &[Change]) -> Gate {
+        let manifest = Manifest {
+            deployment: ID,
+            coordinator: NodeId([9; 32]),
+            name: name("d"),
+            release: name("r"),
+            packages: Vec::new(),
+            groups: vec![Group { nodes: vec![A, B], packages: Vec::new() }],
+            acquire: Acquire { source: Source::Feed, swarm: true },
+            gate: shoal_proto::manifest::Gate::default(),
+            before_acquire: Vec::new(),
+            steps: vec![script("one"), script("two")],
+        };
+        let created = Created {
+            signed: Signed::seal(&manifest, |_| Vec::new()).unwrap(),
+            options: Options::default(),
+            sites: BTreeMap::from([(A, name("s")), (B, name("s"))]),
+            blocks: Vec::new(),
+            sources: Vec::new(),
+        };
+        let mut gate = Gate::default();
+        gate.durable(&Record::Created(Box::new(created))).unwrap();
+        for change in changes {
+            let record = RolloutRecord { at: WallTime(0), change: change.clone() };
+            gate.durable(&Record::Rollout { deployment: ID, record }).unwrap();
+        }
+        gate
+    }
+
+    fn at(index: usize) -> StepRef {
+        step(Phase::Steps, index)
+    }
+
+    fn run(index: usize) -> StepRun {
+        StepRun { deployment: ID, step: at(index), attempt: 1 }
+    }
+
+    fn ordered(index: usize, nodes: &[NodeId]) -> Change {
+        Change::Ordered { step: at(index), attempt: 1, actors: nodes.iter().copied().map(Actor::Node).collect() }
+    }
+
+    fn ended(index: usize, node: NodeId, outcome: StepOutcome) -> Change {
+        Change::Ended { actor: Actor::Node(node), step: at(index), attempt: 1, outcome }
+    }
+
+    #[test]
+    fn a_step_before_its_record_or_its_gate_is_caught() {
+        let start = |changes: &[Change]| gate(changes).started(Actor::Node(A), run(0), true);
+        assert!(start(&[Change::GateOpened]).unwrap_err().contains("without a durable record"));
+        assert!(start(&[ordered(0, &[A])]).unwrap_err().contains("outside of its stage"));
+        assert_eq!(start(&[Change::GateOpened, ordered(0, &[A])]), Ok(()));
+    }
+
+    #[test]
+    fn a_second_start_is_caught_whatever_crashed_between() {
+        let mut gate = gate(&[Change::GateOpened, ordered(0, &[A])]);
+        assert_eq!(gate.started(Actor::Node(A), run(0), true), Ok(()));
+        gate.crashed(Actor::Node(A));
+        assert!(gate.started(Actor::Node(A), run(0), true).unwrap_err().contains("second time"));
+    }
+
+    #[test]
+    fn a_start_without_the_packages_is_caught() {
+        let mut gate = gate(&[Change::GateOpened, ordered(0, &[A])]);
+        assert!(gate.started(Actor::Node(A), run(0), false).unwrap_err().contains("lacks a package"));
+    }
+
+    #[test]
+    fn a_step_that_does_not_wait_for_the_one_before_is_caught() {
+        let well = |node| ended(0, node, StepOutcome::Succeeded);
+        let both = [Change::GateOpened, ordered(0, &[A, B])];
+        let start = |more: &[Change]| {
+            let changes = [&both[..], more, &[ordered(1, &[A])]].concat();
+            gate(&changes).started(Actor::Node(A), run(1), true)
+        };
+        assert!(start(&[well(A)]).unwrap_err().contains("goes on from"), "it runs at B");
+        assert!(start(&[well(A), ended(0, B, StepOutcome::TimedOut)]).unwrap_err().contains("Failed"));
+        assert_eq!(start(&[well(A), well(B)]), Ok(()));
+        assert_eq!(
+            start(&[
+                well(A),
+                ended(0, B, StepOutcome::TimedOut),
+                Change::Accepted { actor: Actor::Node(B), step: at(0) }
+            ]),
+            Ok(())
+        );
+        let one = [Change::GateOpened, ordered(0, &[A]), well(A), ordered(1, &[A])];
+        assert!(gate(&one).started(Actor::Node(A), run(1), true).unwrap_err().contains("never had"));
+    }
+
+    #[test]
+    fn a_process_that_still_runs_holds_the_next_step_up() {
+        let mut gate = gate(&[Change::GateOpened, ordered(0, &[A, B])]);
+        assert_eq!(gate.started(Actor::Node(B), run(0), true), Ok(()));
+        for change in [ended(0, A, StepOutcome::Succeeded), ended(0, B, StepOutcome::Succeeded), ordered(1, &[A])] {
+            let record = RolloutRecord { at: WallTime(0), change };
+            gate.durable(&Record::Rollout { deployment: ID, record }).unwrap();
+        }
+        assert!(gate.started(Actor::Node(A), run(1), true).unwrap_err().contains("still runs"));
+    }
+}

@@ -80,7 +80,10 @@ impl WanOnce {
         if account.read <= most {
             return Ok(());
         }
-        Err(format!("{way:?} read {} bytes where {} were lacking and {most} are allowed", account.read, account.allowed))
+        Err(format!(
+            "{way:?} read {} bytes where {} were lacking and {most} are allowed",
+            account.read, account.allowed
+        ))
     }
 
     /// A lease's end is reported, with what was read in vain for it.

@@ -1,11 +1,12 @@
 //! Unpacking: good archives whole, hostile ones not at all, releases replaced in one move.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::{Cursor, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use tar::{EntryType, Header};
@@ -283,14 +284,39 @@ fn what_an_interrupted_run_left_is_cleared() {
 }
 
 #[test]
-fn one_run_at_a_time_in_a_folder() {
+fn runs_in_one_folder_take_turns() {
     let place = Place::new();
     let package = tar(&[file("a", "x"), file("b", "x")]);
+    let job = place.job("r1", &package);
+    let (waits, waiting) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let second = RefCell::new(None);
+        unpack(&job, &|| {
+            if second.borrow().is_none() {
+                let (job, waits) = (&job, waits.clone());
+                *second.borrow_mut() = Some(scope.spawn(move || {
+                    unpack(job, &|| {
+                        let _ = waits.send(());
+                        false
+                    })
+                }));
+                waiting.recv_timeout(Duration::from_secs(10)).expect("the second run sees that the folder is taken");
+            }
+            false
+        })
+        .unwrap();
+        second.into_inner().expect("it was started").join().unwrap().unwrap();
+    });
+    assert_eq!((place.releases(), place.read("current/b")), (vec!["r1".to_owned()], "x".to_owned()));
+}
+
+#[test]
+fn a_run_that_waits_for_its_turn_can_be_stopped() {
+    let place = Place::new();
+    let package = tar(&[file("a", "x")]);
     let (job, inner) = (place.job("r1", &package), Cell::new(None));
     unpack(&job, &|| {
-        if inner.take().is_none() {
-            inner.set(Some(matches!(unpack(&job, &|| false), Err(UnpackError::Busy { .. }))));
-        }
+        inner.set(Some(matches!(unpack(&job, &|| true), Err(UnpackError::Stopped))));
         false
     })
     .unwrap();
@@ -383,7 +409,7 @@ async fn unpack_is_a_step() {
     step.packages = vec![PackageFile { index: PackageIndex(3), name: Name::new("web").unwrap(), path: job.package }];
     let cancel = CancellationToken::new();
     cancel.cancel();
-    let (output, _chunks) = mpsc::channel(1);
+    let (output, _chunks) = tokio::sync::mpsc::channel(1);
     assert_eq!(run(&step, &output, &cancel).await, Outcome::Killed);
     assert_eq!(place.releases(), Vec::<String>::new());
 

@@ -1,0 +1,117 @@
+//! What goes wrong before anything moves: each message names the thing and the next step, and the exit code fits.
+
+use std::fs;
+use std::time::Duration;
+
+use shoal_tests::{Behaviour, Mesh, Origin, Process, package, until};
+
+const FILE: &str = "name: model
+release: '1'
+packages:
+  model: { feed: files, id: model.bin }
+targets:
+  - { select: all, packages: [model] }
+steps:
+  - { name: go, run: 'true' }
+";
+
+#[test]
+fn what_cannot_be_deployed_is_refused_with_its_reason() {
+    let origin = Origin::start();
+    origin.put("model.bin", package::bytes(10, 10_000));
+    let secret = format!("[[feed]]\nname = 'secret'\nkind = 'http'\nurl = '{}'\n", origin.url("/secret/"));
+    origin.behave("/secret/", Behaviour { unauthorized: true, ..Behaviour::default() });
+    let mut mesh = Mesh::start(&(origin.feed(&[]) + &secret));
+    mesh.join("osl", &["one"]);
+    let table = [
+        (FILE.replace("steps:", "stesp:"), 2, "deploy.yaml:7: unknown key `stesp`: did you mean `steps`?"),
+        (FILE.replace("run:", "rnu:"), 2, "deploy.yaml:8: unknown key `rnu` in step `go`: did you mean `run`?"),
+        (FILE.replace("files", "flies"), 2, "there is no feed `flies`: did you mean `files`?"),
+        (FILE.replace("id: model", "id: modle"), 2, "feed `files` has no modle.bin: check its id"),
+        (
+            FILE.replace("files", "secret"),
+            1,
+            "feed `secret` answered 401 for model.bin: it wants a `username` and a `password_file`",
+        ),
+        (FILE.replace("select: all", "select: site=syd"), 2, "target `site=syd` selects no node"),
+        (FILE.replace("select: all", "select: 'site='"), 2, "column 6"),
+        (FILE.replace("[model]", "[modle]"), 2, "modle"),
+    ];
+    for (file, code, wanted) in table {
+        let ran = mesh.deploy(&file, &["-q"]);
+        assert!(ran.stderr.contains(wanted), "{}\nis not\n{wanted}", ran.stderr);
+        assert_eq!((ran.code, ran.stdout.as_str()), (code, ""), "{}", ran.stderr);
+    }
+    let list = mesh.shoal(&["status", "--list", "-o", "json"]).json();
+    assert_eq!(list["deployments"].as_array().map(Vec::len), Some(0), "nothing began");
+}
+
+#[test]
+fn who_may_not_or_cannot_ask_is_told_so() {
+    let mesh = Mesh::start("");
+    fs::write(mesh.path("wrong.token"), "not-the-token\n").unwrap();
+    let ran = mesh.shoal_with_token(&mesh.path("wrong.token"), &["nodes", "ls"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (8, ""));
+    assert_eq!(
+        ran.stderr,
+        "error: the bearer token is not this coordinator's\n  pass the coordinator's <data_dir>/admin.token: \
+         --token-file FILE, SHOAL_TOKEN_FILE or SHOAL_TOKEN\n"
+    );
+    let ran = mesh.shoal_with_token(&mesh.path("no.token"), &["nodes", "ls"]);
+    assert_eq!(ran.code, 8, "{ran:?}");
+    assert!(mesh.plain(&ran.stderr).contains("cannot read the token file FOLDER/no.token"), "{}", ran.stderr);
+
+    let ran = mesh.shoal(&["status", "d99"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{}", ran.stderr);
+    assert!(ran.stderr.contains("d99"), "{}", ran.stderr);
+    let mode = fs::metadata(mesh.path("coordinator/admin.token")).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600, "only its owner reads it");
+}
+
+#[test]
+fn a_coordinator_that_is_not_there_is_unreachable() {
+    let mut mesh = Mesh::start("");
+    assert_eq!(mesh.stop_coordinator(), Some(0));
+    let ran = mesh.shoal(&["nodes", "ls"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (7, ""));
+    assert_eq!(
+        mesh.plain(&ran.stderr),
+        "error: no coordinator answers at API\n  is `shoal serve` running? pass --coordinator URL\n"
+    );
+}
+
+#[test]
+fn a_node_with_a_join_string_that_does_not_work_is_refused() {
+    let mesh = Mesh::start("");
+    let refused = |name: &str, join: &str| {
+        let mut process = Process::start(name, &mut mesh.node_command(name, join), &mesh.path(&format!("{name}.log")));
+        let code = process.wait(Duration::from_secs(30)).code();
+        (code, process.log())
+    };
+    let made = mesh.shoal(&["token", "create", "--site", "osl", "-o", "json"]).json();
+    let (id, join) = (made["id"].as_str().unwrap(), made["join"].as_str().unwrap());
+    assert_eq!(mesh.shoal(&["token", "revoke", id]).code, 0);
+    let (code, log) = refused("revoked", join);
+    assert_eq!(code, Some(8), "{log}");
+    assert!(log.contains("shoal-node: the coordinator refuses this node: "), "{log}");
+
+    let brief = mesh.shoal(&["token", "create", "--site", "osl", "--ttl", "1s", "-q"]);
+    let tokens = || mesh.shoal(&["token", "ls", "-o", "json"]).json()["tokens"].as_array().map(Vec::len);
+    until("the join string expires", Duration::from_secs(10), || (tokens() == Some(0)).then_some(()));
+    let (code, log) = refused("expired", brief.stdout.trim());
+    assert_eq!(code, Some(8), "{log}");
+    assert!(log.contains("expired"), "{log}");
+
+    let (code, log) = refused("mistyped", &brief.stdout.trim()[..20]);
+    assert_eq!(code, Some(2), "{log}");
+    assert_eq!(mesh.shoal(&["nodes", "ls", "-o", "json"]).json()["nodes"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn a_configuration_that_is_wrong_stops_the_coordinator() {
+    let mesh = Mesh::start("");
+    fs::write(mesh.path("wrong.toml"), "data_dir = 'x'\napi_lisen = '127.0.0.1:0'\n").unwrap();
+    let ran = mesh.shoal(&["serve", "-c", "wrong.toml"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.stderr.contains("wrong.toml:2: unknown key `api_lisen`: did you mean `api_listen`?"), "{}", ran.stderr);
+}
