@@ -398,3 +398,7 @@ pub const TURN_GUESS: Duration = Duration::from_millis(20);
 
 /// A block that at most this many neighbours have is announced at once: others wait for it.
 pub const ANNOUNCED_AT_ONCE_COPIES: u32 = 3;
+
+/// How long the first of a site's nodes that wants a content waits for the others, so that leases are made for all of them.
+/// They open it within milliseconds of each other unless one has much to hash.
+pub const GATHER_MAX: Duration = Duration::from_millis(500);

@@ -115,7 +115,7 @@ fn what_is_shown(mesh: &Mesh, size: usize) {
     let logs = mesh.shoal(&["logs", id, "--step", "later", "-o", "jsonl"]);
     let lines: Vec<Value> = logs.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 4);
-    assert!(lines.iter().all(|line| line["text"] == size.to_string() && line["stream"] == "stdout"), "{lines:?}");
+    assert!(lines.iter().all(|line| line["text"] == *size.to_string() && line["stream"] == "stdout"), "{lines:?}");
     inventory(mesh);
 }
 

@@ -5,7 +5,7 @@ use super::supply::{Purpose, Supply};
 use super::{Coordinator, Notice, Output, Part, Record, WanTotals};
 use crate::content::Layout;
 use crate::id::{BlockIndex, ContentId, DeploymentId, Name, NodeId, PackageIndex};
-use crate::limits::STUCK_BLOCKS_MAX;
+use crate::limits::{GATHER_MAX, STUCK_BLOCKS_MAX};
 use crate::manifest::Source;
 use crate::rng::mix;
 use crate::rollout::{self, Now};
@@ -20,10 +20,12 @@ impl Coordinator {
         if !self.supplies.contains_key(&key) {
             let Some(purpose) = self.purpose(content, Some(node)) else { return };
             let Some(mut supply) = self.new_supply(&key, purpose) else { return };
-            if self.resumed.contains(&purpose.deployment) && now.time < self.resumed_until {
-                let nodes = self.receivers(purpose, &key.0);
-                supply.ledger.handle(wan::Input::Await { nodes, until: self.resumed_until }, now.time);
-            }
+            let resumed = self.resumed.contains(&purpose.deployment) && now.time < self.resumed_until;
+            let mut nodes = self.receivers(purpose, &key.0);
+            // A first lease that knows of one node alone would be too large for what the others can take over.
+            let until = if resumed { self.resumed_until } else { now.time + GATHER_MAX };
+            nodes.retain(|node| resumed || self.told.contains_key(node));
+            supply.ledger.handle(wan::Input::Await { nodes, until }, now.time);
             self.supplies.insert(key.clone(), supply);
         }
         if let Some(supply) = self.supplies.get_mut(&key) {
