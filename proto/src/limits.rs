@@ -239,8 +239,10 @@ pub const FULL_MESH_NODES_MAX: usize = 24;
 /// Rings that a larger site is connected by; each gives a node two neighbours, 16 in all.
 pub const NEIGHBOUR_RINGS: u8 = 8;
 
-/// Reads of one content that may bring wrong bytes before the deployment stops: the first may be an accident on the way.
-pub const WRONG_READS_MAX: u32 = 3;
+/// Reads of one content that may bring wrong bytes before the deployment stops: the first may be an accident on the way,
+/// and the budget of a small package pays for no more than one such read again.
+pub const WRONG_READS_MAX: u32 = 2;
+
 /// How often a step that says `idempotent: true` is run again by itself after an outcome that nobody saw, if its
 /// `retries` do not say more: a script that takes its node down must not do so for ever.
 pub const UNKNOWN_RERUNS_MAX: u32 = 3;

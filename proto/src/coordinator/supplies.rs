@@ -104,8 +104,12 @@ impl Coordinator {
     /// Ends every live deployment that wants `content`, which cannot be had.
     fn stop_all(&mut self, content: ContentId, cause: &str, now: Now) {
         while let Some(purpose) = self.purpose(content, None) {
-            let before = self.deployments[&purpose.deployment].rollout.view();
-            self.decide(purpose.deployment, rollout::Input::Stop { cause: cause.to_owned() }, now);
+            let deployment = &self.deployments[&purpose.deployment];
+            let before = deployment.rollout.view();
+            let package = deployment.manifest.packages.get(purpose.package.index());
+            let package = package.map(|package| format!("package `{}` ({}): ", package.name, package.reference));
+            let cause = package.unwrap_or_default() + cause;
+            self.decide(purpose.deployment, rollout::Input::Stop { cause }, now);
             let ended = self.deployments[&purpose.deployment].over;
             // A deployment that runs its last scripts is ending, but not over: it is told once.
             if !ended || before.outcome.is_some() {
