@@ -10,7 +10,9 @@ use super::serve::Uploads;
 use super::{FetchError, Input, Output, Source, Stats, Why};
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, NodeId};
-use crate::limits::{ANNOUNCED_AT_ONCE_COPIES, BANNED_MAX, NEIGHBOURS_MAX, REQUESTS_MAX, REQUESTS_MIN, STUCK_AFTER, STUCK_BLOCKS_MAX};
+use crate::limits::{
+    ANNOUNCED_AT_ONCE_COPIES, BANNED_MAX, NEIGHBOURS_MAX, REQUESTS_MAX, REQUESTS_MIN, STUCK_AFTER, STUCK_BLOCKS_MAX,
+};
 use crate::rng::mix;
 use crate::time::Time;
 
