@@ -72,7 +72,7 @@ impl Coordinator {
             seed: self.config.seed ^ salt,
         };
         let count = u32::try_from(blocks.len()).ok()?;
-        Some(Supply::new(WanLedger::new(config, &blocks), count, purpose))
+        Some(Supply::new(WanLedger::new(&config, &blocks), count, purpose))
     }
 
     pub(super) fn landed(&mut self, node: NodeId, content: ContentId, blocks: &[BlockRange], now: Now) {

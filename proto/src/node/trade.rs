@@ -46,7 +46,7 @@ impl Trade {
             have.remove(*block);
         }
         Self {
-            exchange: Exchange::new(&opened.block_bytes, have, seed),
+            exchange: Exchange::new(&opened.block_bytes, &have, seed),
             leases: BTreeMap::new(),
             sealing: if opened.sealed { Sealing::Done } else { Sealing::Lacking },
             lacking,
