@@ -10,6 +10,7 @@ use std::time::Duration;
 use shoal_proto::content::BlockSet;
 use shoal_proto::exchange::{self, Exchange};
 use shoal_proto::id::{BlockIndex, Epoch, LeaseId, NodeId};
+use shoal_proto::limits::{HOLDER_GRACE, WAN_BUDGET_BYTES_MIN};
 use shoal_proto::time::Time;
 use shoal_proto::wan::{self, Lacking, Outcome, WanLedger};
 
@@ -90,8 +91,6 @@ struct Site {
     sequence: u64,
     wan_bytes: f64,
     notices: Vec<wan::Notice>,
-    full: Option<Time>,
-    util: f64,
 }
 
 fn id(node: usize) -> NodeId {
@@ -127,8 +126,6 @@ impl Site {
             sequence: 0,
             wan_bytes: 0.0,
             notices: Vec::new(),
-            full: None,
-            util: 0.0,
         };
         for index in 0..scenario.nodes {
             let others = (0..scenario.nodes).filter(|other| scenario.swarm && *other != index);
@@ -154,23 +151,21 @@ impl Site {
         while self.hosts.iter().any(|host| host.alive && host.done_at.is_none()) {
             self.step();
             events += 1;
-            if self.full.is_none() && self.landed_part() >= 1.0 {
-                self.full = Some(self.now);
-            }
             if events.is_multiple_of(self.scenario.check_every) {
                 self.ledger.check();
                 self.hosts.iter().for_each(|host| host.core.check());
             }
-            if kill.is_some_and(|part| self.landed_part() >= part) {
+            if kill.is_some_and(|part| self.landed_part() >= part)
+                && self.hosts.iter().any(|host| !host.leases.is_empty())
+            {
                 self.kill_a_reader();
                 kill = None;
             }
             assert!(self.now < Time::from_millis(3_600_000), "an hour, and not done: {:?}", self.ledger.stats());
         }
-        let mut done: Vec<_> = self.hosts.iter().filter_map(|h| h.done_at).map(|t| t.as_nanos() / 1_000_000).collect();
-        done.sort();
-        let util = self.util / (self.now.as_nanos() as f64 / 1e9 * self.scenario.lan * self.hosts.len() as f64);
-        println!("events {events} site full {:?} first {} mid {} refused {} steals {} util {util:.3}", self.full.map(|t| t.as_nanos() / 1_000_000), done[0], done[done.len() / 2], self.hosts.iter().map(|h| h.core.stats().refused).sum::<u64>(), self.hosts.iter().map(|h| h.core.stats().steals).sum::<u64>());
+        if kill.is_none() && self.scenario.kill_at.is_none() {
+            assert_eq!(self.notices, [], "nothing for an operator to know");
+        }
         self.outcomes()
     }
 
@@ -182,7 +177,7 @@ impl Site {
     fn outcomes(&self) -> Outcomes {
         let Scenario { wan, lan, nodes, blocks, .. } = self.scenario;
         let package = f64::from(blocks) * f64::from(BLOCK_BYTES);
-        let last = self.hosts.iter().filter_map(|host| host.done_at).max().unwrap();
+        let last = self.hosts.iter().filter_map(|host| host.done_at).max().expect("somebody is done");
         let fetched: u64 = self.hosts.iter().map(|host| host.core.stats().fetched_bytes).sum();
         let duplicate: u64 = self.hosts.iter().map(|host| host.core.stats().duplicate_bytes).sum();
         let up = package * (nodes as f64 - 1.0) / (nodes as f64 * lan);
@@ -207,7 +202,7 @@ impl Site {
             }
             (_, Some(at)) => {
                 self.pass(at);
-                let (_, event) = self.queue.pop_first().unwrap();
+                let (_, event) = self.queue.pop_first().expect("it was peeked at");
                 self.happens(event);
             }
             (_, None) => panic!("nothing happens any more: {:?}", self.ledger.stats()),
@@ -218,7 +213,6 @@ impl Site {
         let seconds = until.since(self.now).as_secs_f64();
         for flow in &mut self.flows {
             flow.left = (flow.left - flow.rate * seconds).max(0.0);
-            self.util += if flow.from.is_some() { flow.rate * seconds } else { 0.0 };
             self.wan_bytes += if flow.from.is_none() { flow.rate * seconds } else { 0.0 };
         }
         self.now = until;
@@ -260,7 +254,7 @@ impl Site {
         match from {
             None => self.leased_block_read(to, block),
             Some(from) => {
-                let asked = self.hosts[to].asked.remove(&(from, block)).unwrap();
+                let asked = self.hosts[to].asked.remove(&(from, block)).expect("what flows was asked for");
                 let (bytes, took) = (u64::from(BLOCK_BYTES), self.now.since(asked));
                 self.tell(to, exchange::Input::Fetched { node: id(from), block, bytes, took });
                 let landed = wan::Input::Landed { node: id(to), blocks: vec![block] };
@@ -272,7 +266,7 @@ impl Site {
     }
 
     fn leased_block_read(&mut self, reader: usize, block: BlockIndex) {
-        let (lease, blocks, read) = self.hosts[reader].leases.front_mut().unwrap();
+        let (lease, blocks, read) = self.hosts[reader].leases.front_mut().expect("what flows is leased");
         assert_eq!(blocks.pop_front(), Some(block));
         *read += u64::from(BLOCK_BYTES);
         let ended = blocks.is_empty().then_some((*lease, *read));
@@ -341,7 +335,7 @@ impl Site {
             }
             wan::Output::Revoke { lease, .. } => {
                 let Some(at) = self.hosts[node].leases.iter().position(|(held, _, _)| *held == lease) else { return };
-                let (_, blocks, read) = self.hosts[node].leases.remove(at).unwrap();
+                let (_, blocks, read) = self.hosts[node].leases.remove(at).expect("it was found");
                 self.flows.retain(|flow| flow.from.is_some() || flow.to != node);
                 self.tell(node, exchange::Input::LeaseOver { blocks: blocks.into() });
                 self.lease_ends(node, lease, read, Outcome::Revoked);
@@ -418,19 +412,17 @@ impl Site {
     }
 
     fn serve(&mut self, from: usize, to: usize, block: BlockIndex) {
+        // A request that was taken back: the word of it is on its way.
         if self.hosts[to].asked.contains_key(&(from, block)) {
             self.flows.push(Flow { from: Some(from), to, block, left: f64::from(BLOCK_BYTES), rate: 1.0 });
             self.share_links();
-        } else {
-            // Taken back meanwhile: the word of it is on its way.
         }
     }
 
     fn kill_a_reader(&mut self) {
         let most = |host: &&(usize, &Host)| host.1.leases.iter().map(|(_, blocks, _)| blocks.len()).sum::<usize>();
         let hosts: Vec<_> = self.hosts.iter().enumerate().collect();
-        let (victim, _) = *hosts.iter().max_by_key(most).unwrap();
-        assert!(!self.hosts[victim].leases.is_empty(), "somebody reads");
+        let (victim, _) = *hosts.iter().max_by_key(most).expect("a site has nodes");
         self.hosts[victim].alive = false;
         self.flows.retain(|flow| flow.to != victim && flow.from != Some(victim));
         self.share_links();
@@ -450,34 +442,40 @@ fn run(name: &str, scenario: Scenario) -> Outcomes {
     outcomes
 }
 
+/// Sites of different sizes: nodes, blocks, how often invariants are checked, and the most that a run may take, in
+/// bounds. With few blocks for many nodes the last ones weigh more.
+const SITES: [(usize, u32, u64, f64); 4] =
+    [(1, 256, 1, 1.05), (4, 256, 10, 1.2), (24, 192, 1_000, 1.35), (64, 64, 10_000, 1.9)];
+
 #[test]
 fn a_site_reads_each_byte_once_whatever_its_size() {
-    for (nodes, check_every) in [(4, 10), (24, 5000), (64, 50000)] {
+    for (nodes, blocks, check_every, ratio_max) in SITES {
         for (speed, wan) in [("1/4", 6.25e6), ("1", 25e6), ("4", 100e6)] {
             let name = format!("{nodes} nodes, WAN {speed} x LAN");
-            let outcomes = run(&name, Scenario { nodes, wan, check_every, ..PLAIN });
+            let outcomes = run(&name, Scenario { nodes, blocks, wan, check_every, ..PLAIN });
             assert!((outcomes.wan_copies - 1.0).abs() < 1e-6, "{name}: WAN-ONCE");
-            if false {
-                assert!(
-                    outcomes.seconds < 1.35 * outcomes.bound,
-                    "{name}: {} of {} s",
-                    outcomes.seconds,
-                    outcomes.bound
-                );
-            }
+            assert!(
+                outcomes.seconds < ratio_max * outcomes.bound,
+                "{name}: {} of {} s",
+                outcomes.seconds,
+                outcomes.bound
+            );
         }
     }
 }
 
 #[test]
 fn a_holder_that_dies_costs_at_most_the_budget() {
-    for (nodes, check_every) in [(4, 10), (24, 500), (64, 5000)] {
+    for (nodes, blocks, check_every, ratio_max) in &SITES[1..] {
         for part in [0.05, 0.5, 0.9] {
             let name = format!("{nodes} nodes, one dies at {part}");
-            let outcomes = run(&name, Scenario { nodes, kill_at: Some(part), check_every, ..PLAIN });
-            assert!(outcomes.wan_copies <= 1.01, "{name}: WAN-ONCE");
-            let grace = 10.0;
-            assert!(outcomes.seconds < 1.35 * outcomes.bound + grace, "{name}");
+            let scenario = Scenario { kill_at: Some(part), check_every: *check_every, ..PLAIN };
+            let outcomes = run(&name, Scenario { nodes: *nodes, blocks: *blocks, ..scenario });
+            let package = f64::from(*blocks) * f64::from(BLOCK_BYTES);
+            let budget = WAN_BUDGET_BYTES_MIN as f64 / package;
+            assert!(outcomes.wan_copies <= 1.0 + budget.max(0.01), "{name}: WAN-ONCE");
+            let most = ratio_max * outcomes.bound + HOLDER_GRACE.as_secs_f64();
+            assert!(outcomes.seconds < most, "{name}: {} s", outcomes.seconds);
         }
     }
 }

@@ -43,7 +43,7 @@ fn an_origin_that_lies_fails_the_deployment_and_is_named() {
 
 #[test]
 fn an_origin_without_ranges_is_read_once_all_the_same() {
-    let (origin, mesh) = site(Behaviour { ignore_ranges: true, ..Behaviour::default() });
+    let (origin, mesh) = site(Behaviour { ignore_ranges: true, rate: Some(SIZE as u64), ..Behaviour::default() });
     let ran = mesh.deploy(FILE, &["--watch", "-q", "-o", "json"]);
     let site = &ran.json()["sites"][0];
     assert!(site["copies"].as_f64().unwrap() <= 1.05, "{site}");

@@ -270,7 +270,7 @@ mod tests {
     async fn connections_share_the_rate_of_the_wan() {
         let rate = 2_000_000;
         let wan = Wan::new(rate);
-        let target = server(1_000_000).await;
+        let target = server(500_000).await;
         let links = [wan.link(HERE, target).await.unwrap(), wan.link(HERE, target).await.unwrap()];
         let started = Instant::now();
         let mut readers = JoinSet::new();

@@ -127,7 +127,16 @@ async fn resolve(
 }
 
 fn feed_error(error: FeedError) -> ApiError {
-    ApiError::new(ErrorCode::Failed, error.to_string())
+    let code = match error {
+        // The deployment file asks for what there is not.
+        FeedError::Reference { .. }
+        | FeedError::UnknownFeed { .. }
+        | FeedError::Impossible { .. }
+        | FeedError::NoPackage { .. }
+        | FeedError::NoVersion { .. } => ErrorCode::BadRequest,
+        _ => ErrorCode::Failed,
+    };
+    ApiError::new(code, error.to_string())
 }
 
 fn catalog_error(error: CatalogError) -> ApiError {

@@ -5,7 +5,7 @@ use super::supply::{Purpose, Supply};
 use super::{Coordinator, Notice, Output, Part, Record, WanTotals};
 use crate::content::Layout;
 use crate::id::{BlockIndex, ContentId, DeploymentId, Name, NodeId, PackageIndex};
-use crate::limits::STUCK_BLOCKS_MAX;
+use crate::limits::{GATHER_MAX, STUCK_BLOCKS_MAX};
 use crate::manifest::Source;
 use crate::rng::mix;
 use crate::rollout::{self, Now};
@@ -20,10 +20,12 @@ impl Coordinator {
         if !self.supplies.contains_key(&key) {
             let Some(purpose) = self.purpose(content, Some(node)) else { return };
             let Some(mut supply) = self.new_supply(&key, purpose) else { return };
-            if self.resumed.contains(&purpose.deployment) && now.time < self.resumed_until {
-                let nodes = self.receivers(purpose, &key.0);
-                supply.ledger.handle(wan::Input::Await { nodes, until: self.resumed_until }, now.time);
-            }
+            let resumed = self.resumed.contains(&purpose.deployment) && now.time < self.resumed_until;
+            let mut nodes = self.receivers(purpose, &key.0);
+            // A first lease that knows of one node alone would be too large for what the others can take over.
+            let until = if resumed { self.resumed_until } else { now.time + GATHER_MAX };
+            nodes.retain(|node| resumed || self.told.contains_key(node));
+            supply.ledger.handle(wan::Input::Await { nodes, until }, now.time);
             self.supplies.insert(key.clone(), supply);
         }
         if let Some(supply) = self.supplies.get_mut(&key) {
@@ -70,7 +72,7 @@ impl Coordinator {
             seed: self.config.seed ^ salt,
         };
         let count = u32::try_from(blocks.len()).ok()?;
-        Some(Supply::new(WanLedger::new(config, &blocks), count, purpose))
+        Some(Supply::new(WanLedger::new(&config, &blocks), count, purpose))
     }
 
     pub(super) fn landed(&mut self, node: NodeId, content: ContentId, blocks: &[BlockRange], now: Now) {
@@ -102,8 +104,12 @@ impl Coordinator {
     /// Ends every live deployment that wants `content`, which cannot be had.
     fn stop_all(&mut self, content: ContentId, cause: &str, now: Now) {
         while let Some(purpose) = self.purpose(content, None) {
-            let before = self.deployments[&purpose.deployment].rollout.view();
-            self.decide(purpose.deployment, rollout::Input::Stop { cause: cause.to_owned() }, now);
+            let deployment = &self.deployments[&purpose.deployment];
+            let before = deployment.rollout.view();
+            let package = deployment.manifest.packages.get(purpose.package.index());
+            let package = package.map(|package| format!("package `{}` ({}): ", package.name, package.reference));
+            let cause = package.unwrap_or_default() + cause;
+            self.decide(purpose.deployment, rollout::Input::Stop { cause }, now);
             let ended = self.deployments[&purpose.deployment].over;
             // A deployment that runs its last scripts is ending, but not over: it is told once.
             if !ended || before.outcome.is_some() {

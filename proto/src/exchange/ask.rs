@@ -50,7 +50,8 @@ impl Exchange {
             return None;
         }
         let mut candidates = self.missing.intersection(has);
-        let early: Vec<_> = candidates.iter().map(|block| (block, self.turn(block))).filter(|(_, at)| *at > now).collect();
+        let early: Vec<_> =
+            candidates.iter().map(|block| (block, self.turn(block))).filter(|(_, at)| *at > now).collect();
         for (block, at) in early {
             self.turn_at = Some(self.turn_at.map_or(at, |earlier| earlier.min(at)));
             candidates.remove(block);

@@ -49,7 +49,11 @@ mod tests {
             (&[], &[0, 1], None),
         ];
         for (missing, has, picked) in cases {
-            assert_eq!(rarest(&set(missing).intersection(&set(has)), &copies, 7), picked.map(BlockIndex), "{missing:?} {has:?}");
+            assert_eq!(
+                rarest(&set(missing).intersection(&set(has)), &copies, 7),
+                picked.map(BlockIndex),
+                "{missing:?} {has:?}"
+            );
         }
     }
 

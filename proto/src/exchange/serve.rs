@@ -98,9 +98,18 @@ mod tests {
             assert!(uploads.ask(node, request, BlockIndex(block), 10));
         }
         let order = served(&mut uploads, |block| if block.0 == 7 { 0 } else { 3 });
-        assert_eq!(order, [(B, 2), (A, 3), (A, 1), (A, 2)], "7 to both; then 5, and 6 before 5 again");
-        uploads.done(A, 1);
-        assert_eq!(served(&mut uploads, |_| 0), [(B, 1)], "the slot of the one that is done");
+        assert_eq!(order, [(B, 2), (A, 3), (A, 1), (A, 2), (B, 1)], "7 to both; then 5, and 6 before 5 again");
+    }
+
+    #[test]
+    fn slots_are_bounded_and_given_on() {
+        let mut uploads = Uploads::default();
+        for request in 0..=UPLOAD_SLOTS as u64 {
+            assert!(uploads.ask(A, request, BlockIndex(0), 1));
+        }
+        assert_eq!(served(&mut uploads, |_| 0).len(), UPLOAD_SLOTS);
+        uploads.done(A, 3);
+        assert_eq!(served(&mut uploads, |_| 0), [(A, UPLOAD_SLOTS as u64)], "the slot of the one that is done");
     }
 
     #[test]

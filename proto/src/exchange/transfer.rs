@@ -10,7 +10,9 @@ use super::serve::Uploads;
 use super::{FetchError, Input, Output, Source, Stats, Why};
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, NodeId};
-use crate::limits::{ANNOUNCED_AT_ONCE_COPIES, BANNED_MAX, NEIGHBOURS_MAX, REQUESTS_MAX, REQUESTS_MIN, STUCK_AFTER, STUCK_BLOCKS_MAX};
+use crate::limits::{
+    ANNOUNCED_AT_ONCE_COPIES, BANNED_MAX, NEIGHBOURS_MAX, REQUESTS_MAX, REQUESTS_MIN, STUCK_AFTER, STUCK_BLOCKS_MAX,
+};
 use crate::rng::mix;
 use crate::time::Time;
 
@@ -68,10 +70,10 @@ pub(super) enum State {
 
 impl Exchange {
     /// An exchange for a content whose blocks have these sizes in bytes, on a node that has `have` of them.
-    pub fn new(block_bytes: &[u32], have: BlockSet, seed: u64) -> Self {
+    pub fn new(block_bytes: &[u32], have: &BlockSet, seed: u64) -> Self {
         let count = u32::try_from(block_bytes.len()).unwrap_or(u32::MAX);
         let mut has = BlockSet::new(count);
-        has.union_with(&have);
+        has.union_with(have);
         let state = |block| if has.contains(BlockIndex(block)) { State::Have } else { State::Missing };
         Self {
             block_bytes: block_bytes.to_vec(),

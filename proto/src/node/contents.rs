@@ -121,7 +121,12 @@ impl Contents {
             }
             Input::Neighbour { from, message } if self.neighbours.contains(&from) => match message {
                 ToNeighbour::Has { content, blocks } => {
-                    self.with_swarm(content, now, out, |trade| trade.neighbour_has(from, blocks, now));
+                    let mut answer = None;
+                    self.with_swarm(content, now, out, |trade| {
+                        answer = trade.neighbour_has(from, blocks, now).then(|| trade.has(content));
+                    });
+                    // What it was told before it opened the content, it did not keep.
+                    out.extend(answer.map(|message| Output::Neighbour { to: from, message }));
                 }
                 ToNeighbour::Landed { content, blocks } => {
                     self.with_swarm(content, now, out, |trade| trade.neighbour_landed(from, &blocks, now));

@@ -46,7 +46,7 @@ impl Trade {
             have.remove(*block);
         }
         Self {
-            exchange: Exchange::new(&opened.block_bytes, have, seed),
+            exchange: Exchange::new(&opened.block_bytes, &have, seed),
             leases: BTreeMap::new(),
             sealing: if opened.sealed { Sealing::Done } else { Sealing::Lacking },
             lacking,
@@ -73,14 +73,17 @@ impl Trade {
         blocks.iter().copied().filter(|block| self.lacking.contains_key(block))
     }
 
-    pub(super) fn neighbour_has(&mut self, node: NodeId, blocks: BlockSet, now: Time) {
+    /// Takes notice of all that a neighbour has; says whether it is the first that is heard of it.
+    pub(super) fn neighbour_has(&mut self, node: NodeId, blocks: BlockSet, now: Time) -> bool {
         if blocks.count() != self.exchange.have().count() {
-            return;
+            return false;
         }
-        if self.partners.insert(node) {
+        let first = self.partners.insert(node);
+        if first {
             self.exchange.handle(exchange::Input::NeighbourUp { node }, now);
         }
         self.exchange.handle(exchange::Input::NeighbourHas { node, blocks }, now);
+        first
     }
 
     pub(super) fn neighbour_landed(&mut self, node: NodeId, blocks: &[BlockRange], now: Time) {

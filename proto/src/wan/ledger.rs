@@ -26,7 +26,7 @@ enum Sites {
 
 impl WanLedger {
     /// A ledger for a content whose blocks have these sizes in bytes, that knows of no node.
-    pub fn new(config: Config, block_bytes: &[u32]) -> Self {
+    pub fn new(config: &Config, block_bytes: &[u32]) -> Self {
         let sites = if config.swarm {
             Sites::Shared(Box::new(Site::new(block_bytes, config.seed)))
         } else {

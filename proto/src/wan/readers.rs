@@ -11,7 +11,7 @@ use crate::time::Time;
 const ROUNDS: u32 = 3;
 
 /// Landings after which a number that was found is questioned, times the number of readers.
-const SETTLED_ROUNDS: u32 = 64;
+const SETTLED_ROUNDS: u32 = 6;
 
 /// The number of readers and how it is found.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Readers {
     }
 
     fn decide(&mut self) {
-        let gained = self.before.is_none_or(|before| self.rate / 6 > before / 5);
+        let gained = self.before.is_none_or(|before| self.rate / 11 > before / 10);
         if self.settled || gained {
             self.settled = self.limit >= READERS_MAX;
             self.before = Some(self.rate);

@@ -1,6 +1,7 @@
 //! How leases end: answered, lost, found again; and what a failure says about a node and about the origin.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::lease::{Lease, State, refunds};
 use super::member::backoff;
@@ -106,8 +107,11 @@ impl Site {
     /// A member said what it has and which leases it still reads.
     pub(super) fn reconcile_leases(&mut self, slot: usize, held: &[HeldLease], now: Time) {
         let known: Vec<_> = self.leases.iter().filter(|(_, lease)| lease.node == slot).map(|(id, _)| *id).collect();
-        for id in known.iter().filter(|id| held.iter().all(|held| held.lease != **id)) {
-            self.settle_by_what_it_has(*id, now);
+        let over = known.into_iter().filter(|id| held.iter().all(|held| held.lease != *id));
+        // The first is the one that it was reading.
+        for (place, id) in over.enumerate() {
+            let in_doubt = if place == 0 { SEGMENT_BYTES_MAX as u32 } else { 0 };
+            self.settle_by_what_it_has(id, in_doubt, now);
         }
         for held in held {
             match self.leases.get(&held.lease).map(|lease| (lease.node == slot, lease.state)) {
@@ -125,12 +129,11 @@ impl Site {
     }
 
     /// Ends a lease whose holder does not know it: it never came, or the holder started anew. What the holder lacks is
-    /// refunded, but for one segment of the lease that it was reading: that may have been lost before it was verified.
-    fn settle_by_what_it_has(&mut self, id: LeaseId, now: Time) {
+    /// refunded, but for what is in doubt: the segment that it was reading may have been lost before it was verified.
+    fn settle_by_what_it_has(&mut self, id: LeaseId, in_doubt: u32, now: Time) {
         let lease = &self.leases[&id];
         let member = &self.members[lease.node];
-        let reading = lease.state == State::Lost || member.queue.first() == Some(&id);
-        let mut doubt = if reading { SEGMENT_BYTES_MAX as u32 } else { 0 };
+        let mut doubt = in_doubt;
         let mut refunds = lease.blocks.clone();
         for (block, bytes) in &mut refunds {
             let charge = *bytes;
@@ -191,7 +194,7 @@ impl Site {
         member.speed.begin(now);
         let Some(lease) = self.leases.get_mut(&id) else { return };
         lease.state = State::Held;
-        lease.deadline = now + std::time::Duration::from_nanos(lease.patience_nanos);
+        lease.deadline = now + Duration::from_nanos(lease.patience_nanos);
         self.timers.insert((lease.deadline, Why::LeaseDeadline(id)));
     }
 
@@ -209,7 +212,7 @@ impl Site {
             State::Held => {
                 let others = self.members.iter().enumerate().any(|(other, member)| other != slot && member.trusted());
                 let first = self.members[slot].queue.first() == Some(&id);
-                let patience = std::time::Duration::from_nanos(lease.patience_nanos);
+                let patience = Duration::from_nanos(lease.patience_nanos);
                 if lease.progress && !others || !first {
                     self.extend(id, now, patience);
                 } else {
@@ -221,7 +224,7 @@ impl Site {
         }
     }
 
-    fn extend(&mut self, id: LeaseId, now: Time, span: std::time::Duration) {
+    fn extend(&mut self, id: LeaseId, now: Time, span: Duration) {
         if let Some(lease) = self.leases.get_mut(&id) {
             lease.deadline = now + span;
             lease.progress = false;

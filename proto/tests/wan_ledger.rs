@@ -1,0 +1,294 @@
+//! What a ledger does in the situations that its promises are about, told as what happens to a site.
+
+use std::time::Duration;
+
+use shoal_proto::id::{BlockIndex, Epoch, LeaseId, NodeId};
+use shoal_proto::limits::{HOLDER_GRACE, REVOKE_ANSWER_MAX, SEGMENT_BYTES_MAX};
+use shoal_proto::time::Time;
+use shoal_proto::wan::{self, BlockRange, HeldLease, Input, Lacking, Notice, Outcome, Output, WanLedger};
+
+const MIB: u32 = 1024 * 1024;
+const A: NodeId = NodeId([1; 32]);
+const B: NodeId = NodeId([2; 32]);
+
+/// A ledger with a clock, and what it granted.
+struct Table {
+    ledger: WanLedger,
+    now: Time,
+    blocks: u32,
+    grants: Vec<(NodeId, LeaseId, Vec<u32>)>,
+    revoked: Vec<LeaseId>,
+    notices: Vec<Notice>,
+}
+
+impl Table {
+    /// A content of `blocks` blocks of 1 MiB.
+    fn new(blocks: u32) -> Self {
+        let config = wan::Config { epoch: Epoch(3), swarm: true, seed: 5 };
+        let ledger = WanLedger::new(&config, &vec![MIB; blocks as usize]);
+        Self { ledger, now: Time::ZERO, blocks, grants: Vec::new(), revoked: Vec::new(), notices: Vec::new() }
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.ledger.handle(input, self.now);
+        self.ledger.check();
+        while let Some(output) = self.ledger.poll() {
+            match output {
+                Output::Grant { node, lease, blocks, .. } => {
+                    let blocks = blocks.iter().flat_map(|range| range.iter()).map(|block| block.0).collect();
+                    self.grants.push((node, lease, blocks));
+                }
+                Output::Revoke { lease, .. } => self.revoked.push(lease),
+                Output::Notice(notice) => self.notices.push(notice),
+            }
+        }
+    }
+
+    fn pass(&mut self, span: Duration) {
+        let until = self.now + span;
+        while let Some((at, _)) = self.ledger.next_wake().filter(|(at, _)| *at <= until) {
+            self.now = at;
+            self.tell(Input::Tick);
+        }
+        self.now = until;
+    }
+
+    fn wants(&mut self, node: NodeId, lacking: impl Fn(u32) -> u32, held: Vec<HeldLease>) {
+        let lacks = |block: &u32| lacking(*block) > 0;
+        let lacking = (0..self.blocks).filter(lacks).map(|b| Lacking { block: BlockIndex(b), bytes: lacking(b) });
+        let lacking = lacking.collect();
+        self.tell(Input::Wants { node, lacking, held });
+    }
+
+    fn lands(&mut self, node: NodeId, blocks: &[u32]) {
+        self.tell(Input::Landed { node, blocks: blocks.iter().copied().map(BlockIndex).collect() });
+    }
+
+    fn ends(&mut self, node: NodeId, lease: LeaseId, read_bytes: u64, landed: &[u32], outcome: Outcome) {
+        let landed = landed.iter().copied().map(BlockIndex).collect();
+        self.tell(Input::LeaseEnded { node, lease, read_bytes, landed, begun: Vec::new(), outcome, whole_rest: false });
+    }
+
+    /// All that was granted since the last call, with the blocks of each node joined.
+    fn granted_to(&mut self, node: NodeId) -> Vec<u32> {
+        let mine = self.grants.iter().filter(|(to, _, _)| *to == node);
+        let mut blocks: Vec<_> = mine.flat_map(|(_, _, blocks)| blocks.clone()).collect();
+        self.grants.retain(|(to, _, _)| *to != node);
+        blocks.sort_unstable();
+        blocks
+    }
+}
+
+#[test]
+fn who_lacks_the_fewest_bytes_reads_a_block() {
+    let mut table = Table::new(40);
+    let few = |which: u32| move |block: u32| if block % 2 == which { MIB / 4 } else { MIB };
+    table.wants(A, few(0), Vec::new());
+    table.wants(B, few(1), Vec::new());
+    for _ in 0..100 {
+        for lease in std::mem::take(&mut table.revoked) {
+            table.grants.retain(|(_, granted, _)| *granted != lease);
+            table.ends(A, lease, 0, &[], Outcome::Revoked);
+        }
+        for (node, lease, blocks) in std::mem::take(&mut table.grants) {
+            let other = if node == A { B } else { A };
+            let read_bytes = blocks.len() as u64 * u64::from(MIB / 4);
+            let alone = table.ledger.stats().read_bytes == 0;
+            assert!(alone || blocks.iter().all(|block| (block % 2 == 0) == (node == A)), "{blocks:?}");
+            table.ends(node, lease, read_bytes, &blocks, Outcome::Done);
+            table.lands(other, &blocks);
+        }
+    }
+    let stats = table.ledger.stats();
+    assert_eq!((stats.in_site_bytes, stats.missing_bytes), (40 * u64::from(MIB), 0));
+}
+
+#[test]
+fn no_node_has_more_at_stake_than_the_budget_once_it_is_not_alone() {
+    let mut table = Table::new(400);
+    table.wants(A, |_| MIB, Vec::new());
+    assert!(table.granted_to(A).len() > 4, "alone it gets large leases");
+    table.wants(B, |_| MIB, Vec::new());
+    assert!(!table.revoked.is_empty(), "and gives back what would be too much to lose");
+    for lease in std::mem::take(&mut table.revoked) {
+        table.ends(A, lease, 0, &[], Outcome::Revoked);
+    }
+    let (to_a, to_b) = (table.granted_to(A), table.granted_to(B));
+    assert!(to_a.len() <= 4 && to_b.len() <= 4, "1 % of 400 MiB: {to_a:?} {to_b:?}");
+    // What B has too is no longer at stake, so that A gets more; alone with it, it gets none.
+    table.lands(A, &to_a);
+    assert_eq!(table.granted_to(A), [] as [u32; 0]);
+    table.lands(B, &to_a);
+    assert_eq!(table.granted_to(A).len(), to_a.len());
+    assert_eq!(table.ledger.stats().budget_used_bytes, 0);
+}
+
+/// A site of two in which A was granted leases and landed the first block of them; with what they are.
+fn with_a_holder() -> (Table, Vec<(LeaseId, Vec<u32>)>) {
+    let mut table = Table::new(400);
+    table.wants(B, |_| MIB, Vec::new());
+    table.wants(A, |_| MIB, Vec::new());
+    for lease in std::mem::take(&mut table.revoked) {
+        table.grants.retain(|(_, granted, _)| *granted != lease);
+        table.ends(B, lease, 0, &[], Outcome::Revoked);
+    }
+    let mine = table.grants.iter().filter(|(node, _, _)| *node == A);
+    let leases: Vec<_> = mine.map(|(_, lease, blocks)| (*lease, blocks.clone())).collect();
+    table.grants.retain(|(node, _, _)| *node != A);
+    table.lands(A, &leases[0].1[..1]);
+    (table, leases)
+}
+
+#[test]
+fn a_lost_holder_is_paid_from_the_budget_after_its_grace() {
+    let (mut table, leases) = with_a_holder();
+    let blocks: Vec<_> = leases.into_iter().flat_map(|(_, blocks)| blocks).collect();
+    table.tell(Input::NodeDown { node: A });
+    table.pass(HOLDER_GRACE - Duration::from_millis(1));
+    let granted = table.grants.iter().flat_map(|(_, _, of_lease)| of_lease);
+    assert!(granted.copied().all(|block| !blocks.contains(&block)), "it may come back");
+    table.pass(Duration::from_millis(1));
+    let mut again: Vec<u32> = Vec::new();
+    while again.len() < blocks.len() {
+        let leases: Vec<_> = table.grants.drain(..).collect();
+        assert!(!leases.is_empty(), "B reads on");
+        for (node, lease, of_lease) in leases {
+            again.extend(of_lease.iter().filter(|block| blocks.contains(block)));
+            table.ends(node, lease, u64::from(MIB) * of_lease.len() as u64, &of_lease, Outcome::Done);
+        }
+    }
+    let paid = u64::from(MIB) * blocks.len() as u64;
+    assert_eq!(table.ledger.stats().budget_used_bytes, paid, "what A landed and nobody else had is read again too");
+    assert!(paid <= table.ledger.stats().budget_bytes);
+}
+
+#[test]
+fn a_holder_that_comes_back_goes_on_with_its_leases() {
+    for away in [Duration::from_secs(1), HOLDER_GRACE * 2] {
+        let (mut table, leases) = with_a_holder();
+        table.grants.clear();
+        table.tell(Input::NodeDown { node: A });
+        // Alone, B would read on with what A lost; without it there is nobody else.
+        table.tell(Input::NodeDown { node: B });
+        table.pass(away);
+        let landed = leases[0].1[0];
+        let range = |block: &u32| BlockRange { start: BlockIndex(*block), end: BlockIndex(*block + 1) };
+        let open = |blocks: &[u32]| blocks.iter().filter(|block| **block != landed).map(range).collect();
+        let held = leases.iter().map(|(lease, blocks)| HeldLease { lease: *lease, blocks: open(blocks) }).collect();
+        table.wants(A, |block| if block == landed { 0 } else { MIB }, held);
+        let mut granted = table.grants.iter().flat_map(|(_, _, blocks)| blocks);
+        let own = |block: &u32| leases.iter().any(|(_, blocks)| blocks.contains(block));
+        assert!(!granted.any(own), "nothing of it is granted again after {away:?}");
+        assert!(leases.iter().all(|(lease, _)| !table.revoked.contains(lease)));
+    }
+}
+
+#[test]
+fn a_holder_that_comes_back_without_its_leases_is_refunded_but_for_a_segment() {
+    let (mut table, leases) = with_a_holder();
+    table.tell(Input::NodeDown { node: A });
+    table.pass(Duration::from_secs(1));
+    let landed = leases[0].1[0];
+    table.wants(A, |block| if block == landed { 0 } else { MIB }, Vec::new());
+    let stats = table.ledger.stats();
+    assert!(stats.budget_used_bytes <= SEGMENT_BYTES_MAX as u64, "{stats:?}");
+    assert_eq!(stats.read_bytes, u64::from(MIB) + SEGMENT_BYTES_MAX as u64, "what it landed, and what is in doubt");
+}
+
+#[test]
+fn leases_of_an_earlier_run_are_not_granted_again() {
+    let mut table = Table::new(8);
+    let blocks = vec![BlockRange { start: BlockIndex(0), end: BlockIndex(5) }];
+    let held = vec![HeldLease { lease: LeaseId(77), blocks }];
+    table.wants(A, |_| MIB, held);
+    assert_eq!(table.granted_to(A), [5, 6, 7]);
+    assert_eq!(table.ledger.stats().budget_used_bytes, 0, "held or granted, it is a block's first");
+    table.ends(A, LeaseId(77), 5 * u64::from(MIB), &[0, 1, 2, 3, 4], Outcome::Done);
+    assert_eq!(table.ledger.stats().read_bytes, 5 * u64::from(MIB));
+}
+
+#[test]
+fn an_empty_budget_waits_for_an_operator_and_says_so_once() {
+    let mut table = Table::new(2);
+    table.wants(A, |_| MIB, Vec::new());
+    let (_, lease, _) = table.grants.remove(0);
+    let (_, second, _) = table.grants.remove(0);
+    // Everything was read, and nothing of it is there: wrong bytes, say.
+    table.ends(A, lease, u64::from(MIB), &[], Outcome::Failed { retryable: true });
+    table.ends(A, second, u64::from(MIB), &[], Outcome::Failed { retryable: true });
+    table.pass(Duration::from_secs(20));
+    table.tell(Input::Tick);
+    assert_eq!(table.granted_to(A), [] as [u32; 0]);
+    let empty =
+        table.notices.iter().filter(|notice| matches!(notice, Notice::BudgetEmpty { wanted_bytes: 2_097_152, .. }));
+    assert_eq!(empty.count(), 1, "{:?}", table.notices);
+    table.tell(Input::Override { bytes: 2 * u64::from(MIB) });
+    table.pass(Duration::from_secs(20));
+    assert_eq!(table.granted_to(A), [0, 1]);
+}
+
+#[test]
+fn a_failing_origin_is_asked_ever_more_rarely_and_its_return_is_told() {
+    let mut table = Table::new(4);
+    table.wants(A, |_| MIB, Vec::new());
+    let mut tries = Vec::new();
+    for _ in 0..4 {
+        let leases: Vec<_> = table.grants.drain(..).collect();
+        let (_, first, _) = leases[0].clone();
+        table.ends(A, first, 0, &[], Outcome::Failed { retryable: true });
+        leases[1..].iter().for_each(|(_, lease, _)| table.ends(A, *lease, 0, &[], Outcome::Revoked));
+        let Some(Notice::OriginFailing { retry_at, .. }) = table.notices.last() else { panic!("not told") };
+        let wait = retry_at.since(table.now);
+        tries.push(wait.as_secs());
+        assert_eq!(table.grants, [], "nobody reads before that");
+        table.pass(wait);
+    }
+    assert_eq!(tries, [2, 4, 8, 16]);
+    let (_, _, blocks) = table.grants[0].clone();
+    table.lands(A, &blocks[..1]);
+    assert_eq!(table.notices.last(), Some(&Notice::OriginBack));
+}
+
+#[test]
+fn an_origin_that_ignores_ranges_gets_one_lease_for_the_rest() {
+    let mut table = Table::new(64);
+    table.wants(A, |_| MIB, Vec::new());
+    let leases: Vec<_> = table.grants.drain(..).collect();
+    let (_, first, _) = leases[0].clone();
+    table.tell(Input::LeaseEnded {
+        node: A,
+        lease: first,
+        read_bytes: 0,
+        landed: Vec::new(),
+        begun: Vec::new(),
+        outcome: Outcome::Failed { retryable: true },
+        whole_rest: true,
+    });
+    for (_, lease, _) in &leases[1..] {
+        assert!(table.revoked.contains(lease));
+        assert_eq!(table.grants, [], "nobody reads before all have stopped");
+        table.ends(A, *lease, 0, &[], Outcome::Revoked);
+    }
+    assert_eq!(table.grants.len(), 1);
+    assert_eq!(table.granted_to(A), (0..64).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_lease_that_does_not_end_is_revoked_and_in_the_end_lost() {
+    let mut table = Table::new(1);
+    table.wants(A, |_| MIB, Vec::new());
+    table.wants(B, |_| MIB, Vec::new());
+    let (holder, lease, _) = table.grants.remove(0);
+    let other = if holder == A { B } else { A };
+    table.pass(Duration::from_secs(60));
+    assert!(table.revoked.contains(&lease));
+    // Nobody else may read it before the holder answered, or is given up.
+    assert_eq!(table.granted_to(other), [] as [u32; 0]);
+    table.pass(REVOKE_ANSWER_MAX);
+    assert_eq!(table.ledger.stats().leases, 0);
+    assert_eq!(table.granted_to(other), [] as [u32; 0], "1 MiB is beyond the budget of one block");
+    assert!(matches!(table.notices.last(), Some(Notice::BudgetEmpty { .. } | Notice::OriginFailing { .. })));
+    table.ends(holder, lease, 0, &[], Outcome::Revoked);
+    table.pass(Duration::from_secs(600));
+    assert_eq!(table.grants.len(), 1, "nothing was read, so that a first grant is free again");
+}
