@@ -10,6 +10,7 @@ use shoal_proto::id::{DeploymentId, Epoch};
 use shoal_proto::manifest::Signed;
 use shoal_proto::rollout::view::Waiting;
 use shoal_proto::rollout::{self, Actor, Now, Operator, Options, Which};
+use shoal_proto::runs::StepRecord;
 use shoal_proto::time::{Time, WallTime};
 use shoal_proto::wan;
 use shoal_proto::wire::{StepRun, ToCoordinator, ToNode};
@@ -63,6 +64,11 @@ impl Control {
         });
         let plans = vec![PlanStand::Planned; scenario.deployments.len()];
         Self { life: 0, seed, journal: tokens.collect(), process: None, plans }
+    }
+
+    /// Whether the start of a step that runs here is durable.
+    pub(crate) fn wrote_start(&self, run: StepRun) -> bool {
+        self.journal.contains(&Record::Step(StepRecord::Started(run)))
     }
 }
 
@@ -176,6 +182,14 @@ impl World {
     fn became_durable(&mut self, record: Record) {
         let verdict = self.checks.gate.durable(&record);
         self.verify("GATE", verdict);
+        let manifest = match &record {
+            Record::Created(created) => created.signed.open(|_, _| true).ok(),
+            _ => None,
+        };
+        for package in manifest.iter().flat_map(|manifest| &manifest.packages) {
+            self.checks.wan.deployed(package.id.into());
+            self.checks.wan.deployed(package.recipe.recipe.into());
+        }
         self.control.journal.push(record);
     }
 
@@ -184,10 +198,6 @@ impl World {
         let Ok(manifest) = created.signed.open(|_, _| true) else { return };
         let id = manifest.deployment;
         self.checks.acked.created(id);
-        for package in &manifest.packages {
-            self.checks.wan.deployed(package.id.into());
-            self.checks.wan.deployed(package.recipe.recipe.into());
-        }
         for plan in &mut self.control.plans {
             if *plan == PlanStand::Asked(id) {
                 *plan = PlanStand::Answered;

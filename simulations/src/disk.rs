@@ -75,6 +75,13 @@ impl Disk {
         kept
     }
 
+    /// Loses what was written of contents that are not sealed, as a power failure may.
+    pub(crate) fn lose_unsealed(&mut self) {
+        for stored in self.contents.values_mut().filter(|stored| !stored.sealed) {
+            stored.lacking.clone_from(&stored.blocks);
+        }
+    }
+
     /// Makes a content durable; says whether it is whole.
     pub(crate) fn seal(&mut self, content: ContentId) -> bool {
         let Some(stored) = self.contents.get_mut(&content) else { return false };

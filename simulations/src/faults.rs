@@ -13,6 +13,8 @@ use crate::world::{Event, World};
 pub(crate) enum Fault {
     /// A node's process dies, and starts again after this.
     CrashNode { node: usize, down: Duration },
+    /// The same by a power failure: what is not sealed is lost.
+    PowerFails { node: usize, down: Duration },
     /// The coordinator's process dies with all that it has not flushed, and starts again after this.
     CrashCoordinator { down: Duration },
     /// A node's connection to the coordinator breaks, and none comes up for this long.
@@ -37,7 +39,8 @@ pub(crate) fn forecast(wild: u64, nodes: usize, calm_at: Time, rng: &mut Rng) ->
 fn fault(nodes: usize, rng: &mut Rng) -> Fault {
     let node = usize::try_from(rng.below(nodes as u64)).expect("below a count of nodes");
     match rng.below(12) {
-        0..=2 => Fault::CrashNode { node, down: span(rng) },
+        0 | 1 => Fault::CrashNode { node, down: span(rng) },
+        2 => Fault::PowerFails { node, down: span(rng) },
         3..=5 => Fault::CrashCoordinator { down: span(rng) },
         6 | 7 => Fault::CutControl { node, span: span(rng) },
         8 | 9 => Fault::BreakNeighbour { node },
@@ -60,6 +63,11 @@ impl World {
         match fault {
             Fault::CrashNode { node, down } => {
                 self.crash_node(node);
+                self.queue.push(self.now + down, Event::StartNode { node });
+            }
+            Fault::PowerFails { node, down } => {
+                self.crash_node(node);
+                self.hosts[node].disk.lose_unsealed();
                 self.queue.push(self.now + down, Event::StartNode { node });
             }
             Fault::CrashCoordinator { down } => {
@@ -86,11 +94,9 @@ impl World {
     }
 
     fn break_links(&mut self, concerned: impl Fn(&[Place; 2]) -> bool) {
-        for place in [Place::Coordinator] {
-            for link in self.links.whole_at(place) {
-                if concerned(&self.links.link(link).ends) {
-                    self.break_link(link, Duration::from_secs(12));
-                }
+        for link in self.links.whole_at(Place::Coordinator) {
+            if concerned(&self.links.link(link).ends) {
+                self.break_link(link, Duration::from_secs(12));
             }
         }
     }

@@ -192,6 +192,11 @@ impl World {
     pub(crate) fn start_step(&mut self, place: Place, life: u32, run: StepRun) {
         self.totals.steps += 1;
         let actor = self.actor(place);
+        let written = match place {
+            Place::Node(node) => self.hosts[node].disk.steps.contains(&StepRecord::Started(run)),
+            Place::Coordinator => self.control.wrote_start(run),
+        };
+        self.verify("GATE", written.then_some(()).ok_or(format!("{actor:?} starts {run:?} before it wrote that down")));
         let ready = match place {
             Place::Node(node) => run.step.phase != Phase::Steps || self.holds_all(node, run),
             Place::Coordinator => true,

@@ -27,7 +27,8 @@ pub(crate) struct WanOnce {
     /// Bytes that were read in vain for a lease, and are not yet reported.
     waste: BTreeMap<LeaseId, (Way, u64)>,
     runs: u64,
-    deployments: BTreeMap<ContentId, u64>,
+    /// How many deployments brought each content, and which run of the coordinator saw the first.
+    deployments: BTreeMap<ContentId, (u64, u64)>,
     overrides: BTreeMap<ContentId, u64>,
 }
 
@@ -48,7 +49,7 @@ impl WanOnce {
 
     /// A deployment brings `content`.
     pub(crate) fn deployed(&mut self, content: ContentId) {
-        *self.deployments.entry(content).or_default() += 1;
+        self.deployments.entry(content).or_insert((0, self.runs)).0 += 1;
     }
 
     /// An operator allows `bytes` more.
@@ -56,9 +57,15 @@ impl WanOnce {
         *self.overrides.entry(content).or_default() += bytes;
     }
 
+    /// How many ledgers a content has had in each site, at most.
+    fn ledgers(&self, content: ContentId) -> u64 {
+        let (deployments, first) = self.deployments.get(&content).copied().unwrap_or((1, self.runs));
+        deployments + self.runs - first
+    }
+
     /// A node begins to read the `lacking` bytes that it lacks of a block; `there` says whether the site has it otherwise.
     pub(crate) fn begin(&mut self, way: Way, block: BlockIndex, lacking: u32, there: bool) {
-        let ledger = self.runs + self.deployments.get(&way.content).copied().unwrap_or(1);
+        let ledger = self.ledgers(way.content);
         let account = self.ways.entry(way).or_default();
         let before = account.allowances.get(&block).copied();
         if before.is_none() || before.is_some_and(|before| before < ledger) && !there {
@@ -69,7 +76,7 @@ impl WanOnce {
 
     /// `bytes` crossed the WAN for a lease, `wasted` of them for nothing.
     pub(crate) fn read(&mut self, way: Way, lease: LeaseId, bytes: u64, wasted: u64) -> Result<(), String> {
-        let budgets = self.runs + self.deployments.get(&way.content).copied().unwrap_or(1);
+        let budgets = self.ledgers(way.content);
         let overrides = self.overrides.get(&way.content).copied().unwrap_or(0);
         let account = self.ways.entry(way).or_default();
         account.read += bytes;
@@ -110,6 +117,7 @@ mod tests {
     fn begun(lacking: u32) -> WanOnce {
         let mut check = WanOnce::default();
         check.coordinator_started();
+        check.deployed(WAY.content);
         check.begin(WAY, BlockIndex(0), lacking, false);
         check
     }
@@ -119,7 +127,7 @@ mod tests {
         let mut check = begun(1_000_000);
         assert_eq!(check.read(WAY, LeaseId(1), 1_000_000, 0), Ok(()));
         check.begin(WAY, BlockIndex(0), 1_000_000, false);
-        assert_eq!(check.read(WAY, LeaseId(2), 2 * WAN_BUDGET_BYTES_MIN, 0), Ok(()), "two ledgers' budgets");
+        assert_eq!(check.read(WAY, LeaseId(2), WAN_BUDGET_BYTES_MIN, 0), Ok(()), "one ledger's budget");
         assert!(check.read(WAY, LeaseId(2), 1, 0).is_err());
     }
 
