@@ -160,10 +160,10 @@ fn the_last_block_is_asked_of_two_and_the_loser_is_cancelled() {
 fn a_node_that_nobody_serves_says_so_ever_more_rarely() {
     let mut table = Table::new(3, &[0], &[0], &[]);
     assert_eq!(table.pass(STUCK_AFTER - Duration::from_millis(1)), []);
-    let stuck = Output::Stuck { blocks: vec![BlockIndex(1), BlockIndex(2)] };
-    assert_eq!(table.pass(Duration::from_millis(2)), [stuck.clone()]);
+    let stuck = [Output::Stuck { blocks: vec![BlockIndex(1), BlockIndex(2)] }];
+    assert_eq!(table.pass(Duration::from_millis(2)), stuck);
     assert_eq!(table.pass(STUCK_AFTER), []);
-    assert_eq!(table.pass(STUCK_AFTER), [stuck]);
+    assert_eq!(table.pass(STUCK_AFTER), stuck);
 }
 
 #[test]
