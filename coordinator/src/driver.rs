@@ -163,25 +163,9 @@ impl Server {
         let store = tokio::task::block_in_place(|| Store::open(&config.data_dir.join("store")))?;
         let catalog = Catalog::open(&config.data_dir)?;
         let feeds = Arc::new(Feeds::new(config.feeds.clone(), OriginReader::new()?));
-        let (control, control_events) = ControlMesh::start(&identity, &ControlConfig::default())?;
-        let (bulk, bulk_streams) = BulkMesh::start(&identity)?;
-        let mut control_addresses = Vec::new();
-        for address in &config.mesh_listen {
-            control_addresses.push(control.listen(multiaddr(address)?).await?);
-        }
-        let mut bulk_addresses = Vec::new();
-        for address in &config.bulk_listen {
-            bulk_addresses.push(bulk.listen(multiaddr(address)?).await?);
-        }
-        control.allow(Allow::Anybody).await.map_err(|_| ServeError::MeshStopped)?;
-        let fail = |source| ServeError::Api { address: config.api_listen, source };
-        let listener = TcpListener::bind(config.api_listen).await.map_err(fail)?;
-        let api_address = listener.local_addr().map_err(fail)?;
-        let token = api::admin_token(&config.data_dir.join("admin.token"))?;
-        let (commands_sender, commands) = mpsc::channel(api::limits::COMMANDS_QUEUED_MAX);
-        let stop_api = CancellationToken::new();
-        tokio::spawn(api::serve(listener, token, commands_sender, stop_api.clone().cancelled_owned()));
-
+        let Meshes { control, control_events, bulk, bulk_streams, control_addresses, bulk_addresses } =
+            Meshes::start(&identity, &config).await?;
+        let (api_address, commands, stop_api) = open_api(&config).await?;
         let started = Instant::now();
         let event_log = EventLog::of_records(&records);
         let bulk_texts = |addresses: &[Multiaddr]| addresses.iter().map(ToString::to_string).collect();
@@ -346,6 +330,47 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// Both meshes, listening.
+struct Meshes {
+    control: ControlMesh,
+    control_events: mpsc::Receiver<ControlEvent>,
+    bulk: BulkMesh,
+    bulk_streams: mpsc::Receiver<BulkStream>,
+    control_addresses: Vec<Multiaddr>,
+    bulk_addresses: Vec<Multiaddr>,
+}
+
+impl Meshes {
+    async fn start(identity: &Identity, config: &Config) -> Result<Self, ServeError> {
+        let (control, control_events) = ControlMesh::start(identity, &ControlConfig::default())?;
+        let (bulk, bulk_streams) = BulkMesh::start(identity)?;
+        let mut control_addresses = Vec::new();
+        for address in &config.mesh_listen {
+            control_addresses.push(control.listen(multiaddr(address)?).await?);
+        }
+        let mut bulk_addresses = Vec::new();
+        for address in &config.bulk_listen {
+            bulk_addresses.push(bulk.listen(multiaddr(address)?).await?);
+        }
+        control.allow(Allow::Anybody).await.map_err(|_| ServeError::MeshStopped)?;
+        Ok(Self { control, control_events, bulk, bulk_streams, control_addresses, bulk_addresses })
+    }
+}
+
+/// Where the API listens, what it is asked, and how it is ended.
+type OpenApi = (SocketAddr, mpsc::Receiver<Command>, CancellationToken);
+
+async fn open_api(config: &Config) -> Result<OpenApi, ServeError> {
+    let fail = |source| ServeError::Api { address: config.api_listen, source };
+    let listener = TcpListener::bind(config.api_listen).await.map_err(fail)?;
+    let address = listener.local_addr().map_err(fail)?;
+    let token = api::admin_token(&config.data_dir.join("admin.token"))?;
+    let (sender, commands) = mpsc::channel(api::limits::COMMANDS_QUEUED_MAX);
+    let stop = CancellationToken::new();
+    tokio::spawn(api::serve(listener, token, sender, stop.clone().cancelled_owned()));
+    Ok((address, commands, stop))
 }
 
 /// The records of a journal, in order.

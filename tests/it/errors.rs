@@ -33,8 +33,8 @@ fn what_cannot_be_deployed_is_refused_with_its_reason() {
             1,
             "feed `secret` answered 401 for model.bin: it wants a `username` and a `password_file`",
         ),
-        (FILE.replace("select: all", "select: site=syd"), 2, "target `site=syd` selects no node"),
-        (FILE.replace("select: all", "select: 'site='"), 2, "column 6"),
+        (FILE.replace("select: all", "select: site=syd"), 2, "`select: site=syd` means none of the 1 nodes"),
+        (FILE.replace("select: all", "select: 'site='"), 2, "`select: site=`"),
         (FILE.replace("[model]", "[modle]"), 2, "modle"),
     ];
     for (file, code, wanted) in table {

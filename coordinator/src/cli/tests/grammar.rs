@@ -128,6 +128,10 @@ fn the_grammar_is_sound_and_its_help_is_stable() {
           --color <WHEN>       When to use colours; `auto` also heeds NO_COLOR [default: auto] [possible
                                values: auto, always, never]
     ");
+}
+
+#[test]
+fn the_help_of_commands_is_stable() {
     insta::assert_snapshot!(help(&["deploy"]), @r"
     Start a deployment
 
