@@ -19,12 +19,19 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use shoal_proto::limits::{AUDIT_BYTES_MAX, RECORD_BYTES_MAX};
 use thiserror::Error;
 
 const MAGIC: &[u8; 16] = b"shoal audit v1\n\0";
 const HEADER_LEN: usize = 32;
+
+/// How long another process may hold the lock before it counts as one that runs.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// How long between two tries.
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 
 /// Why the audit log cannot be used.
 #[derive(Debug, Error)]
@@ -102,6 +109,17 @@ pub struct AuditLog {
     poisoned: bool,
 }
 
+/// Locks the file. A process that was killed, or that is just starting a child, may hold it for a moment longer.
+fn lock(file: &File) -> Result<(), TryLockError> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOCK_RETRY),
+            locked => return locked,
+        }
+    }
+}
+
 impl AuditLog {
     /// Opens or makes the log at `path`, reads all of it through `each`, and cuts an unfinished frame off its end.
     ///
@@ -112,7 +130,7 @@ impl AuditLog {
         // Records hold secrets of join tokens and scripts of deployment files.
         let file =
             OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(io("open"))?;
-        match file.try_lock() {
+        match lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(AuditError::Locked { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(io("lock")(source)),

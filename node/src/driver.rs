@@ -14,7 +14,7 @@ use shoal_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
 use shoal_proto::manifest::SignedError;
 use shoal_proto::node::{Input, Node};
 use shoal_proto::time::Time;
-use shoal_proto::wire::{Frame, Hello, JoinProof, StepRun, ToCoordinator, ToNode};
+use shoal_proto::wire::{Frame, Grant, Hello, JoinProof, StepRun, ToCoordinator, ToNode};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -114,7 +114,9 @@ pub struct Agent {
     contents: BTreeMap<ContentId, Content>,
     neighbours: BTreeMap<NodeId, Vec<Multiaddr>>,
     fetchers: BTreeMap<NodeId, Fetcher>,
-    reads: BTreeMap<(ContentId, LeaseId), CancellationToken>,
+    /// The lease of each content that is being read; others wait for it, in order.
+    reads: BTreeMap<ContentId, (LeaseId, CancellationToken)>,
+    reads_waiting: BTreeMap<ContentId, VecDeque<Grant>>,
     uploads: BTreeMap<u64, oneshot::Sender<bool>>,
     runs: BTreeMap<StepRun, CancellationToken>,
     values: BTreeMap<DeploymentId, BTreeMap<String, String>>,
@@ -170,6 +172,7 @@ impl Agent {
             neighbours: BTreeMap::new(),
             fetchers: BTreeMap::new(),
             reads: BTreeMap::new(),
+            reads_waiting: BTreeMap::new(),
             uploads: BTreeMap::new(),
             runs: BTreeMap::new(),
             values: BTreeMap::new(),
@@ -232,7 +235,7 @@ impl Agent {
         match event {
             Event::Core(input) => {
                 if let Input::ReadEnded { end, .. } = &input {
-                    self.reads.remove(&(end.content, end.lease));
+                    self.read_ended(end.content, end.lease);
                     if let Some(fault) = &end.fault {
                         warn!(content = %end.content.short(), cause = %fault.cause, "a read over the WAN failed");
                     }

@@ -162,7 +162,7 @@ pub enum TokenCommand {
         #[arg(long, value_name = "ADDR")]
         advertise: Vec<String>,
         /// The same for bulk transfers
-        #[arg(long, value_name = "ADDR")]
+        #[arg(long, value_name = "ADDR", hide_short_help = true)]
         advertise_bulk: Vec<String>,
     },
     /// List join strings that still work

@@ -1,14 +1,14 @@
 //! Carries out what the core wants done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use shoal_proto::exchange::FetchError;
-use shoal_proto::id::{BlockIndex, ContentId, NodeId, RecipeId};
+use shoal_proto::id::{BlockIndex, ContentId, LeaseId, NodeId, RecipeId};
 use shoal_proto::manifest::Manifest;
 use shoal_proto::node::{Input, Opened, Output, What};
-use shoal_proto::wan::Lacking;
-use shoal_proto::wire::{Frame, Grant, Neighbour, StepRun};
+use shoal_proto::wan::{self, Lacking};
+use shoal_proto::wire::{Frame, Grant, LeaseEnd, Neighbour, StepRun};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -45,11 +45,7 @@ impl Agent {
                 }
             }
             Output::Read(grant) => self.read(grant),
-            Output::CancelRead { content, lease } => {
-                if let Some(cancel) = self.reads.get(&(content, lease)) {
-                    cancel.cancel();
-                }
-            }
+            Output::CancelRead { content, lease } => self.cancel_read(content, lease),
             Output::Serve { request, .. } => self.decide_upload(request, true),
             Output::Refuse { request, .. } => self.decide_upload(request, false),
             Output::Seal { content } => self.seal(content),
@@ -84,6 +80,7 @@ impl Agent {
     /// Lets go of a content; when none is open, makes room in the cache.
     fn close(&mut self, content: ContentId) {
         self.contents.remove(&content);
+        self.reads_waiting.remove(&content);
         let Some(bytes_max) = self.config.cache_max.filter(|_| self.contents.is_empty()) else { return };
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || match store.collect(bytes_max) {
@@ -109,12 +106,44 @@ impl Agent {
         self.fetchers.insert(node, fresh);
     }
 
+    /// Reads for a lease once those before it are over: what a killed node had half read is then of one lease only.
     fn read(&mut self, grant: Grant) {
+        if self.reads.contains_key(&grant.content) {
+            self.reads_waiting.entry(grant.content).or_default().push_back(grant);
+            return;
+        }
         let Some(content) = self.contents.get(&grant.content).cloned() else { return };
         let cancel = CancellationToken::new();
-        self.reads.insert((grant.content, grant.lease), cancel.clone());
+        self.reads.insert(grant.content, (grant.lease, cancel.clone()));
         let (readers, events) = (self.readers.clone(), self.events_sender.clone());
         tokio::spawn(async move { readers.read(grant, content, cancel, events).await });
+    }
+
+    /// Goes on with the next lease of a content.
+    pub(super) fn read_ended(&mut self, content: ContentId, lease: LeaseId) {
+        // One that was cancelled while it waited never was the content's current one.
+        if self.reads.get(&content).is_some_and(|(current, _)| *current == lease) {
+            self.reads.remove(&content);
+            if let Some(next) = self.reads_waiting.get_mut(&content).and_then(VecDeque::pop_front) {
+                self.read(next);
+            }
+        }
+    }
+
+    fn cancel_read(&mut self, content: ContentId, lease: LeaseId) {
+        match self.reads.get(&content) {
+            Some((current, cancel)) if *current == lease => cancel.cancel(),
+            _ => {
+                let waiting = self.reads_waiting.entry(content).or_default();
+                let before = waiting.len();
+                waiting.retain(|grant| grant.lease != lease);
+                if waiting.len() < before {
+                    let outcome = wan::Outcome::Revoked;
+                    let end = LeaseEnd { content, lease, read_bytes: 0, landed: Vec::new(), outcome, fault: None };
+                    self.inputs.push_back(Input::ReadEnded { end, begun: Vec::new() });
+                }
+            }
+        }
     }
 
     fn decide_upload(&mut self, request: u64, served: bool) {

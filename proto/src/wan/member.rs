@@ -81,13 +81,12 @@ impl Member {
         if self.has.contains(block) { 0 } else { self.partial.get(&block).copied().unwrap_or(block_bytes) }
     }
 
-    /// Notes a failure; returns how long it rests.
-    pub(super) fn fail(&mut self, retryable: bool, now: Time) -> Duration {
+    /// Notes a failure, after which it rests.
+    pub(super) fn fail(&mut self, retryable: bool, now: Time) {
         self.failures =
             if retryable { self.failures.saturating_add(1) } else { self.failures.max(1).saturating_add(1) };
         let rest = if retryable { backoff(self.failures) } else { READ_BACKOFF_MAX };
         self.rests_until = self.rests_until.max(now + rest);
-        rest
     }
 }
 
@@ -106,7 +105,7 @@ pub(super) struct Speed {
 }
 
 impl Speed {
-    /// Bytes that one measurement spans at least in time: landings come in bursts.
+    /// The least span of one measurement: landings come in bursts.
     const SPAN: Duration = Duration::from_millis(200);
 
     /// Bytes a second, once that was measured.

@@ -91,6 +91,9 @@ fn the_grammar_is_sound_and_its_help_is_stable() {
     Usage: shoal [OPTIONS] <COMMAND>
 
     Commands:
+      serve        Run the coordinator
+      demo         Try Shoal on this machine: a throw-away mesh deploys a package in two versions, and
+                   counts what crosses its WANs
       token        Make, list or revoke join strings for nodes
       deploy       Start a deployment
       status       How a deployment stands

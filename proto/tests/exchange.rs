@@ -1,0 +1,176 @@
+//! What an exchange does with good, slow, full and lying neighbours, told as what happens to one node.
+
+use std::time::Duration;
+
+use shoal_proto::content::BlockSet;
+use shoal_proto::exchange::{Exchange, FetchError, Input, Output, Source};
+use shoal_proto::id::{BlockIndex, NodeId};
+use shoal_proto::limits::{ANNOUNCE_EVERY, STUCK_AFTER};
+use shoal_proto::time::Time;
+
+const A: NodeId = NodeId([1; 32]);
+const B: NodeId = NodeId([2; 32]);
+const BLOCK_BYTES: u32 = 1000;
+
+/// An exchange with a clock.
+struct Table {
+    core: Exchange,
+    now: Time,
+}
+
+impl Table {
+    /// A content of `blocks` blocks of which the node has `have`, with neighbours A and B that have what is said. What
+    /// follows from that is not polled yet.
+    fn new(blocks: u32, have: &[u32], of_a: &[u32], of_b: &[u32]) -> Self {
+        let sizes = vec![BLOCK_BYTES; blocks as usize];
+        let mut table = Self { core: Exchange::new(&sizes, set(blocks, have), 3), now: Time::from_millis(1) };
+        for node in [A, B] {
+            assert_eq!(table.tell(Input::NeighbourUp { node }), [Output::AnnounceAll { to: node }]);
+        }
+        for (node, has) in [(A, of_a), (B, of_b)] {
+            table.core.handle(Input::NeighbourHas { node, blocks: set(blocks, has) }, table.now);
+            table.core.check();
+        }
+        table
+    }
+
+    fn tell(&mut self, input: Input) -> Vec<Output> {
+        self.core.handle(input, self.now);
+        self.core.check();
+        std::iter::from_fn(|| self.core.poll()).collect()
+    }
+
+    /// Lets time pass, with a wake-up whenever the core wants one.
+    fn pass(&mut self, span: Duration) -> Vec<Output> {
+        let until = self.now + span;
+        let mut outputs = Vec::new();
+        while let Some((at, _)) = self.core.next_wake().filter(|(at, _)| *at <= until) {
+            self.now = at;
+            outputs.extend(self.tell(Input::Tick));
+        }
+        self.now = until;
+        outputs
+    }
+
+    fn fetched(&mut self, node: NodeId, block: u32, took_ms: u64) -> Vec<Output> {
+        let (bytes, took) = (u64::from(BLOCK_BYTES), Duration::from_millis(took_ms));
+        self.tell(Input::Fetched { node, block: BlockIndex(block), bytes, took })
+    }
+}
+
+fn set(count: u32, blocks: &[u32]) -> BlockSet {
+    let mut set = BlockSet::new(count);
+    blocks.iter().for_each(|block| assert!(set.insert(BlockIndex(*block))));
+    set
+}
+
+fn fetch(node: NodeId, block: u32) -> Output {
+    Output::Fetch { node, block: BlockIndex(block) }
+}
+
+#[test]
+fn a_block_that_is_read_over_the_wan_is_not_asked_of_neighbours() {
+    let mut table = Table::new(2, &[], &[0], &[]);
+    assert_eq!(table.tell(Input::Tick), [fetch(A, 0)]);
+    let blocks = vec![BlockIndex(0), BlockIndex(1)];
+    let cancel = Output::Cancel { node: A, block: BlockIndex(0) };
+    assert_eq!(table.tell(Input::LeaseHeld { blocks: blocks.clone() }), [cancel]);
+    assert_eq!(table.tell(Input::NeighbourLanded { node: B, blocks }), []);
+    // When the lease is over without it, neighbours are asked again.
+    assert_eq!(table.tell(Input::LeaseOver { blocks: vec![BlockIndex(1)] }), [fetch(B, 1)]);
+}
+
+#[test]
+fn what_lands_over_the_wan_is_announced_at_once_and_the_last_block_completes() {
+    let mut table = Table::new(2, &[], &[], &[]);
+    let landed = table.tell(Input::Landed { block: BlockIndex(1), from: Source::Wan });
+    let announce = |to, block| Output::Announce { to, blocks: vec![BlockIndex(block)] };
+    assert_eq!(landed, [announce(A, 1), announce(B, 1)]);
+    let landed = table.tell(Input::Landed { block: BlockIndex(0), from: Source::Local });
+    assert_eq!(landed, [announce(A, 0), announce(B, 0), Output::Complete]);
+}
+
+#[test]
+fn common_blocks_are_announced_together() {
+    let mut core = Exchange::new(&[BLOCK_BYTES; 4], BlockSet::new(4), 1);
+    let now = Time::from_millis(1);
+    let neighbours = (1..=5).map(|number| NodeId([number; 32]));
+    for node in neighbours {
+        core.handle(Input::NeighbourUp { node }, now);
+        core.handle(Input::NeighbourHas { node, blocks: set(4, &[0, 1]) }, now);
+    }
+    while core.poll().is_some() {}
+    for block in [0, 1] {
+        core.handle(Input::Landed { block: BlockIndex(block), from: Source::Local }, now);
+    }
+    let said = |core: &mut Exchange| {
+        std::iter::from_fn(|| core.poll()).filter(|o| matches!(o, Output::Announce { .. })).count()
+    };
+    assert_eq!(said(&mut core), 0);
+    core.handle(Input::Tick, now + ANNOUNCE_EVERY);
+    assert_eq!(said(&mut core), 5, "one message to each neighbour");
+}
+
+#[test]
+fn a_neighbour_that_lies_is_banned_and_its_blocks_are_asked_of_others() {
+    let mut table = Table::new(2, &[], &[0, 1], &[]);
+    assert_eq!(table.tell(Input::Tick).len() + table.pass(Duration::from_secs(1)).len(), 2, "both of A");
+    table.tell(Input::NeighbourLanded { node: B, blocks: vec![BlockIndex(0)] });
+    let outputs = table.tell(Input::FetchFailed { node: A, block: BlockIndex(0), why: FetchError::Corrupt });
+    assert!(outputs.contains(&Output::Cancel { node: A, block: BlockIndex(1) }));
+    assert!(outputs.contains(&Output::Ban { node: A, block: BlockIndex(0) }));
+    assert!(outputs.contains(&fetch(B, 0)));
+    assert_eq!(table.tell(Input::NeighbourUp { node: A }), [], "it stays banned");
+    let asked = Input::UploadAsked { node: A, request: 1, block: BlockIndex(0), bytes: 1 };
+    assert_eq!(table.tell(asked), [Output::Refuse { node: A, request: 1 }]);
+}
+
+#[test]
+fn a_slow_neighbour_loses_a_request_to_an_idle_one() {
+    let mut table = Table::new(40, &[], &(0..40).collect::<Vec<_>>(), &[]);
+    let mut asked = table.tell(Input::Tick);
+    asked.extend(table.pass(Duration::from_millis(300)));
+    let [Output::Fetch { block: first, .. }, Output::Fetch { block: second, .. }] = asked[..] else {
+        panic!("{asked:?}");
+    };
+    table.fetched(A, first.0, 100);
+    table.tell(Input::NeighbourLanded { node: B, blocks: vec![second] });
+    let outputs = table.pass(Duration::from_secs(2));
+    let steal = [Output::Cancel { node: A, block: second }, Output::Fetch { node: B, block: second }];
+    assert!(outputs.windows(2).any(|pair| pair == steal), "{outputs:?}");
+    assert!(table.core.stats().steals > 0);
+}
+
+#[test]
+fn the_last_block_is_asked_of_two_and_the_loser_is_cancelled() {
+    let mut table = Table::new(1, &[], &[0], &[0]);
+    let asked = table.tell(Input::Tick);
+    let [Output::Fetch { node: first, .. }] = asked[..] else { panic!("{asked:?}") };
+    let second = if first == A { B } else { A };
+    let outputs = table.pass(Duration::from_secs(4));
+    assert!(outputs.contains(&fetch(second, 0)), "{outputs:?}");
+    let outputs = table.fetched(second, 0, 10);
+    assert!(outputs.contains(&Output::Cancel { node: first, block: BlockIndex(0) }), "{outputs:?}");
+    assert!(outputs.contains(&Output::Complete));
+    table.fetched(first, 0, 4000);
+    assert_eq!(table.core.stats().duplicate_bytes, u64::from(BLOCK_BYTES));
+}
+
+#[test]
+fn a_node_that_nobody_serves_says_so_ever_more_rarely() {
+    let mut table = Table::new(3, &[0], &[0], &[]);
+    assert_eq!(table.pass(STUCK_AFTER - Duration::from_millis(1)), []);
+    let stuck = [Output::Stuck { blocks: vec![BlockIndex(1), BlockIndex(2)] }];
+    assert_eq!(table.pass(Duration::from_millis(2)), stuck);
+    assert_eq!(table.pass(STUCK_AFTER), []);
+    assert_eq!(table.pass(STUCK_AFTER), stuck);
+}
+
+#[test]
+fn what_a_node_has_is_served_and_what_it_lacks_is_refused() {
+    let mut table = Table::new(2, &[0], &[], &[]);
+    let ask = |request, block| Input::UploadAsked { node: A, request, block: BlockIndex(block), bytes: 1000 };
+    assert_eq!(table.tell(ask(1, 0)), [Output::Serve { node: A, request: 1 }]);
+    assert_eq!(table.tell(ask(2, 1)), [Output::Refuse { node: A, request: 2 }]);
+    assert_eq!(table.core.stats().served_bytes, 1000);
+}
