@@ -23,7 +23,7 @@ impl Table {
     /// follows from that is not polled yet.
     fn new(blocks: u32, have: &[u32], of_a: &[u32], of_b: &[u32]) -> Self {
         let sizes = vec![BLOCK_BYTES; blocks as usize];
-        let mut table = Self { core: Exchange::new(&sizes, set(blocks, have), 3), now: Time::from_millis(1) };
+        let mut table = Self { core: Exchange::new(&sizes, &set(blocks, have), 3), now: Time::from_millis(1) };
         for node in [A, B] {
             assert_eq!(table.tell(Input::NeighbourUp { node }), [Output::AnnounceAll { to: node }]);
         }
@@ -92,7 +92,7 @@ fn what_lands_over_the_wan_is_announced_at_once_and_the_last_block_completes() {
 
 #[test]
 fn common_blocks_are_announced_together() {
-    let mut core = Exchange::new(&[BLOCK_BYTES; 4], BlockSet::new(4), 1);
+    let mut core = Exchange::new(&[BLOCK_BYTES; 4], &BlockSet::new(4), 1);
     let now = Time::from_millis(1);
     let neighbours = (1..=5).map(|number| NodeId([number; 32]));
     for node in neighbours {

@@ -108,7 +108,7 @@ impl Site {
         let sizes = vec![BLOCK_BYTES; scenario.blocks as usize];
         let config = wan::Config { epoch: Epoch(1), swarm: scenario.swarm, seed: 1 };
         let host = |index| Host {
-            core: Exchange::new(&sizes, BlockSet::new(scenario.blocks), index as u64),
+            core: Exchange::new(&sizes, &BlockSet::new(scenario.blocks), index as u64),
             alive: true,
             leases: VecDeque::new(),
             asked: BTreeMap::new(),
@@ -118,7 +118,7 @@ impl Site {
         let mut site = Self {
             scenario,
             now: Time::ZERO,
-            ledger: WanLedger::new(config, &sizes),
+            ledger: WanLedger::new(&config, &sizes),
             ledger_wake: None,
             hosts: (0..scenario.nodes).map(host).collect(),
             flows: Vec::new(),

@@ -139,7 +139,7 @@ proptest! {
         swarm in proptest::bool::weighted(0.9),
         seed: u64,
     ) {
-        let mut ledger = WanLedger::new(wan::Config { epoch: Epoch(1), swarm, seed }, &BLOCK_BYTES);
+        let mut ledger = WanLedger::new(&wan::Config { epoch: Epoch(1), swarm, seed }, &BLOCK_BYTES);
         let mut now = Time::ZERO;
         for (span, input) in inputs {
             now = now + span;
@@ -164,7 +164,7 @@ proptest! {
     fn an_exchange_keeps_its_invariants(inputs in vec((span(), exchange_input()), 0..150), seed: u64) {
         let mut have = BlockSet::new(BLOCKS);
         have.insert(BlockIndex(seed as u32 % BLOCKS));
-        let mut exchange = Exchange::new(&BLOCK_BYTES, have, seed);
+        let mut exchange = Exchange::new(&BLOCK_BYTES, &have, seed);
         let mut now = Time::ZERO;
         let mut completed = 0;
         for (span, input) in inputs {

@@ -25,7 +25,7 @@ impl Table {
     /// A content of `blocks` blocks of 1 MiB.
     fn new(blocks: u32) -> Self {
         let config = wan::Config { epoch: Epoch(3), swarm: true, seed: 5 };
-        let ledger = WanLedger::new(config, &vec![MIB; blocks as usize]);
+        let ledger = WanLedger::new(&config, &vec![MIB; blocks as usize]);
         Self { ledger, now: Time::ZERO, blocks, grants: Vec::new(), revoked: Vec::new(), notices: Vec::new() }
     }
 
