@@ -271,8 +271,13 @@ impl World {
             self.links.break_link(before);
             self.feed_coordinator(Input::NodeDown(from));
         }
-        if let ToCoordinator::LeaseEnded { end, .. } = &message {
-            self.checks.wan.waste_said(end.lease);
+        match &message {
+            ToCoordinator::LeaseEnded { end, .. } => self.checks.wan.waste_said(end.lease),
+            ToCoordinator::Landed { content, blocks } => {
+                let blocks = blocks.iter().flat_map(|range| range.iter());
+                blocks.for_each(|block| self.checks.wan.said(node, *content, block));
+            }
+            _ => {}
         }
         self.feed_coordinator(Input::Node { from, message });
     }

@@ -75,11 +75,17 @@ impl Disk {
         kept
     }
 
-    /// Loses what was written of contents that are not sealed, as a power failure may.
-    pub(crate) fn lose_unsealed(&mut self) {
-        for stored in self.contents.values_mut().filter(|stored| !stored.sealed) {
+    /// Loses what was written of contents that are not sealed, as a power failure may; says how many bytes of which block.
+    pub(crate) fn lose_unsealed(&mut self) -> Vec<(ContentId, BlockIndex, u64)> {
+        let mut lost = Vec::new();
+        for (content, stored) in self.contents.iter_mut().filter(|(_, stored)| !stored.sealed) {
+            let there = stored.blocks.iter().zip(&stored.lacking).zip(0..);
+            lost.extend(
+                there.map(|((bytes, lacking), block)| (*content, BlockIndex(block), u64::from(bytes - lacking))),
+            );
             stored.lacking.clone_from(&stored.blocks);
         }
+        lost
     }
 
     /// Makes a content durable; says whether it is whole.

@@ -67,7 +67,9 @@ impl World {
             }
             Fault::PowerFails { node, down } => {
                 self.crash_node(node);
-                self.hosts[node].disk.lose_unsealed();
+                for (content, block, bytes) in self.hosts[node].disk.lose_unsealed() {
+                    self.checks.wan.lost(self.way(node, content), node, block, bytes);
+                }
                 self.queue.push(self.now + down, Event::StartNode { node });
             }
             Fault::CrashCoordinator { down } => {

@@ -76,7 +76,7 @@ impl World {
     }
 
     /// Which way a node's reads of a content go: its site's, or its own where nodes do not trade.
-    fn way(&self, node: usize, content: ContentId) -> Way {
+    pub(crate) fn way(&self, node: usize, content: ContentId) -> Way {
         let alone = (!self.scenario.swarm).then_some(node);
         Way { site: self.scenario.nodes[node].site, alone, content }
     }

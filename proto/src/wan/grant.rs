@@ -246,6 +246,7 @@ impl Site {
         let lease = Lease {
             node: slot,
             blocks: choice.blocks,
+            landed: Default::default(),
             state: State::Held,
             deadline,
             patience_nanos: u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX),

@@ -1,5 +1,7 @@
 //! One lease: what it charged, how far it is, and how a report about it divides its charge.
 
+use std::collections::BTreeSet;
+
 use crate::id::BlockIndex;
 use crate::time::Time;
 
@@ -10,6 +12,8 @@ pub(super) struct Lease {
     pub(super) node: usize,
     /// Each block, ascending, and what it was charged for. A block that landed stays here until the charge is settled.
     pub(super) blocks: Vec<(BlockIndex, u32)>,
+    /// Those of them that landed: they were read, whatever became of them since.
+    pub(super) landed: BTreeSet<BlockIndex>,
     pub(super) state: State,
     /// When something is done about it, in states `Held` and `Revoking`.
     pub(super) deadline: Time,

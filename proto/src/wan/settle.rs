@@ -137,7 +137,9 @@ impl Site {
         let mut refunds = lease.blocks.clone();
         for (block, bytes) in &mut refunds {
             let charge = *bytes;
-            let lacking = member.lacking(*block, self.block_bytes[block.index()]).min(charge);
+            // A disk may lose what landed; that was read all the same.
+            let read = lease.landed.contains(block);
+            let lacking = if read { 0 } else { member.lacking(*block, self.block_bytes[block.index()]).min(charge) };
             *bytes = lacking.saturating_sub(doubt);
             doubt = doubt.saturating_sub(lacking);
             self.read_bytes = self.read_bytes.saturating_add(u64::from(charge - *bytes));
@@ -161,6 +163,7 @@ impl Site {
         let lease = Lease {
             node: slot,
             blocks,
+            landed: Default::default(),
             state: State::Lost,
             deadline: now,
             patience_nanos: u64::try_from(LEASE_TIME_MIN.as_nanos()).unwrap_or(u64::MAX),

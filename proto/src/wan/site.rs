@@ -255,6 +255,7 @@ impl Site {
     fn leased_block_landed(&mut self, slot: usize, id: LeaseId, block: BlockIndex, now: Time) {
         let Some(lease) = self.leases.get_mut(&id) else { return };
         lease.progress = true;
+        lease.landed.insert(block);
         let charge = lease.charge(block);
         let entry = &mut self.blocks[block.index()];
         entry.lease = None;

@@ -7,7 +7,7 @@
 //! read in vain and that nobody could report (their reader crashed, or the report was lost) are nobody's fault; those
 //! that were reported are the budget's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_proto::id::{BlockIndex, ContentId, LeaseId};
 use shoal_proto::limits::{WAN_BUDGET_BYTES_MIN, WAN_BUDGET_DIVISOR};
@@ -26,6 +26,8 @@ pub(crate) struct WanOnce {
     ways: BTreeMap<Way, Account>,
     /// Bytes that were read in vain for a lease, and are not yet reported.
     waste: BTreeMap<LeaseId, (Way, u64)>,
+    /// Blocks that nodes said that they have, by whatever way.
+    said: BTreeSet<(usize, ContentId, BlockIndex)>,
     runs: u64,
     /// How many deployments brought each content, and which run of the coordinator saw the first.
     deployments: BTreeMap<ContentId, (u64, u64)>,
@@ -91,6 +93,18 @@ impl WanOnce {
             "{way:?} read {} bytes where {} were lacking and {most} are allowed",
             account.read, account.allowed
         ))
+    }
+
+    /// A node's report that it has a block arrived.
+    pub(crate) fn said(&mut self, node: usize, content: ContentId, block: BlockIndex) {
+        self.said.insert((node, content, block));
+    }
+
+    /// A node lost what it had of a block: nobody can know that it was read, unless it was said.
+    pub(crate) fn lost(&mut self, way: Way, node: usize, block: BlockIndex, bytes: u64) {
+        if !self.said.remove(&(node, way.content, block)) {
+            self.ways.entry(way).or_default().unreported += bytes;
+        }
     }
 
     /// A lease's end is reported, with what was read in vain for it.
