@@ -117,7 +117,8 @@ pub struct Agent {
     /// The lease of each content that is being read; others wait for it, in order.
     reads: BTreeMap<ContentId, (LeaseId, CancellationToken)>,
     reads_waiting: BTreeMap<ContentId, VecDeque<Grant>>,
-    uploads: BTreeMap<u64, oneshot::Sender<bool>>,
+    /// Requests that wait for their verdict; dropped, they are refused.
+    uploads: BTreeMap<u64, (ContentId, oneshot::Sender<bool>)>,
     runs: BTreeMap<StepRun, CancellationToken>,
     values: BTreeMap<DeploymentId, BTreeMap<String, String>>,
 }
@@ -247,7 +248,7 @@ impl Agent {
                 self.handle(input);
             }
             Event::Upload(UploadEvent::Asked { node, request, content, block, bytes, verdict }) => {
-                self.uploads.insert(request, verdict);
+                self.uploads.insert(request, (content, verdict));
                 self.handle(Input::UploadAsked { node, request, content, block, bytes });
             }
             Event::Upload(UploadEvent::Done { node, request, content }) => {

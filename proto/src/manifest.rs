@@ -274,7 +274,7 @@ impl std::fmt::Debug for Signed {
 }
 
 impl Signed {
-    /// Encodes `manifest` and has `sign` sign the bytes (prefixed by [`Signed::domain`]).
+    /// Encodes `manifest` and has `sign` sign the bytes (behind a prefix that names the purpose).
     ///
     /// # Errors
     /// [`CodecError::TooLarge`] if the manifest is over [`MANIFEST_BYTES_MAX`].

@@ -1,6 +1,6 @@
 //! The operator's HTTP API: JSON under `/v1/`, for the command line, scripts and the dashboard.
 //!
-//! It owns no state. Each request with the right bearer token becomes one [`Command`](command::Command) to the driver,
+//! It owns no state. Each request with the right bearer token becomes one [`command::Command`] to the driver,
 //! and the driver's answer becomes the response; errors are documents with a code, a message and a next step
 //! ([`ApiError`]). Every wait has a limit ([`limits`]).
 

@@ -38,7 +38,7 @@ enum End {
 /// Shows deployment `id` until it ends, and then its summary; at most `wait_max`, and until `interrupted` is ready.
 ///
 /// # Errors
-/// If the coordinator does not answer for longer than [`PATIENCE`], or standard output cannot be written.
+/// If the coordinator does not answer for longer than `PATIENCE`, or standard output cannot be written.
 pub async fn watch(
     client: &Client,
     terminal: &mut Terminal,

@@ -2,7 +2,7 @@
 //!
 //! No path is taken by the demo alone: it writes a `coordinator.toml`, starts the coordinator's server and the nodes'
 //! agents as their programs do, and speaks to the coordinator by its API. What stands around them is the demo's: a feed,
-//! and for every site a WAN of limited rate ([`relay`]) behind which everything lies that the site does not have itself.
+//! and for every site a WAN of limited rate (`relay`) behind which everything lies that the site does not have itself.
 //! Nothing leaves the loopback addresses, and nothing stays behind.
 
 mod deployment;

@@ -81,6 +81,7 @@ impl Agent {
     fn close(&mut self, content: ContentId) {
         self.contents.remove(&content);
         self.reads_waiting.remove(&content);
+        self.uploads.retain(|_, (of, _)| *of != content);
         let Some(bytes_max) = self.config.cache_max.filter(|_| self.contents.is_empty()) else { return };
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || match store.collect(bytes_max) {
@@ -147,7 +148,7 @@ impl Agent {
     }
 
     fn decide_upload(&mut self, request: u64, served: bool) {
-        if let Some(verdict) = self.uploads.remove(&request) {
+        if let Some((_, verdict)) = self.uploads.remove(&request) {
             // The connection is gone: it says so itself.
             let _ = verdict.send(served);
         }

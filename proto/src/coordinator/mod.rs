@@ -1,7 +1,7 @@
 //! The coordinator's decisions: who may join, what is deployed how far, who reads what from outside its site.
 //!
 //! [`Coordinator`] joins the cores that a coordinator is made of: the [`Directory`], one [`Rollout`] per deployment, and
-//! one [`WanLedger`] per site and content. The shell does the I/O: it feeds every event to [`Coordinator::handle`] and
+//! one [`crate::wan::WanLedger`] per site and content. The shell does the I/O: it feeds every event to [`Coordinator::handle`] and
 //! carries out what [`Coordinator::poll`] says, in order. An [`Output::Persist`] is durable before any later output is
 //! carried out (ACKED-IS-KEPT); if it cannot be, the process stops, and a restart replays what is durable.
 //!
