@@ -35,7 +35,7 @@ fn what_cannot_be_deployed_is_refused_with_its_reason() {
         ),
         (FILE.replace("select: all", "select: site=syd"), 2, "`select: site=syd` means none of the 1 nodes"),
         (FILE.replace("select: all", "select: 'site='"), 2, "`select: site=`"),
-        (FILE.replace("[model]", "[modle]"), 2, "modle"),
+        (FILE.replace("[model]", "[modle]"), 2, "package `model` goes to no target"),
     ];
     for (file, code, wanted) in table {
         let ran = mesh.deploy(&file, &["-q"]);
