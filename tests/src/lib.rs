@@ -9,6 +9,7 @@ mod origin;
 pub mod package;
 mod process;
 mod programs;
+pub mod request;
 mod wait;
 
 pub use mesh::{Mesh, Ran};

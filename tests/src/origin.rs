@@ -4,12 +4,14 @@
 //! proper, and a mirror for each site, whose paths tell the readers apart. Behaviour and counters go by the path's start.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::request::Request;
 
 /// Sent at once: small, so that a limited rate is smooth and little is under way when a reader is killed.
 const CHUNK_BYTES: usize = 8 * 1024;
@@ -118,47 +120,12 @@ impl Drop for Origin {
     }
 }
 
-struct Request {
-    head_only: bool,
-    path: String,
-    range: Option<(u64, Option<u64>)>,
-    if_range: Option<String>,
-}
-
-fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
-    let mut line = String::new();
-    if reader.read_line(&mut line)? == 0 {
-        return Ok(None);
-    }
-    let mut words = line.split_whitespace();
-    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let path = path.split('?').next().unwrap_or_default().to_owned();
-    let mut request = Request { head_only: method == "HEAD", path, range: None, if_range: None };
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 || line.trim().is_empty() {
-            return Ok(Some(request));
-        }
-        let Some((name, value)) = line.trim().split_once(':') else { continue };
-        match (name.to_ascii_lowercase().as_str(), value.trim()) {
-            ("range", value) => request.range = parse_range(value),
-            ("if-range", value) => request.if_range = Some(value.to_owned()),
-            _ => {}
-        }
-    }
-}
-
-fn parse_range(value: &str) -> Option<(u64, Option<u64>)> {
-    let (first, last) = value.strip_prefix("bytes=")?.split_once('-')?;
-    Some((first.parse().ok()?, last.parse().ok()))
-}
-
 fn serve(stream: TcpStream, state: &Mutex<State>, stopped: &AtomicBool) -> io::Result<()> {
     stream.set_read_timeout(Some(IDLE_MAX))?;
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut stream = stream;
-    while let Some(request) = read_request(&mut reader)? {
+    while let Some(request) = Request::read(&mut reader)? {
         answer(&request, &mut stream, state, stopped)?;
     }
     Ok(())
@@ -177,8 +144,7 @@ fn answer(request: &Request, stream: &mut TcpStream, state: &Mutex<State>, stopp
     };
     let (etag, size) = (format!("\"{}\"", blake3::hash(&file).to_hex()), file.len() as u64);
     let same = request.if_range.as_ref().is_none_or(|wanted| *wanted == etag);
-    let range = request.range.filter(|_| same && !behaviour.ignore_ranges);
-    let range = range.map(|(first, last)| first..last.map_or(size, |last| size.min(last + 1)));
+    let range = request.range(size).filter(|_| same && !behaviour.ignore_ranges);
     if range.as_ref().is_some_and(|range| range.start >= range.end) {
         let status = "416 Range Not Satisfiable";
         return write!(stream, "HTTP/1.1 {status}\r\nContent-Range: bytes */{size}\r\nContent-Length: 0\r\n\r\n");

@@ -18,7 +18,10 @@ pub fn program(name: &str) -> PathBuf {
 /// Other packages' programs are not built for a test by itself. Returns the folder that they are in.
 fn build() -> PathBuf {
     let own = std::env::current_exe().expect("the test's own path is known");
-    let folder = own.ancestors().nth(2).expect("a test is in <target>/<profile>/deps").to_owned();
+    let folder = own.parent().expect("a program is in a folder");
+    // A test is in `<target>/<profile>/deps`, a program a folder above.
+    let folder = if folder.ends_with("deps") { folder.parent().expect("`deps` is in a folder") } else { folder };
+    let folder = folder.to_owned();
     let target = folder.parent().expect("a profile's folder is in the target folder");
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") => "dev",
@@ -26,7 +29,7 @@ fn build() -> PathBuf {
         None => panic!("{} is no profile's folder", folder.display()),
     };
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--bins", "-p", "shoal-coordinator", "-p", "shoal-node", "--profile", profile])
+        .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile])
         .arg("--target-dir")
         .arg(target)
         .current_dir(workspace())
