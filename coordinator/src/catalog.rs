@@ -23,7 +23,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use shoal_node::compress::{compress, decompress};
-use shoal_node::origin::OriginReader;
+use shoal_node::origin::{OriginError, OriginReader};
 use shoal_node::store::{Held, Import, Store};
 use shoal_proto::codec;
 use shoal_proto::content::{Outline, Recipe};
@@ -36,7 +36,7 @@ use crate::feeds::{Feeds, FolderFile, Place, Resolved};
 pub use error::CatalogError;
 use error::{failed, no_room};
 use pieces::Pieces;
-use reading::{Job, Temporary, blocking, check_package, download, remove};
+use reading::{Job, Temporary, blocking, check_package, download, read_and_cut, remove};
 
 /// What is known of a package.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -225,7 +225,7 @@ impl Catalog {
         let catalog = self.clone();
         blocking(move || {
             let opened = file.open().map_err(failed("open", &file.path))?;
-            let recipe = job.cut(&opened, &file.path)?;
+            let recipe = job.cut_file(&opened, &file.path)?;
             // Once more, because it may have changed while it was read.
             file.open().map_err(failed("open", &file.path))?;
             catalog.add(&job, &recipe, &file.path, Import::Copy)
@@ -241,12 +241,17 @@ impl Catalog {
     ) -> Result<CatalogEntry, CatalogError> {
         let number = self.0.temporary.fetch_add(1, Ordering::Relaxed);
         let temporary = Temporary(self.0.folder.join("incoming").join(number.to_string()));
-        let what = job.resolved.description.clone();
-        download(reader, origin, &temporary.0, &what).await?;
-        let catalog = self.clone();
+        let (job, catalog) = (Arc::new(job), self.clone());
+        let path = job.keep.is_some().then(|| temporary.0.clone());
+        let recipe = match read_and_cut(reader, origin, Arc::clone(&job), path).await {
+            Err(CatalogError::Origin { source, .. }) if matches!(*source, OriginError::IgnoresRanges { .. }) => {
+                download(reader, origin, &temporary.0, &job.resolved.description).await?;
+                None
+            }
+            recipe => Some(recipe?),
+        };
         blocking(move || {
-            let file = File::open(&temporary.0).map_err(failed("open", &temporary.0))?;
-            let recipe = job.cut(&file, &temporary.0)?;
+            let recipe = recipe.map_or_else(|| job.cut_path(&temporary.0), Ok)?;
             catalog.add(&job, &recipe, &temporary.0, Import::Take)
         })
         .await

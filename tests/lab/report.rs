@@ -12,10 +12,10 @@ impl Report {
     /// Prints the head.
     pub(crate) fn begin() -> Self {
         println!(
-            "| scenario | sites x nodes | package | time | of which deploying | bound | time / bound | WAN copies \
-             | CPU-s / GiB | node RSS | coordinator RSS |"
+            "| scenario | sites x nodes | package | time | of which `deploy` | bound | time / bound | WAN copies \
+             | CPU-s / GiB: all | nodes | coordinator | feed | node RSS | coordinator RSS |"
         );
-        println!("|{}", " --- |".repeat(11));
+        println!("|{}", " --- |".repeat(14));
         Self { missed: Vec::new() }
     }
 
@@ -25,18 +25,22 @@ impl Report {
         let seconds = of(|outcome| outcome.seconds);
         let bound = scenario.bound().map(|bound| bound.as_secs_f64());
         let ratio = bound.map(|bound| seconds / bound);
-        let (copies, cpu, rss) = (of(|o| o.copies), of(|o| o.cpu_per_gib), of(|o| o.node_rss_mib));
+        let (copies, rss) = (of(|o| o.copies), of(|o| o.node_rss_mib));
+        let cpu = of(|o| o.node_cpu + o.coordinator_cpu + o.feed_cpu);
         let shown =
             |figure: Option<f64>, unit: &str| figure.map_or("-".to_owned(), |figure| format!("{figure:.2}{unit}"));
         println!(
-            "| {} | {} x {} | {} MiB | {seconds:.2} s | {:.2} s | {} | {} | {copies:.3} | {cpu:.2} | {rss:.0} MiB | {:.0} MiB |",
+            "| {} | {} x {} | {} MiB | {seconds:.2} s | {:.2} s | {} | {} | {copies:.3} | {cpu:.2} | {:.2} | {:.2} | {:.2} | {rss:.0} MiB | {:.0} MiB |",
             scenario.name,
             scenario.shape.sites,
             scenario.shape.nodes,
             scenario.mib,
-            of(|outcome| outcome.deployed_seconds),
+            of(|outcome| outcome.deploy_seconds),
             shown(bound, " s"),
             shown(ratio, ""),
+            of(|outcome| outcome.node_cpu),
+            of(|outcome| outcome.coordinator_cpu),
+            of(|outcome| outcome.feed_cpu),
             of(|outcome| outcome.coordinator_rss_mib),
         );
         let Target { of_bound, seconds: seconds_max, copies: copies_max, cpu: cpu_max, rss_mib } = scenario.target;

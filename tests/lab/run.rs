@@ -28,12 +28,16 @@ const RUN_MAX: Duration = Duration::from_secs(300);
 pub(crate) struct Outcome {
     /// From the start of the first node to the first step of the last.
     pub(crate) seconds: f64,
-    /// The same from the deployment's beginning.
-    pub(crate) deployed_seconds: f64,
+    /// How much of it `shoal deploy` took, which reads the package and makes its recipe.
+    pub(crate) deploy_seconds: f64,
     /// Frames into the sites, in packages per site.
     pub(crate) copies: f64,
-    /// CPU seconds of coordinator, nodes and feed per GiB delivered.
-    pub(crate) cpu_per_gib: f64,
+    /// CPU seconds per GiB delivered, of all nodes,
+    pub(crate) node_cpu: f64,
+    /// of the coordinator,
+    pub(crate) coordinator_cpu: f64,
+    /// and of the feed.
+    pub(crate) feed_cpu: f64,
     /// Peak resident memory of the largest node, in MiB.
     pub(crate) node_rss_mib: f64,
     /// The same of the coordinator.
@@ -46,8 +50,9 @@ struct Lab {
     coordinator: Option<Process>,
     feed: Option<Process>,
     joins: BTreeMap<u32, String>,
-    /// CPU seconds of processes that have ended.
-    cpu_before: f64,
+    /// CPU seconds of nodes and of feeds that have ended.
+    nodes_cpu: f64,
+    feeds_cpu: f64,
     network: Network,
     folder: TempDir,
 }
@@ -68,15 +73,18 @@ pub(crate) fn run(scenario: Scenario) -> Outcome {
     let wan_before = lab.wan_bytes();
     let deployed = Instant::now();
     let id = lab.deploy();
+    let deploy_seconds = deployed.elapsed().as_secs_f64();
     lab.fault();
     let seconds = lab.await_steps(started, &id, &wanted);
-    let behind = deployed - started;
+    let gib = wanted.len() as f64 * scenario.mib as f64 / 1024.0;
     let wan = lab.wan_bytes() - wan_before;
     let outcome = Outcome {
         seconds: seconds.as_secs_f64(),
-        deployed_seconds: seconds.saturating_sub(behind).as_secs_f64(),
+        deploy_seconds,
         copies: wan as f64 / (scenario.bytes() * u64::from(scenario.shape.sites)) as f64,
-        cpu_per_gib: lab.cpu() / (wanted.len() as f64 * scenario.mib as f64 / 1024.0),
+        node_cpu: (lab.nodes_cpu + lab.nodes.values().map(cpu).sum::<f64>()) / gib,
+        coordinator_cpu: lab.coordinator.iter().map(cpu).sum::<f64>() / gib,
+        feed_cpu: (lab.feeds_cpu + lab.feed.iter().map(cpu).sum::<f64>()) / gib,
         node_rss_mib: lab.nodes.values().map(|node| peak_rss_mib(node.id())).fold(0.0, f64::max),
         coordinator_rss_mib: lab.coordinator.as_ref().map_or(0.0, |process| peak_rss_mib(process.id())),
     };
@@ -92,7 +100,8 @@ impl Lab {
         fs::write(&package, package::bytes(scenario.mib, len)).expect("there is room for the package");
         let network = Network::up(scenario.shape);
         let (nodes, joins) = (BTreeMap::new(), BTreeMap::new());
-        let mut lab = Self { scenario, nodes, coordinator: None, feed: None, joins, cpu_before: 0.0, network, folder };
+        let (coordinator, feed, nodes_cpu, feeds_cpu) = (None, None, 0.0, 0.0);
+        let mut lab = Self { scenario, nodes, coordinator, feed, joins, nodes_cpu, feeds_cpu, network, folder };
         lab.start_feed();
         lab.start_coordinator();
         for site in 1..=scenario.shape.sites {
@@ -160,7 +169,7 @@ impl Lab {
 
     fn kill_node(&mut self, place: (u32, u32)) {
         let mut process = self.nodes.remove(&place).expect("it runs");
-        self.cpu_before += cpu_seconds(process.id());
+        self.nodes_cpu += cpu(&process);
         process.kill();
     }
 
@@ -249,7 +258,7 @@ impl Lab {
             }
             Fault::OriginRestarted => {
                 let mut feed = self.feed.take().expect("it runs");
-                self.cpu_before += cpu_seconds(feed.id());
+                self.feeds_cpu += cpu(&feed);
                 feed.kill();
                 fs::remove_file(self.path("feed.log")).expect("the feed has a log");
                 self.start_feed();
@@ -283,11 +292,6 @@ impl Lab {
         (1..=self.scenario.shape.sites).map(|site| self.network.wan_bytes(site)).sum()
     }
 
-    fn cpu(&self) -> f64 {
-        let processes = self.nodes.values().chain(&self.coordinator).chain(&self.feed);
-        self.cpu_before + processes.map(|process| cpu_seconds(process.id())).sum::<f64>()
-    }
-
     /// Compares each node's file with the package.
     fn compare(&self, wanted: &[(u32, u32)]) {
         let package = self.path("package.bin");
@@ -296,6 +300,10 @@ impl Lab {
             assert!(same(&package, Path::new(stamp.trim())), "node {number} of site {site} has other bytes");
         }
     }
+}
+
+fn cpu(process: &Process) -> f64 {
+    cpu_seconds(process.id())
 }
 
 fn node_name(site: u32, number: u32) -> String {

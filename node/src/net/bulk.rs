@@ -123,7 +123,7 @@ impl BulkMesh {
     /// [`TlsSetupError`] if no certificate can be made.
     pub fn start(identity: &Identity) -> Result<(Self, mpsc::Receiver<BulkStream>), TlsSetupError> {
         let channels = Channels::new(PROTOCOL, BULK_CONNECTIONS_PER_NODE_MAX);
-        let swarm = transport::swarm(identity, channels, false)?;
+        let swarm = transport::swarm(identity, channels, transport::Mesh::Bulk)?;
         let (commands, command_receiver) = mpsc::channel(QUEUE);
         let (inbound, inbound_receiver) = mpsc::channel(QUEUE);
         let task = Task { swarm, listeners: Listeners::default(), dialing: BTreeMap::new(), accepted: VecDeque::new() };

@@ -139,7 +139,7 @@ impl ControlMesh {
         config: &ControlConfig,
     ) -> Result<(Self, mpsc::Receiver<ControlEvent>), TlsSetupError> {
         let channels = Channels::new(PROTOCOL, CONTROL_CONNECTIONS_PER_NODE_MAX);
-        let swarm = transport::swarm(identity, channels, true)?;
+        let swarm = transport::swarm(identity, channels, transport::Mesh::Control)?;
         let (commands, command_receiver) = mpsc::channel(QUEUE);
         let (events, event_receiver) = mpsc::channel(QUEUE);
         let (received, received_events) = mpsc::channel(QUEUE);

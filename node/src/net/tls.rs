@@ -11,6 +11,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use futures::io::BufReader;
 use futures::{AsyncRead, AsyncWrite, FutureExt};
 use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use libp2p::PeerId;
@@ -44,14 +45,20 @@ pub enum TlsSetupError {
 pub(super) struct TlsUpgrade {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    read_bytes: usize,
 }
 
 impl TlsUpgrade {
-    pub(super) fn new(identity: &Keypair) -> Result<Self, TlsSetupError> {
-        Self::with_suites(identity, cipher_suites(cpu_has_aes()))
+    /// `read_bytes` are read from the socket at a time.
+    pub(super) fn new(identity: &Keypair, read_bytes: usize) -> Result<Self, TlsSetupError> {
+        Self::with_suites(identity, cipher_suites(cpu_has_aes()), read_bytes)
     }
 
-    fn with_suites(identity: &Keypair, suites: Vec<SupportedCipherSuite>) -> Result<Self, TlsSetupError> {
+    fn with_suites(
+        identity: &Keypair,
+        suites: Vec<SupportedCipherSuite>,
+        read_bytes: usize,
+    ) -> Result<Self, TlsSetupError> {
         let provider = Arc::new(CryptoProvider { cipher_suites: suites, ..aws_lc_rs::default_provider() });
         let (certificate, key) = certificate::generate(identity)?;
         let resolver = Arc::new(SingleCertAndKey::from(certified(certificate, &key)?));
@@ -69,7 +76,7 @@ impl TlsUpgrade {
         // A resumed session would skip the certificate, which is all that tells who the other side is.
         client.resumption = Resumption::disabled();
         server.send_tls13_tickets = 0;
-        Ok(Self { server: Arc::new(server), client: Arc::new(client) })
+        Ok(Self { server: Arc::new(server), client: Arc::new(client), read_bytes })
     }
 }
 
@@ -113,12 +120,13 @@ impl<C> InboundConnectionUpgrade<C> for TlsUpgrade
 where
     C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    type Output = (PeerId, TlsStream<C>);
+    type Output = (PeerId, TlsStream<BufReader<C>>);
     type Error = io::Error;
     type Future = BoxFuture<'static, Result<Self::Output, Self::Error>>;
 
     fn upgrade_inbound(self, socket: C, _: Self::Info) -> Self::Future {
         async move {
+            let socket = BufReader::with_capacity(self.read_bytes, socket);
             let stream = TlsAcceptor::from(self.server).accept(socket).await?;
             Ok((remote_peer(stream.get_ref().1)?, stream.into()))
         }
@@ -130,13 +138,14 @@ impl<C> OutboundConnectionUpgrade<C> for TlsUpgrade
 where
     C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    type Output = (PeerId, TlsStream<C>);
+    type Output = (PeerId, TlsStream<BufReader<C>>);
     type Error = io::Error;
     type Future = BoxFuture<'static, Result<Self::Output, Self::Error>>;
 
     fn upgrade_outbound(self, socket: C, _: Self::Info) -> Self::Future {
         async move {
             // libp2p's TLS sends no server name; an IP address makes rustls leave it out.
+            let socket = BufReader::with_capacity(self.read_bytes, socket);
             let name = ServerName::from(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED));
             let stream = TlsConnector::from(self.client).connect(name, socket).await?;
             Ok((remote_peer(stream.get_ref().1)?, stream.into()))
@@ -273,8 +282,8 @@ mod tests {
     /// The suite that `client` and `server` agree on over a loopback socket, after they saw each other's identity.
     async fn negotiated(client: Vec<SupportedCipherSuite>, server: Vec<SupportedCipherSuite>) -> CipherSuite {
         let (client_key, server_key) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
-        let client = TlsUpgrade::with_suites(&client_key, client).unwrap();
-        let server = TlsUpgrade::with_suites(&server_key, server).unwrap();
+        let client = TlsUpgrade::with_suites(&client_key, client, 4096).unwrap();
+        let server = TlsUpgrade::with_suites(&server_key, server, 4096).unwrap();
         let (dialed, accepted) = socket_pair().await;
         let (dialed, accepted) =
             tokio::join!(client.upgrade_outbound(dialed, ""), server.upgrade_inbound(accepted, ""));
@@ -305,7 +314,7 @@ mod tests {
     #[tokio::test]
     async fn libp2ps_own_tls_understands_this_one() {
         let (ours_key, theirs_key) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
-        let ours = TlsUpgrade::new(&ours_key).unwrap();
+        let ours = TlsUpgrade::new(&ours_key, 4096).unwrap();
         let theirs = libp2p_tls::Config::new(&theirs_key).unwrap();
         let (dialed, accepted) = socket_pair().await;
         let (dialed, accepted) =

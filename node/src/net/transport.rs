@@ -25,15 +25,31 @@ use super::tls::{TlsSetupError, TlsUpgrade};
 #[error("{0}")]
 struct SocketError(#[source] io::Error);
 
-/// A swarm over TCP, and over QUIC where `with_quic`. Must be called inside a tokio runtime.
-pub(super) fn swarm(
-    identity: &Identity,
-    channels: Channels,
-    with_quic: bool,
-) -> Result<Swarm<Channels>, TlsSetupError> {
+/// What a swarm is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mesh {
+    /// Messages: QUIC beside TCP.
+    Control,
+    /// Payload: TCP alone.
+    Bulk,
+}
+
+impl Mesh {
+    /// Bytes that are read from a socket at a time. rustls reads 4 KiB, five system calls for a full record; idle control
+    /// connections are many, and their records short.
+    fn read_bytes(self) -> usize {
+        match self {
+            Self::Control => 4 * 1024,
+            Self::Bulk => 64 * 1024,
+        }
+    }
+}
+
+/// A swarm over TCP, and QUIC for the control mesh. Must be called inside a tokio runtime.
+pub(super) fn swarm(identity: &Identity, channels: Channels, mesh: Mesh) -> Result<Swarm<Channels>, TlsSetupError> {
     let keypair = identity.keypair();
-    let tcp = over_tcp(TlsUpgrade::new(&keypair)?);
-    let transport = if with_quic { or_quic(tcp, quic::Config::new(&keypair)) } else { tcp };
+    let tcp = over_tcp(TlsUpgrade::new(&keypair, mesh.read_bytes())?);
+    let transport = if mesh == Mesh::Control { or_quic(tcp, quic::Config::new(&keypair)) } else { tcp };
     // A connection without a stream: its channel has not opened yet, or is gone.
     let config = Config::with_tokio_executor().with_idle_connection_timeout(CONNECT_TIMEOUT);
     Ok(Swarm::new(transport, channels, keypair.public().to_peer_id(), config))

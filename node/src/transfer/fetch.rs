@@ -2,6 +2,8 @@
 //!
 //! A [`Fetcher`] is a task: it connects with its first job and ends after a time without any, on the first error, or when
 //! its handle is dropped. Every job is answered by exactly one [`Input`]; those that a failure leaves open, by the failure.
+//! While one batch of segments is hashed and written, the next is read: a pair of nodes is then as fast as the slower of
+//! the two, not as their sum.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -12,6 +14,7 @@ use shoal_proto::id::{BlockIndex, ContentId, NodeId};
 use shoal_proto::limits::{BULK_IDLE_MAX, REQUESTS_PER_STREAM_MAX};
 use shoal_proto::node::Input;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -21,6 +24,10 @@ use crate::store::{Content, WriteError};
 
 /// Jobs that wait for a place on the connection; the exchange asks for fewer.
 const QUEUE: usize = 64;
+
+/// Read from the connection before it is hashed and written: enough that handing it over costs little, little enough that
+/// it is in the CPU's cache still.
+const BATCH_BYTES: usize = 256 * 1024;
 
 /// A block to fetch.
 #[derive(Debug)]
@@ -52,6 +59,19 @@ struct Open {
     since: Instant,
 }
 
+/// A batch that is being hashed and written.
+struct Writing {
+    task: JoinHandle<Wrote>,
+    /// The block that is complete with it, and its bytes.
+    last_of: Option<(Open, u64)>,
+}
+
+/// A batch's buffer, to be used again, and how writing it went.
+struct Wrote {
+    buffer: Vec<u8>,
+    result: Result<(), WriteError>,
+}
+
 /// Why the task ended.
 enum Ended {
     Idle,
@@ -68,8 +88,9 @@ impl Fetcher {
     ) -> Self {
         let (orders, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
-            let mut task =
-                Task { node, orders: receiver, waiting: VecDeque::new(), open: VecDeque::new(), next_id: 0, events };
+            let (waiting, open) = (VecDeque::new(), VecDeque::new());
+            let (next_id, writing, spare) = (0, None, Vec::new());
+            let mut task = Task { node, orders: receiver, waiting, open, next_id, writing, spare, events };
             let why = match bulk.connect(node, addresses).await {
                 Ok(stream) => match task.run(BlockClient::new(stream)).await {
                     Ended::Idle => return,
@@ -109,17 +130,22 @@ struct Task<E> {
     waiting: VecDeque<Job>,
     open: VecDeque<Open>,
     next_id: u32,
+    writing: Option<Writing>,
+    /// A buffer that is not in use.
+    spare: Vec<u8>,
     events: mpsc::Sender<E>,
 }
 
 impl<E: From<Input>> Task<E> {
     async fn run(&mut self, mut client: BlockClient) -> Ended {
-        let mut buffer = Vec::new();
         loop {
             while let Ok(order) = self.orders.try_recv() {
                 self.take(order);
             }
             if self.waiting.is_empty() && self.open.is_empty() {
+                if let Err(why) = self.settle().await {
+                    return Ended::Failed(why);
+                }
                 match timeout(BULK_IDLE_MAX / 2, self.orders.recv()).await {
                     Ok(Some(order)) => self.take(order),
                     Ok(None) | Err(_) => return Ended::Idle,
@@ -141,6 +167,12 @@ impl<E: From<Input>> Task<E> {
                     // The driver wants nothing more of this neighbour.
                     None => return Ended::Idle,
                 },
+                wrote = written(&mut self.writing) => {
+                    if let Err(why) = self.wrote(wrote).await {
+                        return Ended::Failed(why);
+                    }
+                    continue;
+                }
                 answer = client.next_answer() => answer,
             };
             let answer = match answer {
@@ -151,7 +183,7 @@ impl<E: From<Input>> Task<E> {
                 return self.broken(&BlockError::Unasked(answer.id));
             };
             let Some(open) = self.open.remove(at) else { continue };
-            if let Err(ended) = self.answered(&mut client, open, answer.status, &mut buffer).await {
+            if let Err(ended) = self.answered(&mut client, open, answer.status).await {
                 return ended;
             }
         }
@@ -191,13 +223,7 @@ impl<E: From<Input>> Task<E> {
         Ok(())
     }
 
-    async fn answered(
-        &mut self,
-        client: &mut BlockClient,
-        open: Open,
-        status: Status,
-        buffer: &mut Vec<u8>,
-    ) -> Result<(), Ended> {
+    async fn answered(&mut self, client: &mut BlockClient, open: Open, status: Status) -> Result<(), Ended> {
         let bytes = match status {
             Status::Ok { bytes } => u64::from(bytes),
             Status::NotFound | Status::Refused(Refusal::SegmentsMissing | Refusal::ReadFailed) => {
@@ -210,31 +236,81 @@ impl<E: From<Input>> Task<E> {
             }
         };
         let places = open.content.layout().segments();
-        let wanted: Vec<usize> = segments(&open.runs).collect();
-        let expected: u64 =
-            wanted.iter().filter_map(|index| places.get(*index)).map(|place| u64::from(place.len)).sum();
+        let wanted: Vec<usize> = segments(&open.runs).filter(|index| *index < places.len()).collect();
+        let expected: u64 = wanted.iter().map(|index| u64::from(places[*index].len)).sum();
         if expected != bytes {
             self.failed(&open, FetchError::Corrupt).await;
             return Err(Ended::Failed(FetchError::Timeout));
         }
-        for index in wanted {
-            let Some(place) = places.get(index) else { continue };
-            buffer.resize(place.len as usize, 0);
-            if let Err(error) = client.read_payload(buffer).await {
+        let mut rest = &wanted[..];
+        while !rest.is_empty() {
+            let (count, len) = batch(rest, |index| places[index].len as usize);
+            let (segments, after) = rest.split_at(count);
+            rest = after;
+            let mut buffer = std::mem::take(&mut self.spare);
+            buffer.resize(len, 0);
+            if let Err(error) = client.read_payload(&mut buffer).await {
                 self.failed(&open, FetchError::Timeout).await;
                 return Err(self.broken(&error));
             }
-            let written = tokio::task::block_in_place(|| open.content.write_segment(index, buffer));
-            if let Err(error) = written {
-                let lied = matches!(error, WriteError::Mismatch { .. });
-                debug!(node = %self.node.short(), %error, "a fetched segment was not written");
-                self.failed(&open, if lied { FetchError::Corrupt } else { FetchError::Timeout }).await;
+            if let Err(why) = self.settle().await {
+                self.failed(&open, why).await;
                 return Err(Ended::Failed(FetchError::Timeout));
             }
+            let (content, segments) = (open.content.clone(), segments.to_vec());
+            let task = tokio::task::spawn_blocking(move || write(&content, &segments, buffer));
+            self.writing = Some(Writing { task, last_of: None });
         }
-        let took = open.since.elapsed();
-        self.fetched(open.content.id(), open.block, bytes, took).await;
+        match &mut self.writing {
+            Some(writing) => writing.last_of = Some((open, bytes)),
+            None => self.fetched(open.content.id(), open.block, bytes, open.since.elapsed()).await,
+        }
         Ok(())
+    }
+
+    /// Waits until nothing is being written. An error is the failure of the block that is being read: that of one
+    /// that was complete is reported here.
+    async fn settle(&mut self) -> Result<(), FetchError> {
+        if self.writing.is_none() {
+            return Ok(());
+        }
+        let wrote = written(&mut self.writing).await;
+        self.wrote(wrote).await
+    }
+
+    async fn wrote(&mut self, wrote: Option<Wrote>) -> Result<(), FetchError> {
+        let last_of = self.writing.take().and_then(|writing| writing.last_of);
+        let error = match wrote {
+            Some(Wrote { buffer, result }) => {
+                self.spare = buffer;
+                result.err()
+            }
+            // The store panicked, or the process ends.
+            None => return self.not_written(last_of, FetchError::Timeout).await,
+        };
+        match error {
+            None => {
+                if let Some((open, bytes)) = last_of {
+                    self.fetched(open.content.id(), open.block, bytes, open.since.elapsed()).await;
+                }
+                Ok(())
+            }
+            Some(error) => {
+                let lied = matches!(error, WriteError::Mismatch { .. });
+                debug!(node = %self.node.short(), %error, "a fetched segment was not written");
+                self.not_written(last_of, if lied { FetchError::Corrupt } else { FetchError::Timeout }).await
+            }
+        }
+    }
+
+    async fn not_written(&mut self, last_of: Option<(Open, u64)>, why: FetchError) -> Result<(), FetchError> {
+        match last_of {
+            Some((open, _)) => {
+                self.failed(&open, why).await;
+                Err(FetchError::Timeout)
+            }
+            None => Err(why),
+        }
     }
 
     async fn fetched(&self, content: ContentId, block: BlockIndex, bytes: u64, took: Duration) {
@@ -251,6 +327,8 @@ impl<E: From<Input>> Task<E> {
     }
 
     async fn fail_all(&mut self, why: FetchError) {
+        // What is written is good whatever became of the connection; what is not says so itself, or is open.
+        let _ = self.settle().await;
         self.orders.close();
         while let Ok(order) = self.orders.try_recv() {
             self.take(order);
@@ -262,4 +340,37 @@ impl<E: From<Input>> Task<E> {
             self.fail(content, block, why).await;
         }
     }
+}
+
+/// The outcome of the batch that is being written; waits for ever if there is none. Safe to cancel.
+async fn written(writing: &mut Option<Writing>) -> Option<Wrote> {
+    match writing {
+        Some(writing) => (&mut writing.task).await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// How many of `segments` are read and written together, and their bytes: one at least.
+fn batch(segments: &[usize], len_of: impl Fn(usize) -> usize) -> (usize, usize) {
+    let (mut count, mut len) = (0, 0);
+    for segment in segments {
+        let longer = len + len_of(*segment);
+        if count > 0 && longer > BATCH_BYTES {
+            break;
+        }
+        (count, len) = (count + 1, longer);
+    }
+    (count, len)
+}
+
+/// Verifies and writes segments whose bytes follow each other in `buffer`.
+fn write(content: &Content, segments: &[usize], buffer: Vec<u8>) -> Wrote {
+    let places = content.layout().segments();
+    let mut rest = &buffer[..];
+    let result = segments.iter().try_for_each(|&index| {
+        let (segment, after) = rest.split_at(places[index].len as usize);
+        rest = after;
+        content.write_segment(index, segment).map(drop)
+    });
+    Wrote { buffer, result }
 }

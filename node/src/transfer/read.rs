@@ -14,7 +14,9 @@ use shoal_proto::wan::{Lacking, Outcome};
 use shoal_proto::wire::{Fault, FaultKind, Grant, LeaseEnd, Origin};
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::assemble::Assembler;
 use super::runs;
@@ -47,6 +49,8 @@ enum ReadLeaseError {
     Compressed(std::io::Error),
     #[error("revoked")]
     Cancelled,
+    #[error("writing was interrupted: see the log")]
+    Interrupted,
 }
 
 impl From<WriteError> for ReadLeaseError {
@@ -78,7 +82,7 @@ impl ReadLeaseError {
                 Outcome::Failed { retryable: error.is_passing() || matches!(error, OriginError::IgnoresRanges { .. }) }
             }
             Self::Disk(_) | Self::Declined(_) => Outcome::Failed { retryable: false },
-            Self::Wrong(_) | Self::Connect(_) | Self::Bulk(_) | Self::Compressed(_) => {
+            Self::Wrong(_) | Self::Connect(_) | Self::Bulk(_) | Self::Compressed(_) | Self::Interrupted => {
                 Outcome::Failed { retryable: true }
             }
         }
@@ -112,7 +116,7 @@ impl Readers {
 
     /// Reads for `grant` into `content` until it is done, fails or is cancelled; says [`Input::Landed`] for each block and
     /// [`Input::ReadEnded`] at the end.
-    pub async fn read<E: From<Input>>(
+    pub async fn read<E: From<Input> + Send + 'static>(
         &self,
         grant: Grant,
         content: Content,
@@ -120,7 +124,7 @@ impl Readers {
         events: mpsc::Sender<E>,
     ) {
         let wan = WanBytes::default();
-        let sink = Sink { content: &content, events: &events };
+        let sink = Sink { content: content.clone(), events: events.clone(), writes: TaskTracker::new() };
         let reading = async {
             match &grant.origin {
                 Origin::Http(origin) => self.read_http(origin, &grant, &sink, &wan).await,
@@ -131,6 +135,9 @@ impl Readers {
             ended = reading => ended,
             () = cancel.cancelled() => Err(ReadLeaseError::Cancelled),
         };
+        // What has arrived is still being written, and counts.
+        sink.writes.close();
+        sink.writes.wait().await;
         let (outcome, fault) = match &ended {
             Ok(()) => (Outcome::Done, None),
             Err(error) => (error.outcome(), error.fault()),
@@ -144,38 +151,34 @@ impl Readers {
         let _ = events.send(Input::ReadEnded { end, begun }.into()).await;
     }
 
-    async fn read_http<E: From<Input>>(
+    async fn read_http<E: From<Input> + Send + 'static>(
         &self,
         origin: &HttpOrigin,
         grant: &Grant,
-        sink: &Sink<'_, E>,
+        sink: &Sink<E>,
         wan: &WanBytes,
     ) -> Result<(), ReadLeaseError> {
-        let ranges = missing_ranges(sink.content, grant);
+        let ranges = missing_ranges(&sink.content, grant);
         let mode = if grant.whole { Mode::WholeRest } else { Mode::Ranges };
-        let (sender, mut chunks) = mpsc::channel::<Chunk>(CHUNKS);
+        let (sender, chunks) = mpsc::channel::<Chunk>(CHUNKS);
+        let own = sink.clone();
+        let writing = sink.writes.spawn_blocking(move || own.assemble(chunks));
         let reading = async {
             let read = self.http.read(origin, &ranges, mode, wan, &sender).await;
             drop(sender);
-            read.map_err(ReadLeaseError::from)
+            read
         };
-        let writing = async {
-            let mut assembler = Assembler::new(sink.content);
-            while let Some(chunk) = chunks.recv().await {
-                let mut landed = Vec::new();
-                tokio::task::block_in_place(|| assembler.take(chunk.offset, &chunk.bytes, |block| landed.push(block)))?;
-                sink.landed(landed).await;
-            }
-            Ok(())
-        };
-        tokio::try_join!(reading, writing).map(|((), ())| ())
+        let (read, wrote) = tokio::join!(reading, writing);
+        // Writing that fails makes reading fail too: the cause is the writer's.
+        wrote.map_err(|_| ReadLeaseError::Interrupted)??;
+        Ok(read?)
     }
 
-    async fn read_coordinator<E: From<Input>>(
+    async fn read_coordinator<E: From<Input> + Send + 'static>(
         &self,
         dictionary: Option<RecipeId>,
         grant: &Grant,
-        sink: &Sink<'_, E>,
+        sink: &Sink<E>,
         wan: &WanBytes,
     ) -> Result<(), ReadLeaseError> {
         let idle = self.idle.lock().expect("no panic while held").pop();
@@ -198,15 +201,15 @@ impl Readers {
         found.map(|recipe| (recipe.id(), recipe.encode()))
     }
 
-    async fn ask_coordinator<E: From<Input>>(
+    async fn ask_coordinator<E: From<Input> + Send + 'static>(
         &self,
         client: &mut BlockClient,
         dictionary: Option<(RecipeId, Vec<u8>)>,
         grant: &Grant,
-        sink: &Sink<'_, E>,
+        sink: &Sink<E>,
         wan: &WanBytes,
     ) -> Result<(), ReadLeaseError> {
-        let content = sink.content;
+        let content = &sink.content;
         let recipe = content.kind() == crate::store::Kind::Recipe;
         let encoding = match (&dictionary, recipe) {
             (_, false) => Encoding::Raw,
@@ -214,7 +217,8 @@ impl Readers {
         };
         let mut blocks = leased(grant).into_iter();
         let mut open = std::collections::VecDeque::new();
-        let mut payload = Vec::new();
+        let dictionary = dictionary.map(|(_, plain)| Arc::<[u8]>::from(plain));
+        let (mut payload, mut writing) = (Vec::new(), None::<JoinHandle<_>>);
         loop {
             while open.len() < AHEAD
                 && let Some(block) = blocks.next()
@@ -227,6 +231,9 @@ impl Readers {
                 }
             }
             if open.is_empty() {
+                if let Some(last) = writing {
+                    last.await.map_err(|_| ReadLeaseError::Interrupted)??;
+                }
                 return Ok(());
             }
             let answer = client.next_answer().await?;
@@ -243,23 +250,52 @@ impl Readers {
             payload.resize(bytes, 0);
             client.read_payload(&mut payload).await?;
             wan.count(bytes);
-            let plain = dictionary.as_ref().map(|(_, plain)| plain.as_slice());
-            let landed = tokio::task::block_in_place(|| store(content, &runs, &payload, recipe, plain))?;
-            sink.landed(landed).await;
+            // While one block is hashed and written, the next is read.
+            let before = match writing.take() {
+                Some(before) => before.await.map_err(|_| ReadLeaseError::Interrupted)??,
+                None => Vec::new(),
+            };
+            let (own, block, plain) = (sink.clone(), std::mem::replace(&mut payload, before), dictionary.clone());
+            writing = Some(sink.writes.spawn_blocking(move || {
+                own.landed(store(&own.content, &runs, &block, recipe, plain.as_deref())?);
+                Ok::<_, ReadLeaseError>(block)
+            }));
         }
     }
 }
 
-struct Sink<'a, E> {
-    content: &'a Content,
-    events: &'a mpsc::Sender<E>,
+/// Where what is read goes. Clones write to the same.
+struct Sink<E> {
+    content: Content,
+    events: mpsc::Sender<E>,
+    /// What is being written.
+    writes: TaskTracker,
 }
 
-impl<E: From<Input>> Sink<'_, E> {
-    async fn landed(&self, blocks: Vec<BlockIndex>) {
+impl<E> Clone for Sink<E> {
+    fn clone(&self) -> Self {
+        Self { content: self.content.clone(), events: self.events.clone(), writes: self.writes.clone() }
+    }
+}
+
+impl<E: From<Input>> Sink<E> {
+    /// Puts segments together and writes them, until nothing more comes. Blocks, as disks do.
+    fn assemble(&self, mut chunks: mpsc::Receiver<Chunk>) -> Result<(), ReadLeaseError> {
+        let mut assembler = Assembler::new(&self.content);
+        while let Some(chunk) = chunks.blocking_recv() {
+            let mut landed = Vec::new();
+            let taken = assembler.take(chunk.offset, &chunk.bytes, |block| landed.push(block));
+            self.landed(landed);
+            taken?;
+        }
+        Ok(())
+    }
+
+    fn landed(&self, blocks: Vec<BlockIndex>) {
         let content = self.content.id();
         for block in blocks {
-            let _ = self.events.send(Input::Landed { content, block }.into()).await;
+            // The driver is gone only when the process ends.
+            let _ = self.events.blocking_send(Input::Landed { content, block }.into());
         }
     }
 }

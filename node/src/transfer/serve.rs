@@ -5,7 +5,7 @@
 //! ask was checked when the connection came in (MEMBERS-ONLY). Every [`UploadEvent::Asked`] is followed by exactly one
 //! [`UploadEvent::Done`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -93,15 +93,14 @@ impl Shelf {
         Self { store, special: None, numbers: Arc::new(AtomicU64::new(1)) }
     }
 
-    fn look_up(&self, request: &BlockRequest) -> Result<Payload, Declined> {
+    fn look_up(&self, request: &BlockRequest, recent: &mut Recent) -> Result<Payload, Declined> {
         if let Some(found) = self.special.as_ref().and_then(|special| special(request)) {
             return found.map(Payload::Ready);
         }
         if request.encoding != Encoding::Raw {
             return Err(Declined::Refused(Refusal::DictionaryMissing));
         }
-        let content = self.store.content(request.content).map_err(|_| Declined::Refused(Refusal::ReadFailed))?;
-        let content = content.ok_or(Declined::NotFound)?;
+        let content = recent.content(&self.store, request.content)?;
         let layout = content.layout();
         let mut bytes = 0;
         for index in super::segments(&request.runs) {
@@ -111,6 +110,27 @@ impl Shelf {
         let first = request.runs.first().map_or(0, |run| run.first as usize);
         let block = layout.block_of_segment(first).ok_or(Declined::Refused(Refusal::SegmentsMissing))?;
         Ok(Payload::Stored { content, bytes, block })
+    }
+}
+
+/// The contents that a connection asked for last. To open one reads and checks its recipe, which is far more work than to
+/// serve a block.
+#[derive(Default)]
+struct Recent(VecDeque<Content>);
+
+impl Recent {
+    /// How many; a neighbour fetches few contents at a time.
+    const MAX: usize = 4;
+
+    fn content(&mut self, store: &Store, id: ContentId) -> Result<Content, Declined> {
+        if let Some(content) = self.0.iter().find(|content| content.id() == id) {
+            return Ok(content.clone());
+        }
+        let content = store.content(id).map_err(|_| Declined::Refused(Refusal::ReadFailed))?;
+        let content = content.ok_or(Declined::NotFound)?;
+        self.0.truncate(Self::MAX - 1);
+        self.0.push_front(content.clone());
+        Ok(content)
     }
 }
 
@@ -150,8 +170,9 @@ pub async fn connection(stream: BulkStream, shelf: Shelf, events: mpsc::Sender<U
 type Read = Result<Pending, (u32, Declined)>;
 
 async fn read(mut requests: Requests, shelf: &Shelf, asked: mpsc::Sender<Read>) -> Result<(), BlockError> {
+    let mut recent = Recent::default();
     while let Some(request) = requests.next().await? {
-        let payload = tokio::task::block_in_place(|| shelf.look_up(&request));
+        let payload = tokio::task::block_in_place(|| shelf.look_up(&request, &mut recent));
         let number = shelf.numbers.fetch_add(1, Ordering::Relaxed);
         let read = match payload {
             Ok(payload) => Ok(Pending { request, payload, number }),

@@ -216,7 +216,7 @@ async fn another_protocol_version_is_named() {
     let later = Identity::ephemeral();
     // A listener of a later version, which refuses this version's stream.
     let channels = super::Channels::new(super::StreamProtocol::new("/shoal/control/9"), 1);
-    let mut swarm = super::transport::swarm(&later, channels, false).unwrap();
+    let mut swarm = super::transport::swarm(&later, channels, super::transport::Mesh::Bulk).unwrap();
     swarm.behaviour_mut().allow(Allow::Anybody);
     swarm.listen_on(loopback()).unwrap();
     let (address, bound) = tokio::sync::oneshot::channel();

@@ -32,7 +32,7 @@ fn loopback() -> Multiaddr {
 /// A stream that nothing runs on: a peer whose every byte the test chooses. Its swarm is polled in the background.
 async fn raw_stream(identity: &Identity, protocol: &'static str, to: NodeId, address: Multiaddr) -> Stream {
     let channels = Channels::new(StreamProtocol::new(protocol), 1);
-    let mut swarm = transport::swarm(identity, channels, true).unwrap();
+    let mut swarm = transport::swarm(identity, channels, transport::Mesh::Control).unwrap();
     swarm.dial(dial::options(peer_id(to).unwrap(), vec![address])).unwrap();
     let (opened, stream) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
