@@ -85,13 +85,16 @@ pub fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, USAGE),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&error, 1),
-    };
-    match runtime.block_on(run(config)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error @ AgentError::Refused(_)) => fail(&error, NOT_ALLOWED),
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().worker_threads(network_threads()).enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return fail(&error, 1),
+        };
+    // As a task: what `block_on` itself runs is a thread of its own, to be woken for every event.
+    match runtime.block_on(async { tokio::spawn(run(config)).await }) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error @ AgentError::Refused(_))) => fail(&error, NOT_ALLOWED),
+        Ok(Err(error)) => fail(&error, 1),
         Err(error) => fail(&error, 1),
     }
 }
@@ -119,4 +122,10 @@ pub async fn stop_signal() {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
     }
+}
+
+/// Threads for the network: half of the machine's cores, so that what the machine is for goes on, and at most four, which
+/// keep up with 25 Gbit/s. Few of them also cost less for the same bytes: they do not wake each other.
+fn network_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 4))
 }

@@ -1,4 +1,5 @@
-//! Where the programs under test are: built once per run of the tests, by the cargo and in the profile of the tests.
+//! Where the programs under test are: built once per run of the tests, by the cargo and in the profile of the tests; or in
+//! the folder that `SHOAL_PROGRAMS` names, to test what was built elsewhere.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +13,7 @@ pub fn workspace() -> &'static Path {
 /// The program `name`, built from the sources as they are.
 pub fn program(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(build).join(name)
+    FOLDER.get_or_init(|| std::env::var_os("SHOAL_PROGRAMS").map_or_else(build, PathBuf::from)).join(name)
 }
 
 /// Other packages' programs are not built for a test by itself. Returns the folder that they are in.

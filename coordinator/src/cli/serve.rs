@@ -25,5 +25,7 @@ pub async fn run(config: &Path) -> Result<(), CliError> {
         stop_signal().await;
         on_signal.cancel();
     });
-    server.run(stop).await.map_err(failed)
+    // As a task: what `block_on` itself runs is a thread of its own, to be woken for every event.
+    let ended = tokio::spawn(server.run(stop)).await;
+    ended.map_err(|error| CliError::new(Exit::Unexpected, error.to_string()))?.map_err(failed)
 }

@@ -24,8 +24,8 @@ use crate::net::{BlockClient, BlockError, BulkMesh, ConnectError, Multiaddr};
 use crate::origin::{Chunk, Mode, OriginError, OriginReader, WanBytes};
 use crate::store::{Content, Store, WriteError};
 
-/// Chunks between the origin's connection and the disk.
-const CHUNKS: usize = 16;
+/// Chunks between the origin's connection and the disk; each has up to some 400 KiB.
+const CHUNKS: usize = 4;
 
 /// Blocks asked of the coordinator before the first has come.
 const AHEAD: usize = 4;

@@ -6,22 +6,24 @@
 //! [`UploadEvent::Done`].
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use shoal_proto::bulk::{BlockRequest, Encoding, Refusal};
+use shoal_proto::bulk::{BlockRequest, Encoding, Refusal, SegmentRun};
 use shoal_proto::id::{BlockIndex, ContentId, NodeId};
 use shoal_proto::limits::REQUESTS_PER_STREAM_MAX;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tracing::debug;
 
 use crate::net::{Answers, BlockError, BlockServer, BulkStream, Requests};
 use crate::store::{Content, ReadError, Store};
 
 /// Bytes that are read from the disk and written to the connection at a time.
-const PIECE_BYTES: usize = 1024 * 1024;
+const PIECE_BYTES: usize = 512 * 1024;
 
 /// What happens with uploads.
 #[derive(Debug)]
@@ -93,24 +95,42 @@ impl Shelf {
         Self { store, special: None, numbers: Arc::new(AtomicU64::new(1)) }
     }
 
-    fn look_up(&self, request: &BlockRequest, recent: &mut Recent) -> Result<Payload, Declined> {
+    /// What a request comes to. Blocks where a content or a special payload has to be read; not for one of `recent`.
+    async fn look_up(&self, request: &BlockRequest, recent: &mut Recent) -> Result<Payload, Declined> {
+        if let Some(content) = recent.find(request.content) {
+            return stored(request, content);
+        }
+        let (shelf, asked) = (self.clone(), request.clone());
+        let opened = tokio::task::spawn_blocking(move || shelf.open(&asked)).await;
+        let payload = opened.unwrap_or(Err(Declined::Refused(Refusal::ReadFailed)))?;
+        if let Payload::Stored { content, .. } = &payload {
+            recent.note(content.clone());
+        }
+        Ok(payload)
+    }
+
+    fn open(&self, request: &BlockRequest) -> Result<Payload, Declined> {
         if let Some(found) = self.special.as_ref().and_then(|special| special(request)) {
             return found.map(Payload::Ready);
         }
-        if request.encoding != Encoding::Raw {
-            return Err(Declined::Refused(Refusal::DictionaryMissing));
-        }
-        let content = recent.content(&self.store, request.content)?;
-        let layout = content.layout();
-        let mut bytes = 0;
-        for index in super::segments(&request.runs) {
-            let place = layout.segments().get(index).ok_or(Declined::Refused(Refusal::SegmentsMissing))?;
-            bytes += u64::from(place.len);
-        }
-        let first = request.runs.first().map_or(0, |run| run.first as usize);
-        let block = layout.block_of_segment(first).ok_or(Declined::Refused(Refusal::SegmentsMissing))?;
-        Ok(Payload::Stored { content, bytes, block })
+        let content = self.store.content(request.content).map_err(|_| Declined::Refused(Refusal::ReadFailed))?;
+        stored(request, content.ok_or(Declined::NotFound)?)
     }
+}
+
+fn stored(request: &BlockRequest, content: Content) -> Result<Payload, Declined> {
+    if request.encoding != Encoding::Raw {
+        return Err(Declined::Refused(Refusal::DictionaryMissing));
+    }
+    let layout = content.layout();
+    let mut bytes = 0;
+    for index in super::segments(&request.runs) {
+        let place = layout.segments().get(index).ok_or(Declined::Refused(Refusal::SegmentsMissing))?;
+        bytes += u64::from(place.len);
+    }
+    let first = request.runs.first().map_or(0, |run| run.first as usize);
+    let block = layout.block_of_segment(first).ok_or(Declined::Refused(Refusal::SegmentsMissing))?;
+    Ok(Payload::Stored { content, bytes, block })
 }
 
 /// The contents that a connection asked for last. To open one reads and checks its recipe, which is far more work than to
@@ -122,15 +142,13 @@ impl Recent {
     /// How many; a neighbour fetches few contents at a time.
     const MAX: usize = 4;
 
-    fn content(&mut self, store: &Store, id: ContentId) -> Result<Content, Declined> {
-        if let Some(content) = self.0.iter().find(|content| content.id() == id) {
-            return Ok(content.clone());
-        }
-        let content = store.content(id).map_err(|_| Declined::Refused(Refusal::ReadFailed))?;
-        let content = content.ok_or(Declined::NotFound)?;
+    fn find(&self, id: ContentId) -> Option<Content> {
+        self.0.iter().find(|content| content.id() == id).cloned()
+    }
+
+    fn note(&mut self, content: Content) {
         self.0.truncate(Self::MAX - 1);
-        self.0.push_front(content.clone());
-        Ok(content)
+        self.0.push_front(content);
     }
 }
 
@@ -172,7 +190,7 @@ type Read = Result<Pending, (u32, Declined)>;
 async fn read(mut requests: Requests, shelf: &Shelf, asked: mpsc::Sender<Read>) -> Result<(), BlockError> {
     let mut recent = Recent::default();
     while let Some(request) = requests.next().await? {
-        let payload = tokio::task::block_in_place(|| shelf.look_up(&request, &mut recent));
+        let payload = shelf.look_up(&request, &mut recent).await;
         let number = shelf.numbers.fetch_add(1, Ordering::Relaxed);
         let read = match payload {
             Ok(payload) => Ok(Pending { request, payload, number }),
@@ -235,45 +253,62 @@ async fn send(answers: &mut Answers, pending: &Pending) -> Result<(), BlockError
         Payload::Ready(payload) => return answers.payload(id, payload).await,
         Payload::Stored { content, bytes, .. } => (content, usize::try_from(*bytes).unwrap_or(usize::MAX)),
     };
-    let mut buffer = Vec::new();
+    let mut pieces = pieces(content, &pending.request.runs).into_iter();
+    let mut spare = Vec::new();
+    let mut reading = pieces.next().map(|piece| read_piece(content, piece, std::mem::take(&mut spare)));
     let mut announced = false;
-    for run in &pending.request.runs {
-        let mut next = run.first as usize;
-        let end = next + run.count as usize;
-        while next < end {
-            let piece = piece(content, next, end);
-            let read = tokio::task::block_in_place(|| content.read_segments(piece.clone(), &mut buffer));
-            match read {
-                Ok(()) => {}
-                Err(ReadError::Absent { .. }) if !announced => {
-                    return answers.refuse(id, Refusal::SegmentsMissing).await;
-                }
-                Err(error) if !announced => {
-                    debug!(%error, "cannot serve");
-                    return answers.refuse(id, Refusal::ReadFailed).await;
-                }
-                // The size is announced: only the end of the connection says that the rest does not come.
-                Err(error) => return Err(BlockError::Io(std::io::Error::other(error))),
+    while let Some(read) = reading {
+        let (buffer, result) = read.await.map_err(std::io::Error::other)?;
+        // The next piece is read while this one is sent.
+        reading = pieces.next().map(|piece| read_piece(content, piece, std::mem::take(&mut spare)));
+        match result {
+            Ok(()) => {}
+            Err(ReadError::Absent { .. }) if !announced => return answers.refuse(id, Refusal::SegmentsMissing).await,
+            Err(error) if !announced => {
+                debug!(%error, "cannot serve");
+                return answers.refuse(id, Refusal::ReadFailed).await;
             }
-            if !announced {
-                answers.begin_payload(id, bytes).await?;
-                announced = true;
-            }
-            answers.payload_chunk(&buffer).await?;
-            next = piece.end;
+            // The size is announced: only the end of the connection says that the rest does not come.
+            Err(error) => return Err(BlockError::Io(std::io::Error::other(error))),
         }
+        if !announced {
+            answers.begin_payload(id, bytes).await?;
+            announced = true;
+        }
+        answers.payload_chunk(&buffer).await?;
+        spare = buffer;
     }
     answers.end_payload().await
 }
 
-/// The segments from `next` on that are read together, at most [`PIECE_BYTES`] but at least one.
-fn piece(content: &Content, next: usize, end: usize) -> std::ops::Range<usize> {
-    let mut bytes = 0;
+type PieceRead = JoinHandle<(Vec<u8>, Result<(), ReadError>)>;
+
+/// Reads segments into `buffer`, which comes back with them, where disks may be waited for.
+fn read_piece(content: &Content, segments: Range<usize>, mut buffer: Vec<u8>) -> PieceRead {
+    let content = content.clone();
+    tokio::task::spawn_blocking(move || {
+        let read = content.read_segments(segments, &mut buffer);
+        (buffer, read)
+    })
+}
+
+/// The segments of `runs` as pieces that are read together: each at most [`PIECE_BYTES`], or one segment.
+fn pieces(content: &Content, runs: &[SegmentRun]) -> Vec<Range<usize>> {
     let places = content.layout().segments();
-    let mut fits = |place: &shoal_proto::content::Segment| {
-        bytes += place.len as usize;
-        bytes <= PIECE_BYTES
-    };
-    let count = places.get(next..end).unwrap_or_default().iter().copied().take_while(|place| fits(place)).count();
-    next..next + count.max(1)
+    let len_of = |index: usize| places.get(index).map_or(0, |place| place.len as usize);
+    let mut pieces = Vec::new();
+    for run in runs {
+        let mut next = run.first as usize;
+        let end = next + run.count as usize;
+        while next < end {
+            let (mut after, mut bytes) = (next + 1, len_of(next));
+            while after < end && bytes + len_of(after) <= PIECE_BYTES {
+                bytes += len_of(after);
+                after += 1;
+            }
+            pieces.push(next..after);
+            next = after;
+        }
+    }
+    pieces
 }
