@@ -221,6 +221,11 @@ impl Coordinator {
         self.deployments.get(&id).map(|deployment| &deployment.manifest)
     }
 
+    /// Whether a deployment has ended, or is not known.
+    pub fn is_over(&self, id: DeploymentId) -> bool {
+        self.deployments.get(&id).is_none_or(|deployment| deployment.rollout.outcome().is_some())
+    }
+
     /// Asserts every invariant.
     ///
     /// # Panics
