@@ -151,7 +151,7 @@ fn a_frame_of_an_unknown_version_is_refused_with_what_to_upgrade() {
 }
 
 fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
+    Name::new(text).expect("a valid name")
 }
 
 fn addresses() -> Vec<String> {
@@ -205,7 +205,7 @@ fn neighbour() -> Neighbour {
 /// What a signed manifest is on the wire: two strings of bytes. The manifest inside has its own encoding.
 fn signed() -> Signed {
     let parts = (vec![1_u8, 2, 3], vec![0x51_u8; 4]);
-    codec::decode(&codec::encode(&parts, 100).unwrap(), 100).unwrap()
+    codec::decode(&codec::encode(&parts, 100).expect("it is small"), 100).expect("it is small")
 }
 
 fn grant(origin: Origin) -> ToNode {
