@@ -20,6 +20,7 @@ mod disk;
 mod faults;
 mod host;
 mod links;
+mod net;
 mod queue;
 mod report;
 mod scenario;
