@@ -44,7 +44,13 @@ pub(crate) fn go(scenario: &mut Scenario, seed: u64) {
     let mut rng = Rng::new(mix(seed ^ SALT));
     scenario.swarm = true;
     for site in &mut scenario.sites {
-        site.wan_rate = 50_000 << rng.below(4);
+        site.wan_rate = 200_000 << rng.below(4);
+    }
+    // Large enough to be on their way when the coordinator goes.
+    for plan in &mut scenario.packages {
+        let times = 2 + usize::try_from(rng.below(6)).expect("below 6");
+        (plan.blocks, plan.changed) = (plan.blocks.repeat(times), plan.changed.repeat(times));
+        plan.package.size *= times as u64;
     }
     for deployment in &mut scenario.deployments {
         deployment.source = if rng.below(8) == 0 { Source::Coordinator } else { Source::Feed };
@@ -56,7 +62,7 @@ pub(crate) fn go(scenario: &mut Scenario, seed: u64) {
         scenario.nodes.iter_mut().for_each(|node| node.lies = 0);
     }
     let first = scenario.deployments.iter().map(|deployment| deployment.at).min().unwrap_or(Time::ZERO);
-    let at = first + Duration::from_millis(3_000 + rng.below(40_000));
+    let at = first + Duration::from_millis(2_000 + rng.below(30_000));
     let site = usize::try_from(rng.below(scenario.sites.len() as u64)).expect("below a count");
     let away = match rng.below(4) {
         0 => Away::Site(site),

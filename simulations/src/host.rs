@@ -423,7 +423,9 @@ impl World {
         let Some(process) = &mut self.hosts[node].process else { return };
         if process.control == Some(link) {
             process.control = None;
-            (process.reached, process.cut_at) = (None, self.now);
+            if process.reached.take().is_some() {
+                process.cut_at = self.now;
+            }
             let at = self.now + self.within(Duration::from_millis(50), Duration::from_secs(1));
             self.queue.push(at, Event::Dial { node, life });
             return self.feed_node(node, Input::CoordinatorDown);

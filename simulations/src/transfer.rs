@@ -361,6 +361,7 @@ impl World {
         let from = self.scenario.nodes[server].id;
         if self.mishap(self.scenario.nodes[server].lies) {
             self.totals.lies += 1;
+            self.checks.away.lied(server, node);
             let why = FetchError::Corrupt;
             return self.feed_node(node, Input::FetchFailed { node: from, content, block, why });
         }

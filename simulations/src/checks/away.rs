@@ -5,7 +5,7 @@
 //! [`TOLD`]. So a second reading of a block is explained by a view that changed within that time, by a connection that was
 //! not there, or by a crash; without these each block is read once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use shoal_proto::id::{BlockIndex, ContentId};
@@ -22,11 +22,17 @@ const TOLD: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(crate) struct Away {
     stored: BTreeMap<(usize, ContentId, BlockIndex), Time>,
+    /// Pairs of nodes one of which sent the other wrong bytes: they trade no more.
+    estranged: BTreeSet<(usize, usize)>,
 }
 
 impl Away {
     pub(crate) fn stored(&mut self, node: usize, content: ContentId, block: BlockIndex, at: Time) {
         self.stored.insert((node, content, block), at);
+    }
+
+    pub(crate) fn lied(&mut self, liar: usize, node: usize) {
+        self.estranged.extend([(liar, node), (node, liar)]);
     }
 }
 
@@ -55,7 +61,8 @@ impl World {
             if near.reached.is_some_and(told) {
                 return Err(format!("node{node} grants itself {lease:?}, and the coordinator reaches node{other}"));
             }
-            let opened = near.open.get(&content).copied().flatten().filter(|at| told(*at));
+            let trades = !self.checks.away.estranged.contains(&(node, other));
+            let opened = near.open.get(&content).copied().flatten().filter(|at| trades && told(*at));
             let stored = |block: &BlockIndex| self.checks.away.stored.get(&(other, content, *block)).is_none_or(|at| told(*at));
             let has = |block: &&BlockIndex| self.hosts[other].disk.has(content, **block) && stored(block);
             if let Some(block) = blocks.iter().find(|block| opened.is_some() && has(block)) {
