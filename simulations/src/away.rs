@@ -126,7 +126,8 @@ impl World {
                 let Some(plan) = self.scenario.package_of(content) else { continue };
                 let recipe: ContentId = plan.package.recipe.recipe.into();
                 let near = || (0..self.hosts.len()).filter(|other| self.scenario.nodes[*other].site == site);
-                let deputy = |other: &usize| self.hosts[*other].process.as_ref().is_some_and(|p| p.standbys.contains(&content));
+                let deputy =
+                    |other: &usize| self.hosts[*other].process.as_ref().is_some_and(|p| p.standbys.contains(&content));
                 let known = near().any(|other| self.hosts[other].disk.is_sealed(recipe)) && near().any(|n| deputy(&n));
                 if known && content != recipe && !self.hosts[node].disk.is_sealed(content) {
                     self.progress.wanted.push((node, self.hosts[node].life, content));

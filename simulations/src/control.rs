@@ -287,11 +287,9 @@ impl World {
             self.feed_coordinator(Input::NodeDown(from));
         }
         match &message {
-            ToCoordinator::LeaseEnded { end, .. } => {
-                // What was wasted under leases of others than this run, no budget of its could avoid.
-                if end.lease.epoch() == Some(Epoch(self.control.life.into())) {
-                    self.checks.wan.waste_said(end.lease);
-                }
+            // What was wasted under leases of others than this run, no budget of its could avoid.
+            ToCoordinator::LeaseEnded { end, .. } if end.lease.epoch() == Some(Epoch(self.control.life.into())) => {
+                self.checks.wan.waste_said(end.lease);
             }
             ToCoordinator::Landed { content, blocks } => {
                 let blocks = blocks.iter().flat_map(|range| range.iter());

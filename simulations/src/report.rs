@@ -39,7 +39,8 @@ impl Totals {
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { events, node_crashes, coordinator_crashes, leases, lies, steps, overrides, wan_bytes, wan, .. } = self;
+        let Self { events, node_crashes, coordinator_crashes, leases, lies, steps, overrides, wan_bytes, wan, .. } =
+            self;
         writeln!(f, "{events} events, {node_crashes} crashes of nodes, {coordinator_crashes} of coordinators")?;
         writeln!(f, "{steps} steps started, {leases} leases, {lies} wrong blocks sent, {overrides} overrides")?;
         let Self { own_leases, completed_away, .. } = self;

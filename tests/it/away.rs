@@ -52,7 +52,8 @@ fn a_site_completes_a_package_while_the_coordinator_is_away() {
     let status = mesh.await_state(&id, "succeeded", WITHIN);
     let site = &status["sites"][0];
     let counted = site["wan_bytes"].as_u64().unwrap();
-    assert!((SIZE as u64..=sent).contains(&counted), "{counted} counted where {sent} were sent: {site:#}");
+    // The recipe came from the coordinator and is counted too.
+    assert!((SIZE as u64..=SIZE as u64 * 101 / 100).contains(&counted), "{counted} counted, {sent} sent: {site:#}");
     assert!(origin.sent("/osl/") <= SIZE as u64 * 105 / 100, "nothing is read again when it is back");
     assert_eq!(site["nodes_acquired"], 3);
 }

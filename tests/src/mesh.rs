@@ -103,7 +103,8 @@ impl Mesh {
         );
         fs::write(folder.path().join("coordinator.toml"), config).expect("the folder can be written");
         let (nodes, joins) = (BTreeMap::new(), BTreeMap::new());
-        let mut mesh = Self { nodes, coordinator: None, joins, node_args: Vec::new(), address, folder, _permit: permit };
+        let mut mesh =
+            Self { nodes, coordinator: None, joins, node_args: Vec::new(), address, folder, _permit: permit };
         mesh.start_coordinator();
         mesh
     }

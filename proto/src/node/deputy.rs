@@ -27,8 +27,7 @@ use super::trade::{Trade, ranges};
 use super::{Input, Output, Why};
 use crate::id::{BlockIndex, ContentId, LeaseId, NodeId};
 use crate::limits::{
-    COORDINATOR_GRACE, DEPUTIES_MAX, DEPUTY_LOOKS, DEPUTY_RUN_BYTES, LEASE_RUNS_MAX, READ_BACKOFF_MAX,
-    READ_BACKOFF_MIN,
+    COORDINATOR_GRACE, DEPUTIES_MAX, DEPUTY_LOOKS, DEPUTY_RUN_BYTES, LEASE_RUNS_MAX, READ_BACKOFF_MAX, READ_BACKOFF_MIN,
 };
 use crate::rendezvous::weight;
 use crate::rng::mix;
@@ -224,7 +223,10 @@ impl Deputy {
                 if *said != reading {
                     *said = reading.clone();
                     let Reading { granted, own, fails } = reading.clone();
-                    out.push_back(Output::Neighbour { to, message: ToNeighbour::Reading { content, granted, own, fails } });
+                    out.push_back(Output::Neighbour {
+                        to,
+                        message: ToNeighbour::Reading { content, granted, own, fails },
+                    });
                 }
             }
         }
@@ -245,11 +247,13 @@ impl Deputy {
         let Some(own) = self.own.filter(|own| !own.yielded) else { return };
         let Some(trade) = contents.traded(own.content) else { return };
         let blocks: BTreeSet<_> = trade.leases.get(&own.lease).into_iter().flat_map(|b| trade.open(b)).collect();
-        let overlaps = |ranges: &[BlockRange]| ranges.iter().any(|r| blocks.range(r.start..).next().is_some_and(|b| *b < r.end));
-        let loses = self.heard.iter().filter(|((_, content), _)| *content == own.content).any(|((node, _), reading)| {
-            let greater = weight(own.content, own.run, *node) > weight(own.content, own.run, self.me);
-            overlaps(&reading.granted) || greater && overlaps(&reading.own)
-        });
+        let overlaps =
+            |ranges: &[BlockRange]| ranges.iter().any(|r| blocks.range(r.start..).next().is_some_and(|b| *b < r.end));
+        let loses =
+            self.heard.iter().filter(|((_, content), _)| *content == own.content).any(|((node, _), reading)| {
+                let greater = weight(own.content, own.run, *node) > weight(own.content, own.run, self.me);
+                overlaps(&reading.granted) || greater && overlaps(&reading.own)
+            });
         // While the coordinator is there, its ledger says what becomes of the lease.
         if loses && self.reach.is_cut() || self.reach.is_cut() && !self.reach.is_lost() {
             self.own = Some(Own { yielded: true, ..own });

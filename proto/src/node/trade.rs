@@ -89,7 +89,8 @@ impl Trade {
 
     /// The ends that were kept. What was wrong is said the first time only: it may end a deployment.
     pub(super) fn kept(&mut self) -> Vec<ToCoordinator> {
-        let said = self.kept.iter().map(|(end, begun)| ToCoordinator::LeaseEnded { end: end.clone(), begun: begun.clone() });
+        let said =
+            self.kept.iter().map(|(end, begun)| ToCoordinator::LeaseEnded { end: end.clone(), begun: begun.clone() });
         let said = said.collect();
         self.kept.iter_mut().for_each(|(end, _)| end.fault = None);
         said

@@ -63,7 +63,8 @@ impl World {
             }
             let trades = !self.checks.away.estranged.contains(&(node, other));
             let opened = near.open.get(&content).copied().flatten().filter(|at| trades && told(*at));
-            let stored = |block: &BlockIndex| self.checks.away.stored.get(&(other, content, *block)).is_none_or(|at| told(*at));
+            let stored =
+                |block: &BlockIndex| self.checks.away.stored.get(&(other, content, *block)).is_none_or(|at| told(*at));
             let has = |block: &&BlockIndex| self.hosts[other].disk.has(content, **block) && stored(block);
             if let Some(block) = blocks.iter().find(|block| opened.is_some() && has(block)) {
                 return Err(format!("node{node} reads block {block} again: node{other} has it"));
