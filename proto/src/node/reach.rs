@@ -6,7 +6,8 @@
 //! large ones, where nobody is everybody's neighbour.
 //!
 //! Invariant: a neighbour that has not said how far it is counts as 0 hops, and one of the roster that is not connected
-//! counts as 0 hops until it has had the time to come back: what is unknown keeps a deputy from reading.
+//! counts as 0 hops until it comes back if it never said that it is cut off as well, else until it has had the time to:
+//! what is unknown keeps a deputy from reading.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,6 +26,9 @@ pub(super) struct Reach {
     hops: BTreeMap<NodeId, u8>,
     /// Neighbours of the roster that are not connected, and since when.
     absent: BTreeMap<NodeId, Time>,
+    /// Those of them that last said that somebody reaches them, or said nothing. The coordinator takes a node that it does
+    /// not reach out of the rosters of those that it does, and they drop it: they are gone from its sight, not from the site.
+    reached: BTreeSet<NodeId>,
     roster: BTreeSet<NodeId>,
     /// When something of it changed last.
     changed: Time,
@@ -38,6 +42,7 @@ impl Reach {
             down_since: Some(Time::ZERO),
             hops: BTreeMap::new(),
             absent: BTreeMap::new(),
+            reached: BTreeSet::new(),
             roster: BTreeSet::new(),
             changed: Time::ZERO,
         }
@@ -64,6 +69,7 @@ impl Reach {
         self.roster = neighbours.take(NEIGHBOURS_MAX).collect();
         let roster = &self.roster;
         self.absent.retain(|node, _| roster.contains(node));
+        self.reached.retain(|node| roster.contains(node));
         for node in roster.iter().filter(|node| !self.hops.contains_key(node)) {
             self.absent.entry(*node).or_insert(now);
         }
@@ -74,13 +80,18 @@ impl Reach {
         if self.hops.contains_key(&node) || self.hops.len() < NEIGHBOURS_MAX {
             self.hops.insert(node, 0);
             self.absent.remove(&node);
+            self.reached.remove(&node);
             self.changed = now;
         }
     }
 
     pub(super) fn neighbour_down(&mut self, node: NodeId, now: Time) {
-        if self.hops.remove(&node).is_some() && self.roster.contains(&node) {
+        let hops = self.hops.remove(&node).filter(|_| self.roster.contains(&node));
+        if let Some(hops) = hops {
             self.absent.insert(node, now);
+            if hops < REACH_HOPS_MAX {
+                self.reached.insert(node);
+            }
         }
         self.changed = now;
     }
@@ -111,7 +122,12 @@ impl Reach {
         if self.down_since.is_none() {
             return 0;
         }
-        self.hops.values().min().map_or(REACH_HOPS_MAX, |nearest| nearest.saturating_add(1).min(REACH_HOPS_MAX))
+        let gone = self.reached.first().map(|_| &0);
+        self.hops
+            .values()
+            .chain(gone)
+            .min()
+            .map_or(REACH_HOPS_MAX, |nearest| nearest.saturating_add(1).min(REACH_HOPS_MAX))
     }
 
     /// Whether the coordinator reaches nobody in sight, as far as is known.
@@ -171,15 +187,27 @@ mod tests {
     fn a_neighbour_that_is_gone_is_waited_for() {
         let mut reach = between_two();
         reach.neighbour_says(A, REACH_HOPS_MAX, at(101));
+        reach.neighbour_says(B, REACH_HOPS_MAX, at(101));
         reach.neighbour_down(B, at(129));
         assert_eq!(reach.free_at(), Some(at(129) + RETURN_MAX));
     }
 
     #[test]
+    fn one_that_was_reached_when_it_went_out_of_sight_is_not_forgotten() {
+        let mut reach = between_two();
+        reach.neighbour_says(A, REACH_HOPS_MAX, at(101));
+        reach.neighbour_down(B, at(102));
+        assert_eq!((reach.hops(), reach.free_at()), (1, None));
+        reach.neighbour_up(B, at(200));
+        reach.neighbour_says(B, REACH_HOPS_MAX, at(200));
+        assert_eq!(reach.free_at(), Some(at(202)));
+    }
+
+    #[test]
     fn counting_up_comes_to_an_end() {
         let (mut one, mut other) = (between_two(), between_two());
-        one.neighbour_down(B, at(100));
-        other.neighbour_down(B, at(100));
+        one.neighbour_says(B, REACH_HOPS_MAX, at(100));
+        other.neighbour_says(B, REACH_HOPS_MAX, at(100));
         for _ in 0..=REACH_HOPS_MAX {
             let said = one.hops();
             other.neighbour_says(A, said, at(101));
