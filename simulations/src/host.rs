@@ -52,7 +52,7 @@ pub(crate) struct Process {
     /// Since when each neighbour is connected.
     pub(crate) met: BTreeMap<usize, Time>,
     dials: u32,
-    wanted: BTreeSet<usize>,
+    pub(crate) wanted: BTreeSet<usize>,
     /// The connection to each neighbour.
     pub(crate) neighbours: BTreeMap<usize, usize>,
     pub(crate) reads: VecDeque<Read>,

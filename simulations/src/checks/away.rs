@@ -55,6 +55,14 @@ impl World {
             return Err(format!("node{node} grants itself {lease:?}, and was not cut off for long enough"));
         }
         let blocks: Vec<_> = grant.blocks.iter().flat_map(|range| range.iter()).collect();
+        // One of its roster that was reached before it was cut off, and has been since, never said anything else.
+        let reached = |other: &&usize| {
+            let near = self.hosts[**other].process.as_ref();
+            near.and_then(|near| near.reached).is_some_and(|at| at + TOLD < process.cut_at)
+        };
+        if let Some(other) = process.wanted.iter().find(reached) {
+            return Err(format!("node{node} grants itself {lease:?}, and the coordinator never lost node{other}"));
+        }
         let told = |at: Time| at + TOLD <= self.now;
         for other in (0..self.hosts.len()).filter(|other| self.have_met(node, *other, told)) {
             let Some(near) = &self.hosts[other].process else { continue };
