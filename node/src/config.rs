@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use shoal_proto::id::Name;
 use shoal_proto::join::{JoinError, JoinString};
-use shoal_proto::rollout::units::{UnitError, parse_size};
+use shoal_proto::limits::COORDINATOR_GRACE;
+use shoal_proto::rollout::units::{UnitError, parse_duration, parse_size};
 use thiserror::Error;
 
 use crate::net::Multiaddr;
@@ -33,6 +35,8 @@ pub struct Config {
     pub listen: Vec<Multiaddr>,
     /// Where the bulk mesh listens.
     pub bulk_listen: Vec<Multiaddr>,
+    /// How long the coordinator is out of reach before this node may read packages in its absence.
+    pub coordinator_grace: Duration,
 }
 
 /// `node.toml`, and what flags and environment say over it.
@@ -58,6 +62,9 @@ pub struct Settings {
     pub listen: Vec<String>,
     /// The same for the bulk mesh; by default the TCP addresses of `listen` with the next port.
     pub bulk_listen: Vec<String>,
+    /// See [`Config::coordinator_grace`], with its unit. The same on all nodes of a site; longer than the coordinator takes
+    /// to restart.
+    pub coordinator_grace: Option<String>,
 }
 
 /// Why the agent cannot be set up.
@@ -99,6 +106,9 @@ pub enum ConfigError {
     /// Not a size.
     #[error("cache_max: {0}")]
     CacheMax(#[from] UnitError),
+    /// Not a span.
+    #[error("coordinator_grace: {0}")]
+    CoordinatorGrace(UnitError),
 }
 
 impl Settings {
@@ -127,6 +137,7 @@ impl Settings {
             cache_max: self.cache_max.or(file.cache_max),
             listen: or(self.listen, file.listen),
             bulk_listen: or(self.bulk_listen, file.bulk_listen),
+            coordinator_grace: self.coordinator_grace.or(file.coordinator_grace),
         }
     }
 
@@ -164,6 +175,10 @@ impl Settings {
             cache_max: self.cache_max.map(|text| parse_size(&text)).transpose()?,
             listen,
             bulk_listen,
+            coordinator_grace: match self.coordinator_grace {
+                Some(text) => parse_duration(&text).map_err(ConfigError::CoordinatorGrace)?,
+                None => COORDINATOR_GRACE,
+            },
         })
     }
 }
@@ -233,6 +248,17 @@ mod tests {
         assert_eq!((config.name.as_str(), config.site.map(|site| site.to_string()).as_deref()), ("b", Some("syd")));
         let labels: Vec<_> = config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         assert_eq!(labels, ["rack=2", "role=web"]);
+    }
+
+    #[test]
+    fn the_grace_of_the_coordinator_has_a_unit() {
+        let grace = |text: &str| {
+            let file: Settings = toml::from_str(text).unwrap();
+            file.check("host").map(|config| config.coordinator_grace).map_err(|error| error.to_string())
+        };
+        assert_eq!(grace("coordinator_grace = '2m'"), Ok(Duration::from_secs(120)));
+        assert_eq!(grace(""), Ok(COORDINATOR_GRACE));
+        assert!(grace("coordinator_grace = 'soon'").unwrap_err().starts_with("coordinator_grace: "));
     }
 
     #[test]

@@ -84,6 +84,8 @@ pub struct Mesh {
     nodes: BTreeMap<String, Process>,
     coordinator: Option<Process>,
     joins: BTreeMap<String, String>,
+    /// More arguments for every node.
+    node_args: Vec<String>,
     address: String,
     folder: TempDir,
     _permit: Permit,
@@ -101,7 +103,8 @@ impl Mesh {
         );
         fs::write(folder.path().join("coordinator.toml"), config).expect("the folder can be written");
         let (nodes, joins) = (BTreeMap::new(), BTreeMap::new());
-        let mut mesh = Self { nodes, coordinator: None, joins, address, folder, _permit: permit };
+        let mut mesh =
+            Self { nodes, coordinator: None, joins, node_args: Vec::new(), address, folder, _permit: permit };
         mesh.start_coordinator();
         mesh
     }
@@ -145,6 +148,11 @@ impl Mesh {
         self.coordinator.take().expect("it runs").terminate(SOON).code()
     }
 
+    /// Nodes that start from here on get these arguments as well.
+    pub fn set_node_args(&mut self, args: &[&str]) {
+        self.node_args = args.iter().map(|arg| (*arg).to_owned()).collect();
+    }
+
     /// Starts nodes with role `web` at `site` and waits until they are online.
     pub fn join(&mut self, site: &str, names: &[&str]) {
         let token = self.shoal(&["token", "create", "--site", site, "--role", "web"]);
@@ -162,7 +170,7 @@ impl Mesh {
     pub fn node_command(&self, name: &str, join: &str) -> Command {
         let mut command = Command::new(program("shoal-node"));
         command.args(["--join", join, "--name", name, "--listen", &format!("{}:0", self.address), "--data-dir"]);
-        command.arg(self.path(name));
+        command.arg(self.path(name)).args(&self.node_args);
         command
     }
 

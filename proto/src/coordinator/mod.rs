@@ -11,6 +11,7 @@
 mod input;
 mod nodes;
 mod orders;
+mod standby;
 mod supplies;
 mod supply;
 mod view;
@@ -75,6 +76,7 @@ pub struct Coordinator {
     directory: Directory,
     deployments: BTreeMap<DeploymentId, Deployment>,
     supplies: BTreeMap<(Name, ContentId), Supply>,
+    standbys: standby::Told,
     runs: Runs,
     /// Deployments that an earlier run began, and until when their nodes are waited for.
     resumed: BTreeSet<DeploymentId>,
@@ -113,6 +115,7 @@ impl Coordinator {
             directory: Directory::default(),
             deployments: BTreeMap::new(),
             supplies: BTreeMap::new(),
+            standbys: BTreeMap::new(),
             runs: Runs::default(),
             resumed: BTreeSet::new(),
             resumed_until: now.time + RETURN_MAX,

@@ -70,8 +70,12 @@ impl Coordinator {
             self.record(Record::Directory(record));
         }
         self.directory.set_online(from, hello);
-        self.told.insert(from, BTreeSet::new());
+        self.standby_gone(from);
         let Some(site) = self.directory.site_of(from).cloned() else { return };
+        if !self.told.keys().any(|node| self.directory.site_of(*node) == Some(&site)) {
+            self.await_site(&site, now);
+        }
+        self.told.insert(from, BTreeSet::new());
         let welcome = ToNode::Welcome { epoch: self.config.epoch, site: site.clone() };
         self.outbox.push_back(Output::Node { to: from, message: welcome });
         self.outbox.push_back(Output::Notice(Notice::NodeOnline(from)));
@@ -95,6 +99,7 @@ impl Coordinator {
             return;
         }
         self.directory.set_offline(node);
+        self.standby_gone(node);
         self.outbox.push_back(Output::Notice(Notice::NodeOffline(node)));
         if let Some(site) = self.directory.site_of(node) {
             self.stale_rosters.insert(site.clone());
@@ -117,6 +122,7 @@ impl Coordinator {
                 self.outbox.push_back(Output::Node { to: *node, message: ToNode::Roster(roster) });
             }
         }
+        stale.iter().for_each(|site| self.tell_standbys(site));
     }
 }
 
