@@ -14,7 +14,7 @@ use shoal_proto::rollout::{Failure, StepOutcome};
 use shoal_proto::wan::{BlockRange, HeldLease, Lacking, Outcome};
 use shoal_proto::wire::{
     AcquireStats, Fault, FaultKind, Frame, Grant, Hello, JoinProof, LeaseEnd, Neighbour, Origin, OutputStream, Roster,
-    StepRun, ToCoordinator, ToNeighbour, ToNode,
+    Standby, StepRun, ToCoordinator, ToNeighbour, ToNode,
 };
 
 /// No message here has more bytes: a message that grows past this is to be noticed.
@@ -103,12 +103,18 @@ samples!(to_node, ToNode {
     Run => [ToNode::Run { run: run(Phase::Before), generation: GENERATION }],
     Kill => [ToNode::Kill { run: run(Phase::Before), generation: GENERATION }],
     End => [ToNode::End { deployment: DEPLOYMENT }],
+    Standby => [
+        ToNode::Standby(Standby { content: CONTENT, deputies: vec![NODE], origin: Origin::Http(http()) }),
+        ToNode::Standby(Standby { content: CONTENT, deputies: Vec::new(), origin: Origin::Coordinator { dictionary: None } }),
+    ],
 });
 
 samples!(to_neighbour, ToNeighbour {
     Has => [ToNeighbour::Has { content: CONTENT, blocks: block_set() }],
     Landed => [ToNeighbour::Landed { content: CONTENT, blocks: blocks() }],
     Left => [ToNeighbour::Left { content: CONTENT }],
+    Reach => [ToNeighbour::Reach { hops: 8 }],
+    Reading => [ToNeighbour::Reading { content: CONTENT, granted: blocks(), own: Vec::new(), fails: true }],
 });
 
 fn samples() -> Vec<(&'static str, Frame)> {
