@@ -122,10 +122,10 @@ mod tests {
         let case = Case { nodes: 4, blocks: 100, block_bytes: 1000, lan: 1000.0, ..Case::default() };
         let bound = |case: &Case, speeds: &[f64]| case.bound(speeds);
         let equal = [1000.0; 4];
-        assert_eq!(bound(&Case { wan: 0.5, ..case.clone() }, &equal), 200.0, "the WAN");
-        assert_eq!(bound(&Case { wan: 4.0, ..case.clone() }, &equal), 100.0, "a node's link");
+        assert_eq!(bound(&Case { wan: 0.5, ..case }, &equal), 200.0, "the WAN");
+        assert_eq!(bound(&Case { wan: 4.0, ..case }, &equal), 100.0, "a node's link");
         assert_eq!(bound(&case, &[1000.0, 1000.0, 1000.0, 100.0]), 1000.0, "the slowest node");
-        let quorum = Case { quorum: 0.75, ..case.clone() };
+        let quorum = Case { quorum: 0.75, ..case };
         assert_eq!(bound(&quorum, &[1000.0, 1000.0, 1000.0, 100.0]), 100.0, "which the quorum does not need");
         let fast = Case { wan: 10.0, quorum: 0.25, ..case };
         assert_eq!(bound(&fast, &[10.0, 10.0, 10.0, 1000.0]), 100.0);

@@ -89,11 +89,6 @@ impl Wires {
         }
     }
 
-    /// Links whose fair level was worked out, ever.
-    pub(super) fn solves(&self) -> u64 {
-        self.fluid.solves()
-    }
-
     /// Sends a block behind those that are on their way.
     pub(super) fn send(&mut self, from: Sender, to: usize, block: BlockIndex, bytes: f64, now: Time) {
         let at = self.find(from, to).unwrap_or_else(|| self.open(from, to, now));

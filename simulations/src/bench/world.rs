@@ -111,7 +111,7 @@ impl World {
         let (blocks, bytes) = (self.case.blocks, self.case.block_bytes);
         for node in 0..self.case.nodes {
             let lacking = (0..blocks).map(|block| Lacking { block: BlockIndex(block), bytes }).collect();
-            self.to_ledger(wan::Input::Wants { node: id(node), lacking, held: Vec::new() });
+            self.send_to_ledger(wan::Input::Wants { node: id(node), lacking, held: Vec::new() });
         }
         let bound = self.case.bound(&self.speeds);
         for (node, part) in self.case.victims(rng) {
@@ -236,7 +236,15 @@ impl World {
     ) {
         let landed = self.hosts[reader].report();
         let node = id(reader);
-        self.to_ledger(wan::Input::LeaseEnded { node, lease, read_bytes, landed, begun, outcome, whole_rest: false });
+        self.send_to_ledger(wan::Input::LeaseEnded {
+            node,
+            lease,
+            read_bytes,
+            landed,
+            begun,
+            outcome,
+            whole_rest: false,
+        });
     }
 
     fn read_on(&mut self, reader: usize) {
@@ -276,7 +284,7 @@ impl World {
             Event::Report(node) => {
                 if self.hosts[node].alive && self.hosts[node].report_at == Some(self.now) {
                     let blocks = self.hosts[node].report();
-                    self.to_ledger(wan::Input::Landed { node: id(node), blocks });
+                    self.send_to_ledger(wan::Input::Landed { node: id(node), blocks });
                 }
             }
             Event::Kill(node) => self.kill(node),
@@ -327,7 +335,7 @@ impl World {
         self.read_on(node);
     }
 
-    fn to_ledger(&mut self, input: wan::Input) {
+    fn send_to_ledger(&mut self, input: wan::Input) {
         self.messages += 1;
         self.queue.push(self.now + self.case.to_coordinator, Event::Ledger(input));
     }
@@ -370,28 +378,28 @@ impl World {
             Output::Fetch { node: from, block } => {
                 let to = number(from);
                 self.hosts[node].asked.insert((to, block), self.now);
-                self.to_neighbour(Event::Asked { from: node, to, block });
+                self.send_to_neighbour(Event::Asked { from: node, to, block });
             }
             Output::Cancel { node: from, block } => {
                 let to = number(from);
                 self.hosts[node].asked.remove(&(to, block));
-                self.to_neighbour(Event::Cancelled { from: node, to, block });
+                self.send_to_neighbour(Event::Cancelled { from: node, to, block });
             }
             Output::Announce { to, blocks } => {
-                self.to_neighbour(Event::Node(number(to), Input::NeighbourLanded { node: id(node), blocks }));
+                self.send_to_neighbour(Event::Node(number(to), Input::NeighbourLanded { node: id(node), blocks }));
             }
             Output::AnnounceAll { to } => {
                 let blocks = self.hosts[node].core.have().clone();
-                self.to_neighbour(Event::Node(number(to), Input::NeighbourHas { node: id(node), blocks }));
+                self.send_to_neighbour(Event::Node(number(to), Input::NeighbourHas { node: id(node), blocks }));
             }
             Output::Serve { node: to, request } => self.serve(node, number(to), BlockIndex(request as u32)),
             Output::Refuse { node: to, request } => {
                 let (to, block) = (number(to), BlockIndex(request as u32));
                 self.hosts[to].asked.remove(&(node, block));
                 let why = FetchError::Refused;
-                self.to_neighbour(Event::Node(to, Input::FetchFailed { node: id(node), block, why }));
+                self.send_to_neighbour(Event::Node(to, Input::FetchFailed { node: id(node), block, why }));
             }
-            Output::Stuck { blocks } => self.to_ledger(wan::Input::Stuck { node: id(node), blocks }),
+            Output::Stuck { blocks } => self.send_to_ledger(wan::Input::Stuck { node: id(node), blocks }),
             Output::Complete => {
                 self.hosts[node].done_at = Some(self.now);
                 self.done += 1;
@@ -400,7 +408,7 @@ impl World {
         }
     }
 
-    fn to_neighbour(&mut self, event: Event) {
+    fn send_to_neighbour(&mut self, event: Event) {
         self.messages += 1;
         self.queue.push(self.now + self.case.to_neighbour, event);
     }
