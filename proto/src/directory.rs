@@ -304,6 +304,25 @@ pub fn neighbours(site: &BTreeSet<NodeId>, node: NodeId) -> BTreeSet<NodeId> {
     found
 }
 
+/// [`neighbours`] of every member of `site`, each ring ordered once for all of them.
+pub fn neighbourhoods(site: &BTreeSet<NodeId>) -> BTreeMap<NodeId, BTreeSet<NodeId>> {
+    if site.len() <= FULL_MESH_NODES_MAX {
+        return site.iter().map(|node| (*node, neighbours(site, *node))).collect();
+    }
+    let mut found: BTreeMap<_, BTreeSet<_>> = site.iter().map(|node| (*node, BTreeSet::new())).collect();
+    for ring in 0..NEIGHBOUR_RINGS {
+        let place = |id: &NodeId| (*blake3::keyed_hash(&[ring; 32], &id.0).as_bytes(), *id);
+        let mut order: Vec<_> = site.iter().map(place).collect();
+        order.sort_unstable();
+        let after = order.iter().cycle().skip(1);
+        for ((_, one), (_, other)) in order.iter().zip(after) {
+            found.entry(*one).or_default().insert(*other);
+            found.entry(*other).or_default().insert(*one);
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,9 +12,12 @@
 //! | `control` | the coordinator's shell, its journal and its operator |
 //! | `links` | control connections: in order or broken |
 //! | `checks` | the promises of DESIGN.md, one file each |
+//! | `net` | links, flows and their fair rates |
+//! | [`bench`] | how near one site comes to the least possible time |
 //! | [`storm`], `report`, `trace` | many seeds, their sums, and what happened in one |
 
 mod away;
+pub mod bench;
 mod checks;
 mod control;
 mod disk;

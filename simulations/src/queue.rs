@@ -21,6 +21,11 @@ impl<E> Queue<E> {
         self.made += 1;
     }
 
+    /// When the first of them happens.
+    pub(crate) fn next(&self) -> Option<Time> {
+        self.events.first_key_value().map(|((at, _), _)| *at)
+    }
+
     pub(crate) fn pop(&mut self) -> Option<(Time, E)> {
         self.events.pop_first().map(|((at, _), event)| (at, event))
     }

@@ -22,4 +22,4 @@ mod fluid;
 mod topology;
 
 pub(crate) use fluid::{FlowId, Fluid};
-pub(crate) use topology::{LinkId, Route, Topology};
+pub(crate) use topology::Topology;

@@ -1,0 +1,86 @@
+//! What the simulated shell of one node remembers beside its exchange.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use shoal_proto::exchange::Exchange;
+use shoal_proto::id::{BlockIndex, LeaseId, NodeId};
+use shoal_proto::time::Time;
+
+/// How long landed blocks wait for others before the coordinator is told, as in `shoal_proto::node`.
+const REPORT_DELAY: Duration = Duration::from_millis(100);
+
+/// How many landed blocks are told without waiting for more, as there.
+const REPORT_BLOCKS: usize = 8;
+
+/// A lease that a node reads, or will.
+#[derive(Debug)]
+pub(super) struct HeldLease {
+    pub(super) lease: LeaseId,
+    pub(super) blocks: VecDeque<BlockIndex>,
+    pub(super) read_bytes: u64,
+}
+
+/// One node.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) core: Exchange,
+    pub(super) alive: bool,
+    pub(super) neighbours: BTreeSet<usize>,
+    /// Read one after the other.
+    pub(super) leases: VecDeque<HeldLease>,
+    /// Whether a block is on its way over the WAN.
+    pub(super) reads: bool,
+    /// Open requests: of whom, for what, and since when.
+    pub(super) asked: BTreeMap<(usize, BlockIndex), Time>,
+    pub(super) wake: Option<Time>,
+    pub(super) done_at: Option<Time>,
+    unsaid: Vec<BlockIndex>,
+    pub(super) report_at: Option<Time>,
+}
+
+impl Host {
+    pub(super) fn new(core: Exchange) -> Self {
+        Self {
+            core,
+            alive: true,
+            neighbours: BTreeSet::new(),
+            leases: VecDeque::new(),
+            reads: false,
+            asked: BTreeMap::new(),
+            wake: None,
+            done_at: None,
+            unsaid: Vec::new(),
+            report_at: None,
+        }
+    }
+
+    /// A block landed; when the coordinator is to be told, if that is sooner than was known.
+    pub(super) fn landed(&mut self, block: BlockIndex, now: Time) -> Option<Time> {
+        self.unsaid.push(block);
+        let at = if self.unsaid.len() >= REPORT_BLOCKS { now } else { now + REPORT_DELAY };
+        let sooner = self.report_at.is_none_or(|set| at < set);
+        self.report_at = if sooner { Some(at) } else { self.report_at };
+        sooner.then_some(at)
+    }
+
+    /// What to tell the coordinator.
+    pub(super) fn report(&mut self) -> Vec<BlockIndex> {
+        self.report_at = None;
+        std::mem::take(&mut self.unsaid)
+    }
+}
+
+/// The key of a node: its number is scattered over the ring positions by the hash that orders each ring.
+pub(super) fn id(node: usize) -> NodeId {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&(node as u64 + 1).to_le_bytes());
+    NodeId(bytes)
+}
+
+/// The node with this key.
+pub(super) fn number(id: NodeId) -> usize {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&id.0[..8]);
+    u64::from_le_bytes(bytes) as usize - 1
+}

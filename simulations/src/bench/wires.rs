@@ -1,0 +1,322 @@
+//! Bytes on the move: for each pair of nodes, and each reader of the WAN, one flow that carries one block after another.
+//!
+//! Invariant: a wire has a flow while blocks wait on it. A flow goes on from one block to the next: only a wire that has
+//! nothing to carry at the end of a moment is closed.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::Duration;
+
+use shoal_proto::id::BlockIndex;
+use shoal_proto::time::Time;
+
+use crate::net::{FlowId, Fluid, Topology};
+
+/// Bytes below which a block has arrived: times are in whole nanoseconds.
+const ROUNDING_BYTES: f64 = 1.0;
+
+/// Where bytes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sender {
+    Node(usize),
+    Wan,
+}
+
+/// A block that arrived whole.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    pub(super) from: Sender,
+    pub(super) to: usize,
+    pub(super) block: BlockIndex,
+}
+
+#[derive(Debug)]
+struct Wire {
+    from: Sender,
+    to: usize,
+    blocks: VecDeque<(BlockIndex, f64)>,
+    flow: FlowId,
+    /// Bytes left of the first block, at `since`.
+    left: f64,
+    rate: f64,
+    since: Time,
+    /// When this wire is looked at next, at the latest when its block has arrived.
+    look_at: Option<Time>,
+    open: bool,
+}
+
+impl Wire {
+    fn pass(&mut self, now: Time) {
+        self.left -= self.rate * now.since(self.since).as_secs_f64();
+        self.since = now;
+    }
+
+    fn arrives(&self) -> Option<Time> {
+        let seconds = (self.left.max(0.0) / self.rate).min(1e9);
+        (self.rate > 0.0).then(|| self.since + Duration::from_nanos((seconds * 1e9).ceil() as u64))
+    }
+}
+
+/// Every wire.
+pub(super) struct Wires {
+    topology: Topology,
+    fluid: Fluid,
+    wires: Vec<Wire>,
+    free: Vec<usize>,
+    /// The open wires of each sender, the WAN last.
+    of_sender: Vec<Vec<(usize, usize)>>,
+    of_flow: Vec<usize>,
+    idle: Vec<usize>,
+    looks: BinaryHeap<Reverse<(Time, usize)>>,
+    changed: Vec<FlowId>,
+    unsettled: bool,
+}
+
+impl Wires {
+    pub(super) fn new(topology: Topology, nodes: usize) -> Self {
+        let fluid = Fluid::new(&topology);
+        Self {
+            topology,
+            fluid,
+            wires: Vec::new(),
+            free: Vec::new(),
+            of_sender: vec![Vec::new(); nodes + 1],
+            of_flow: Vec::new(),
+            idle: Vec::new(),
+            looks: BinaryHeap::new(),
+            changed: Vec::new(),
+            unsettled: false,
+        }
+    }
+
+    /// Sends a block behind those that are on their way.
+    pub(super) fn send(&mut self, from: Sender, to: usize, block: BlockIndex, bytes: f64, now: Time) {
+        let at = self.find(from, to).unwrap_or_else(|| self.open(from, to, now));
+        let wire = &mut self.wires[at];
+        wire.blocks.push_back((block, bytes));
+        if wire.blocks.len() == 1 {
+            (wire.left, wire.since) = (bytes, now);
+            self.look(at, now);
+        }
+    }
+
+    /// Takes a block back; how much of it was sent, if it was on its way.
+    pub(super) fn take_back(&mut self, from: Sender, to: usize, block: BlockIndex, now: Time) -> Option<f64> {
+        let at = self.find(from, to)?;
+        let wire = &mut self.wires[at];
+        let place = wire.blocks.iter().position(|(queued, _)| *queued == block)?;
+        let (_, bytes) = wire.blocks.remove(place)?;
+        if place > 0 {
+            return Some(0.0);
+        }
+        wire.pass(now);
+        let sent = bytes - wire.left.clamp(0.0, bytes);
+        self.next_block(at, now);
+        Some(sent)
+    }
+
+    /// Ends all that a node sends and gets; how many bytes of it were sent in vain by peers.
+    pub(super) fn drop_node(&mut self, node: usize, now: Time) -> f64 {
+        let ends = |(at, wire): (usize, &Wire)| {
+            let of_node = wire.open && (wire.to == node || wire.from == Sender::Node(node));
+            of_node.then_some((at, wire.from, wire.to))
+        };
+        let ending: Vec<_> = self.wires.iter().enumerate().filter_map(ends).collect();
+        let mut lost = 0.0;
+        for (at, from, to) in ending {
+            while let Some((block, _)) = self.wires[at].blocks.front().copied() {
+                let sent = self.take_back(from, to, block, now).unwrap_or(0.0);
+                lost += if from == Sender::Wan { 0.0 } else { sent };
+            }
+        }
+        lost
+    }
+
+    /// When something happens here next.
+    pub(super) fn next(&mut self) -> Option<Time> {
+        while let Some(Reverse((at, wire))) = self.looks.peek().copied() {
+            if self.wires[wire].look_at == Some(at) {
+                break;
+            }
+            self.looks.pop();
+        }
+        let look = self.looks.peek().map(|Reverse((at, _))| *at);
+        look.into_iter().chain(self.fluid.due()).min()
+    }
+
+    /// A block that has arrived by `now`, if any.
+    pub(super) fn arrival(&mut self, now: Time) -> Option<Arrival> {
+        while self.next().is_some_and(|at| at <= now) {
+            let Some(Reverse((at, index))) = self.looks.peek().copied().filter(|Reverse((at, _))| *at <= now) else {
+                break;
+            };
+            debug_assert!(at <= now);
+            self.looks.pop();
+            let wire = &mut self.wires[index];
+            wire.look_at = None;
+            wire.pass(now);
+            if wire.left > ROUNDING_BYTES {
+                self.look(index, now);
+                continue;
+            }
+            let Some((block, _)) = wire.blocks.pop_front() else { continue };
+            let (from, to) = (wire.from, wire.to);
+            self.next_block(index, now);
+            return Some(Arrival { from, to, block });
+        }
+        if self.fluid.due().is_some_and(|due| due <= now) {
+            self.unsettled = true;
+        }
+        None
+    }
+
+    /// Brings all rates up to date after what happened at `now`.
+    pub(super) fn settle(&mut self, now: Time) {
+        while let Some(at) = self.idle.pop() {
+            if self.wires[at].open && self.wires[at].blocks.is_empty() {
+                self.close(at);
+            }
+        }
+        if !std::mem::take(&mut self.unsettled) {
+            return;
+        }
+        let mut changed = std::mem::take(&mut self.changed);
+        self.fluid.settle(now, &mut changed);
+        for flow in &changed {
+            let at = self.of_flow[flow.0 as usize];
+            let wire = &mut self.wires[at];
+            wire.pass(now);
+            wire.rate = self.fluid.rate(*flow);
+            self.look(at, now);
+        }
+        self.changed = changed;
+    }
+
+    fn sender_row(&self, from: Sender) -> usize {
+        match from {
+            Sender::Node(node) => node,
+            Sender::Wan => self.of_sender.len() - 1,
+        }
+    }
+
+    fn find(&self, from: Sender, to: usize) -> Option<usize> {
+        self.of_sender[self.sender_row(from)].iter().find(|(receiver, _)| *receiver == to).map(|(_, wire)| *wire)
+    }
+
+    fn open(&mut self, from: Sender, to: usize, now: Time) -> usize {
+        let route = match from {
+            Sender::Node(from) => self.topology.between(from, to),
+            Sender::Wan => self.topology.over_wan(to),
+        };
+        let flow = self.fluid.open(&route);
+        self.unsettled = true;
+        let blocks = VecDeque::new();
+        let wire = Wire { from, to, blocks, flow, left: 0.0, rate: 0.0, since: now, look_at: None, open: true };
+        let at = self.free.pop().unwrap_or(self.wires.len());
+        if at == self.wires.len() {
+            self.wires.push(wire)
+        } else {
+            self.wires[at] = wire
+        }
+        let row = self.sender_row(from);
+        self.of_sender[row].push((to, at));
+        if self.of_flow.len() <= flow.0 as usize {
+            self.of_flow.resize(flow.0 as usize + 1, usize::MAX);
+        }
+        self.of_flow[flow.0 as usize] = at;
+        at
+    }
+
+    fn close(&mut self, at: usize) {
+        let wire = &mut self.wires[at];
+        (wire.open, wire.look_at) = (false, None);
+        let (from, to) = (wire.from, wire.to);
+        self.fluid.close(wire.flow);
+        self.unsettled = true;
+        let row = self.sender_row(from);
+        self.of_sender[row].retain(|(receiver, _)| *receiver != to);
+        self.free.push(at);
+    }
+
+    fn next_block(&mut self, at: usize, now: Time) {
+        let wire = &mut self.wires[at];
+        match wire.blocks.front() {
+            Some((_, bytes)) => {
+                (wire.left, wire.since) = (*bytes, now);
+                self.look(at, now);
+            }
+            None => {
+                wire.look_at = None;
+                self.idle.push(at);
+            }
+        }
+    }
+
+    /// Sees to it that the wire is looked at when its block arrives. A look that comes too early looks again.
+    fn look(&mut self, at: usize, now: Time) {
+        let wire = &mut self.wires[at];
+        if wire.blocks.is_empty() {
+            return;
+        }
+        let Some(arrives) = wire.arrives().map(|at| at.max(now)) else { return };
+        if wire.look_at.is_none_or(|set| arrives < set) {
+            wire.look_at = Some(arrives);
+            self.looks.push(Reverse((arrives, at)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: f64 = 1024.0 * 1024.0;
+
+    fn wires(nodes: usize) -> Wires {
+        let mut topology = Topology::default();
+        let site = topology.add_site(MIB);
+        (0..nodes).for_each(|_| {
+            topology.add_node(site, MIB, MIB);
+        });
+        Wires::new(topology, nodes)
+    }
+
+    /// Runs until nothing is on its way; when what arrived, in milliseconds.
+    fn arrivals(wires: &mut Wires) -> Vec<(usize, u32, u128)> {
+        let mut arrived = Vec::new();
+        wires.settle(Time::ZERO);
+        while let Some(now) = wires.next() {
+            while let Some(Arrival { to, block, .. }) = wires.arrival(now) {
+                arrived.push((to, block.0, now.since(Time::ZERO).as_millis()));
+            }
+            wires.settle(now);
+        }
+        arrived
+    }
+
+    #[test]
+    fn a_pair_sends_one_block_after_the_other_and_senders_share() {
+        let mut wires = wires(3);
+        for block in 0..2 {
+            wires.send(Sender::Node(0), 1, BlockIndex(block), MIB, Time::ZERO);
+        }
+        wires.send(Sender::Node(0), 2, BlockIndex(9), MIB / 2.0, Time::ZERO);
+        // Half each until 9 is there after 1 s, then all for the other.
+        assert_eq!(arrivals(&mut wires), [(2, 9, 1000), (1, 0, 1500), (1, 1, 2500)]);
+    }
+
+    #[test]
+    fn what_is_taken_back_lets_the_next_go_first() {
+        let mut wires = wires(2);
+        for block in 0..3 {
+            wires.send(Sender::Node(0), 1, BlockIndex(block), MIB, Time::ZERO);
+        }
+        wires.settle(Time::ZERO);
+        let half = Time::from_millis(500);
+        assert_eq!(wires.take_back(Sender::Node(0), 1, BlockIndex(1), half), Some(0.0));
+        assert_eq!(wires.take_back(Sender::Node(0), 1, BlockIndex(0), half), Some(MIB / 2.0));
+        assert_eq!(wires.take_back(Sender::Node(0), 1, BlockIndex(0), half), None);
+        wires.settle(half);
+        assert_eq!(arrivals(&mut wires), [(1, 2, 1500)]);
+    }
+}

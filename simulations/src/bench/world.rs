@@ -1,0 +1,469 @@
+//! The event loop: messages, blocks that arrive, and what the cores make of them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use shoal_proto::content::BlockSet;
+use shoal_proto::exchange::{self, Exchange, FetchError};
+use shoal_proto::id::{BlockIndex, Epoch};
+use shoal_proto::limits::GATHER_MAX;
+use shoal_proto::rng::{Rng, mix};
+use shoal_proto::time::Time;
+use shoal_proto::wan::{self, Lacking, Outcome as LeaseOutcome, WanLedger};
+
+use super::host::{HeldLease, Host, id, number};
+use super::wires::{Arrival, Sender, Wires};
+use super::{Case, Outcome};
+use crate::net::Topology;
+use crate::queue::Queue;
+
+/// How often the coordinator names other neighbours after nodes went, at most.
+const ROSTER_EVERY: Duration = Duration::from_millis(500);
+
+/// How often invariants are checked, in events.
+const CHECK_EVERY: u64 = 997;
+
+/// Bounds after which a site that is not done never will be.
+const BOUNDS_MAX: f64 = 1000.0;
+
+#[derive(Debug)]
+pub(super) enum Event {
+    Ledger(wan::Input),
+    /// From the coordinator.
+    Order(usize, wan::Output),
+    Node(usize, exchange::Input),
+    /// A request of `from` reaches `to`.
+    Asked {
+        from: usize,
+        to: usize,
+        block: BlockIndex,
+    },
+    Cancelled {
+        from: usize,
+        to: usize,
+        block: BlockIndex,
+    },
+    WakeLedger,
+    WakeNode(usize),
+    Report(usize),
+    Kill(usize),
+    Rosters,
+}
+
+/// One site while it runs.
+pub(super) struct World {
+    case: Case,
+    speeds: Vec<f64>,
+    now: Time,
+    ledger: WanLedger,
+    ledger_wake: Option<Time>,
+    hosts: Vec<Host>,
+    wires: Wires,
+    queue: Queue<Event>,
+    rosters_due: bool,
+    alive: usize,
+    done: usize,
+    wan_bytes: f64,
+    wasted_bytes: f64,
+    messages: u64,
+    in_flight_max: usize,
+    events: u64,
+}
+
+impl World {
+    pub(super) fn new(case: &Case) -> Self {
+        let mut rng = Rng::new(case.seed);
+        let sizes = vec![case.block_bytes; case.blocks as usize];
+        let speeds = case.speeds(&mut rng);
+        let mut topology = Topology::default();
+        let trunk = topology.add_site(case.wan_rate());
+        speeds.iter().for_each(|speed| {
+            topology.add_node(trunk, *speed, *speed);
+        });
+        let none = BlockSet::new(case.blocks);
+        let host = |node: usize| Host::new(Exchange::new(&sizes, &none, mix(case.seed) ^ node as u64));
+        let mut world = Self {
+            case: case.clone(),
+            now: Time::ZERO,
+            ledger: WanLedger::new(&wan::Config { epoch: Epoch(1), swarm: true, seed: case.seed }, &sizes),
+            ledger_wake: None,
+            hosts: (0..case.nodes).map(host).collect(),
+            wires: Wires::new(topology, case.nodes),
+            queue: Queue::new(),
+            rosters_due: false,
+            alive: case.nodes,
+            done: 0,
+            wan_bytes: 0.0,
+            wasted_bytes: 0.0,
+            messages: 0,
+            in_flight_max: 0,
+            events: 0,
+            speeds,
+        };
+        world.begin(&mut rng);
+        world
+    }
+
+    fn begin(&mut self, rng: &mut Rng) {
+        let nodes = (0..self.case.nodes).map(id).collect();
+        self.tell_ledger(wan::Input::Await { nodes, until: Time::ZERO + GATHER_MAX });
+        self.name_neighbours();
+        let (blocks, bytes) = (self.case.blocks, self.case.block_bytes);
+        for node in 0..self.case.nodes {
+            let lacking = (0..blocks).map(|block| Lacking { block: BlockIndex(block), bytes }).collect();
+            self.send_to_ledger(wan::Input::Wants { node: id(node), lacking, held: Vec::new() });
+        }
+        let bound = self.case.bound(&self.speeds);
+        for (node, part) in self.case.victims(rng) {
+            self.queue.push(Time::ZERO + Duration::from_secs_f64(part * bound), Event::Kill(node));
+        }
+    }
+
+    /// Runs until the quorum is done.
+    pub(super) fn run(mut self) -> Outcome {
+        let limit = Time::ZERO + Duration::from_secs_f64(self.case.bound(&self.speeds) * BOUNDS_MAX);
+        while self.done < self.case.needed(self.alive) {
+            self.step();
+            self.events += 1;
+            if self.case.check && self.events.is_multiple_of(CHECK_EVERY) {
+                self.ledger.check();
+                self.hosts.iter().for_each(|host| host.core.check());
+            }
+            assert!(self.now < limit, "not done: {} of {}, {:?}", self.done, self.alive, self.ledger.stats());
+        }
+        self.outcome()
+    }
+
+    fn outcome(&self) -> Outcome {
+        let package = self.case.package_bytes();
+        let stats: Vec<_> = self.hosts.iter().map(|host| host.core.stats()).collect();
+        let fetched: u64 = stats.iter().map(|stats| stats.fetched_bytes).sum();
+        let duplicate: u64 = stats.iter().map(|stats| stats.duplicate_bytes).sum();
+        let had: u64 = stats.iter().map(|stats| u64::from(stats.have_blocks)).sum();
+        let living = self.hosts.iter().filter(|host| host.alive);
+        let mut done_at: Vec<_> =
+            living.filter_map(|host| host.done_at).map(|at| at.since(Time::ZERO).as_secs_f64()).collect();
+        done_at.sort_unstable_by(f64::total_cmp);
+        Outcome {
+            seconds: self.now.since(Time::ZERO).as_secs_f64(),
+            bound_seconds: self.case.bound(&self.speeds),
+            wan_copies: self.wan_bytes / package,
+            wasted: (duplicate as f64 + self.wasted_bytes) / (fetched as f64 + self.wasted_bytes).max(1.0),
+            in_flight_max: self.in_flight_max,
+            messages_per_block: self.messages as f64 / had.max(1) as f64,
+            steals: stats.iter().map(|stats| stats.steals).sum(),
+            done: [self.done, self.alive],
+            done_at,
+            events: self.events,
+        }
+    }
+
+    /// The next message or arrival, whichever comes first.
+    fn step(&mut self) {
+        let message = self.queue.next();
+        match self.wires.next() {
+            Some(at) if message.is_none_or(|message| at <= message) => {
+                self.now = at.max(self.now);
+                while let Some(arrival) = self.wires.arrival(self.now) {
+                    self.arrived(arrival);
+                }
+            }
+            _ => {
+                let Some((at, event)) = self.queue.pop() else {
+                    panic!("nothing happens any more: {:?}", self.ledger.stats())
+                };
+                self.now = at;
+                self.happens(event);
+            }
+        }
+        self.wires.settle(self.now);
+    }
+
+    fn arrived(&mut self, Arrival { from, to, block }: Arrival) {
+        let bytes = u64::from(self.case.block_bytes);
+        match from {
+            Sender::Wan => self.leased_block_read(to, block),
+            Sender::Node(from) => {
+                if let Some(asked) = self.hosts[to].asked.remove(&(from, block)) {
+                    let took = self.now.since(asked);
+                    self.fetched(to, block);
+                    self.tell(to, exchange::Input::Fetched { node: id(from), block, bytes, took });
+                } else {
+                    // The word that it was taken back is on its way; the node has no use for it.
+                    self.wasted_bytes += bytes as f64;
+                }
+                self.tell(from, exchange::Input::UploadDone { node: id(to), request: u64::from(block.0) });
+            }
+        }
+    }
+
+    /// A node has one block more.
+    fn fetched(&mut self, node: usize, block: BlockIndex) {
+        let host = &mut self.hosts[node];
+        if host.core.have().contains(block) {
+            return;
+        }
+        if let Some(at) = host.landed(block, self.now) {
+            self.queue.push(at, Event::Report(node));
+        }
+    }
+
+    fn leased_block_read(&mut self, reader: usize, block: BlockIndex) {
+        let bytes = u64::from(self.case.block_bytes);
+        self.wan_bytes += bytes as f64;
+        self.hosts[reader].reads = false;
+        self.fetched(reader, block);
+        let ended = self.hosts[reader].leases.front_mut().and_then(|lease| {
+            lease.blocks.pop_front();
+            lease.read_bytes += bytes;
+            lease.blocks.is_empty().then_some((lease.lease, lease.read_bytes))
+        });
+        self.tell(reader, exchange::Input::Landed { block, from: exchange::Source::Wan });
+        if let Some((lease, read_bytes)) = ended {
+            self.hosts[reader].leases.pop_front();
+            self.lease_ends(reader, lease, read_bytes, Vec::new(), LeaseOutcome::Done);
+        }
+        self.read_on(reader);
+    }
+
+    fn lease_ends(
+        &mut self,
+        reader: usize,
+        lease: shoal_proto::id::LeaseId,
+        read_bytes: u64,
+        begun: Vec<Lacking>,
+        outcome: LeaseOutcome,
+    ) {
+        let landed = self.hosts[reader].report();
+        let node = id(reader);
+        self.send_to_ledger(wan::Input::LeaseEnded {
+            node,
+            lease,
+            read_bytes,
+            landed,
+            begun,
+            outcome,
+            whole_rest: false,
+        });
+    }
+
+    fn read_on(&mut self, reader: usize) {
+        let host = &mut self.hosts[reader];
+        let next = host.leases.front().and_then(|lease| lease.blocks.front().copied());
+        if let Some(block) = next.filter(|_| !host.reads) {
+            host.reads = true;
+            self.wires.send(Sender::Wan, reader, block, f64::from(self.case.block_bytes), self.now);
+        }
+    }
+
+    fn happens(&mut self, event: Event) {
+        match event {
+            Event::Ledger(input) => self.tell_ledger(input),
+            Event::WakeLedger => {
+                if self.ledger_wake == Some(self.now) {
+                    self.ledger_wake = None;
+                    self.tell_ledger(wan::Input::Tick);
+                }
+            }
+            Event::WakeNode(node) => {
+                if self.hosts[node].wake == Some(self.now) {
+                    self.hosts[node].wake = None;
+                    self.tell(node, exchange::Input::Tick);
+                }
+            }
+            Event::Node(node, input) => self.tell(node, input),
+            Event::Order(node, order) => self.obey(node, order),
+            Event::Asked { from, to, block } => {
+                let (request, bytes) = (u64::from(block.0), u64::from(self.case.block_bytes));
+                self.tell(to, exchange::Input::UploadAsked { node: id(from), request, block, bytes });
+            }
+            Event::Cancelled { from, to, block } => {
+                self.wasted_bytes += self.wires.take_back(Sender::Node(to), from, block, self.now).unwrap_or(0.0);
+                self.tell(to, exchange::Input::UploadDone { node: id(from), request: u64::from(block.0) });
+            }
+            Event::Report(node) => {
+                if self.hosts[node].alive && self.hosts[node].report_at == Some(self.now) {
+                    let blocks = self.hosts[node].report();
+                    self.send_to_ledger(wan::Input::Landed { node: id(node), blocks });
+                }
+            }
+            Event::Kill(node) => self.kill(node),
+            Event::Rosters => {
+                self.rosters_due = false;
+                self.name_neighbours();
+            }
+        }
+    }
+
+    fn obey(&mut self, node: usize, order: wan::Output) {
+        if !self.hosts[node].alive {
+            return;
+        }
+        match order {
+            wan::Output::Grant { lease, blocks, .. } => {
+                let has = self.hosts[node].core.have();
+                let all: Vec<_> = blocks.iter().flat_map(|range| range.iter()).collect();
+                let blocks: std::collections::VecDeque<_> =
+                    all.iter().copied().filter(|block| !has.contains(*block)).collect();
+                if blocks.is_empty() {
+                    return self.lease_ends(node, lease, 0, Vec::new(), LeaseOutcome::Done);
+                }
+                self.hosts[node].leases.push_back(HeldLease { lease, blocks, read_bytes: 0 });
+                self.tell(node, exchange::Input::LeaseHeld { blocks: all });
+                self.read_on(node);
+            }
+            wan::Output::Revoke { lease, .. } => self.revoked(node, lease),
+            wan::Output::Notice(_) => {}
+        }
+    }
+
+    fn revoked(&mut self, node: usize, lease: shoal_proto::id::LeaseId) {
+        let Some(at) = self.hosts[node].leases.iter().position(|held| held.lease == lease) else { return };
+        let Some(HeldLease { blocks, mut read_bytes, .. }) = self.hosts[node].leases.remove(at) else { return };
+        let mut begun = Vec::new();
+        if let Some(block) = blocks.front().copied().filter(|_| at == 0 && self.hosts[node].reads) {
+            self.hosts[node].reads = false;
+            let sent = self.wires.take_back(Sender::Wan, node, block, self.now).unwrap_or(0.0);
+            self.wan_bytes += sent;
+            read_bytes += sent as u64;
+            // It keeps what it read of the block, and lacks the rest.
+            let bytes = self.case.block_bytes.saturating_sub(sent as u32).max(1);
+            begun.push(Lacking { block, bytes });
+        }
+        self.tell(node, exchange::Input::LeaseOver { blocks: blocks.into() });
+        self.lease_ends(node, lease, read_bytes, begun, LeaseOutcome::Revoked);
+        self.read_on(node);
+    }
+
+    fn send_to_ledger(&mut self, input: wan::Input) {
+        self.messages += 1;
+        self.queue.push(self.now + self.case.to_coordinator, Event::Ledger(input));
+    }
+
+    fn tell_ledger(&mut self, input: wan::Input) {
+        self.ledger.handle(input, self.now);
+        while let Some(output) = self.ledger.poll() {
+            if let wan::Output::Grant { node, .. } | wan::Output::Revoke { node, .. } = &output {
+                self.messages += 1;
+                self.queue.push(self.now + self.case.to_coordinator, Event::Order(number(*node), output));
+            }
+        }
+        let wake = self.ledger.next_wake().map(|(at, _)| at.max(self.now));
+        if let Some(at) = wake.filter(|at| self.ledger_wake.is_none_or(|set| *at < set)) {
+            self.ledger_wake = Some(at);
+            self.queue.push(at, Event::WakeLedger);
+        }
+    }
+
+    fn tell(&mut self, node: usize, input: exchange::Input) {
+        if !self.hosts[node].alive {
+            return;
+        }
+        self.hosts[node].core.handle(input, self.now);
+        while let Some(output) = self.hosts[node].core.poll() {
+            self.act(node, output);
+        }
+        let host = &mut self.hosts[node];
+        self.in_flight_max = self.in_flight_max.max(host.asked.len());
+        let wake = host.core.next_wake().map(|(at, _)| at.max(self.now));
+        if let Some(at) = wake.filter(|at| host.wake.is_none_or(|set| *at < set)) {
+            host.wake = Some(at);
+            self.queue.push(at, Event::WakeNode(node));
+        }
+    }
+
+    fn act(&mut self, node: usize, output: exchange::Output) {
+        use exchange::{Input, Output};
+        match output {
+            Output::Fetch { node: from, block } => {
+                let to = number(from);
+                self.hosts[node].asked.insert((to, block), self.now);
+                self.send_to_neighbour(Event::Asked { from: node, to, block });
+            }
+            Output::Cancel { node: from, block } => {
+                let to = number(from);
+                self.hosts[node].asked.remove(&(to, block));
+                self.send_to_neighbour(Event::Cancelled { from: node, to, block });
+            }
+            Output::Announce { to, blocks } => {
+                self.send_to_neighbour(Event::Node(number(to), Input::NeighbourLanded { node: id(node), blocks }));
+            }
+            Output::AnnounceAll { to } => {
+                let blocks = self.hosts[node].core.have().clone();
+                self.send_to_neighbour(Event::Node(number(to), Input::NeighbourHas { node: id(node), blocks }));
+            }
+            Output::Serve { node: to, request } => self.serve(node, number(to), BlockIndex(request as u32)),
+            Output::Refuse { node: to, request } => {
+                let (to, block) = (number(to), BlockIndex(request as u32));
+                self.hosts[to].asked.remove(&(node, block));
+                let why = FetchError::Refused;
+                self.send_to_neighbour(Event::Node(to, Input::FetchFailed { node: id(node), block, why }));
+            }
+            Output::Stuck { blocks } => self.send_to_ledger(wan::Input::Stuck { node: id(node), blocks }),
+            Output::Complete => {
+                self.hosts[node].done_at = Some(self.now);
+                self.done += 1;
+            }
+            Output::Ban { node, .. } => panic!("{node} sent nothing wrong"),
+        }
+    }
+
+    fn send_to_neighbour(&mut self, event: Event) {
+        self.messages += 1;
+        self.queue.push(self.now + self.case.to_neighbour, event);
+    }
+
+    fn serve(&mut self, from: usize, to: usize, block: BlockIndex) {
+        if self.hosts[to].alive {
+            self.wires.send(Sender::Node(from), to, block, f64::from(self.case.block_bytes), self.now);
+        }
+    }
+
+    /// A process dies: its connections break, and everyone at their other ends sees it.
+    fn kill(&mut self, victim: usize) {
+        let host = &mut self.hosts[victim];
+        host.alive = false;
+        self.alive -= 1;
+        self.done -= usize::from(host.done_at.is_some());
+        self.wasted_bytes += self.wires.drop_node(victim, self.now);
+        let neighbours = std::mem::take(&mut host.neighbours);
+        for other in neighbours {
+            self.hosts[other].neighbours.remove(&victim);
+            self.hosts[other].asked.retain(|(from, _), _| *from != victim);
+            let down = exchange::Input::NeighbourDown { node: id(victim) };
+            self.queue.push(self.now + self.case.to_neighbour, Event::Node(other, down));
+        }
+        let down = wan::Input::NodeDown { node: id(victim) };
+        self.queue.push(self.now + self.case.to_coordinator, Event::Ledger(down));
+        if !std::mem::replace(&mut self.rosters_due, true) {
+            self.queue.push(self.now + ROSTER_EVERY, Event::Rosters);
+        }
+    }
+
+    /// Connects each node with the neighbours that the coordinator names, and with no others.
+    fn name_neighbours(&mut self) {
+        let alive: BTreeSet<_> = (0..self.hosts.len()).filter(|node| self.hosts[*node].alive).map(id).collect();
+        for (node, neighbours) in shoal_proto::directory::neighbourhoods(&alive) {
+            let node = number(node);
+            let neighbours: BTreeSet<_> = neighbours.into_iter().map(number).collect();
+            let before = std::mem::replace(&mut self.hosts[node].neighbours, neighbours.clone());
+            let after = self.now + 2 * self.case.to_neighbour;
+            for other in neighbours.difference(&before) {
+                self.queue.push(after, Event::Node(node, exchange::Input::NeighbourUp { node: id(*other) }));
+            }
+            for other in before.difference(&neighbours) {
+                self.part(node, *other);
+            }
+        }
+    }
+
+    /// `node` has no connection to `other` any more.
+    fn part(&mut self, node: usize, other: usize) {
+        let asked: Vec<_> = self.hosts[node].asked.keys().filter(|(from, _)| *from == other).copied().collect();
+        for (from, block) in asked {
+            self.hosts[node].asked.remove(&(from, block));
+            self.wasted_bytes += self.wires.take_back(Sender::Node(from), node, block, self.now).unwrap_or(0.0);
+        }
+        self.tell(node, exchange::Input::NeighbourDown { node: id(other) });
+    }
+}
