@@ -96,6 +96,11 @@ pub enum ToCoordinator {
         /// The content.
         content: ContentId,
     },
+    /// How fast the node read over the WAN of late; said while it has leases and a limit.
+    WanRate {
+        /// Bytes a second.
+        rate: u64,
+    },
 }
 
 /// Who a node is.
@@ -271,6 +276,11 @@ pub enum ToNode {
     End {
         /// Which.
         deployment: DeploymentId,
+    },
+    /// How fast the node may read over the WAN, for all leases together; on a fresh connection as fast as it can.
+    WanRate {
+        /// Bytes a second; none for as fast as it can, 0 for not at all.
+        rate: Option<u64>,
     },
 }
 

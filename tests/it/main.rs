@@ -4,6 +4,7 @@
 mod crashes;
 mod deploy;
 mod errors;
+mod limits;
 mod origins;
 mod steps;
 mod tidy;

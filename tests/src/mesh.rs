@@ -84,6 +84,8 @@ pub struct Mesh {
     nodes: BTreeMap<String, Process>,
     coordinator: Option<Process>,
     joins: BTreeMap<String, String>,
+    /// Added to the environment of nodes that are started.
+    environment: Vec<(&'static str, &'static str)>,
     address: String,
     folder: TempDir,
     _permit: Permit,
@@ -101,9 +103,15 @@ impl Mesh {
         );
         fs::write(folder.path().join("coordinator.toml"), config).expect("the folder can be written");
         let (nodes, joins) = (BTreeMap::new(), BTreeMap::new());
-        let mut mesh = Self { nodes, coordinator: None, joins, address, folder, _permit: permit };
+        let mut mesh =
+            Self { nodes, coordinator: None, joins, environment: Vec::new(), address, folder, _permit: permit };
         mesh.start_coordinator();
         mesh
+    }
+
+    /// Gives nodes that are started from here on this in their environment.
+    pub fn set_environment(&mut self, environment: &[(&'static str, &'static str)]) {
+        self.environment = environment.to_vec();
     }
 
     /// A file or folder of this mesh.
@@ -162,7 +170,7 @@ impl Mesh {
     pub fn node_command(&self, name: &str, join: &str) -> Command {
         let mut command = Command::new(program("shoal-node"));
         command.args(["--join", join, "--name", name, "--listen", &format!("{}:0", self.address), "--data-dir"]);
-        command.arg(self.path(name));
+        command.arg(self.path(name)).envs(self.environment.iter().copied());
         command
     }
 

@@ -14,6 +14,7 @@ mod orders;
 mod supplies;
 mod supply;
 mod view;
+mod wan_limit;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -33,6 +34,8 @@ use crate::manifest::Manifest;
 use crate::rollout::{self, Now, Operator, Rollout};
 use crate::runs::{RunEffect, Runs, StepRecord};
 use crate::time::Time;
+use crate::wan::calendar::Override;
+use crate::wan::shares::Shares;
 use crate::wire::AcquireStats;
 
 /// How a coordinator is set up.
@@ -66,6 +69,8 @@ pub enum Why {
     Rollout,
     /// Rosters changed and are to be told.
     Roster,
+    /// Shares of a site's WAN limit are to be told.
+    Shares,
 }
 
 /// The decisions of one coordinator.
@@ -75,6 +80,10 @@ pub struct Coordinator {
     directory: Directory,
     deployments: BTreeMap<DeploymentId, Deployment>,
     supplies: BTreeMap<(Name, ContentId), Supply>,
+    /// The WAN limit of each site that has or had one, and who reads.
+    shares: BTreeMap<Name, Shares>,
+    /// What operators set in place of calendars.
+    overrides: BTreeMap<Name, Override>,
     runs: Runs,
     /// Deployments that an earlier run began, and until when their nodes are waited for.
     resumed: BTreeSet<DeploymentId>,
@@ -96,6 +105,8 @@ struct Deployment {
     rollout: Rollout,
     stats: BTreeMap<(NodeId, PackageIndex), AcquireStats>,
     wan: BTreeMap<Name, WanTotals>,
+    /// The greatest limit of each site while it was live; none for none. A site whose limit did not change is left out.
+    wan_bounds: BTreeMap<Name, Option<u64>>,
     over: bool,
 }
 
@@ -113,6 +124,8 @@ impl Coordinator {
             directory: Directory::default(),
             deployments: BTreeMap::new(),
             supplies: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            overrides: BTreeMap::new(),
             runs: Runs::default(),
             resumed: BTreeSet::new(),
             resumed_until: now.time + RETURN_MAX,
@@ -162,6 +175,8 @@ impl Coordinator {
                     supply.ledger.handle(crate::wan::Input::Override { bytes }, now.time);
                 }
             }
+            Input::OverrideLimit { site, limit } => self.record(Record::SiteLimit { site, limit }),
+            Input::WanLimit { site, limit } => self.set_wan_limit(site, limit),
             Input::Tick => self.on_tick(now),
         }
         self.settle(now);
@@ -193,7 +208,8 @@ impl Coordinator {
         let rollouts = self.live().filter_map(|id| self.deployments[&id].rollout.next_wake());
         let rollouts = rollouts.map(|(at, _)| (at, Why::Rollout));
         let rosters = self.rosters_at.map(|at| (at, Why::Roster));
-        wan.chain(rollouts).chain(rosters).min_by_key(|(at, _)| *at)
+        let shares = self.shares.values().filter_map(Shares::next_wake).map(|at| (at, Why::Shares));
+        wan.chain(rollouts).chain(rosters).chain(shares).min_by_key(|(at, _)| *at)
     }
 
     /// Tokens, members, sites.
@@ -230,6 +246,7 @@ impl Coordinator {
             supply.ledger.check();
             assert!(self.deployments.contains_key(&supply.purpose.deployment), "a supply for no deployment");
         }
+        self.shares.values().for_each(Shares::check);
         for (id, deployment) in &self.deployments {
             deployment.rollout.check();
             assert_eq!(deployment.manifest.deployment, *id);
@@ -261,6 +278,7 @@ impl Coordinator {
                     rollout,
                     stats: BTreeMap::new(),
                     wan: BTreeMap::new(),
+                    wan_bounds: BTreeMap::new(),
                     over: false,
                 };
                 self.deployments.insert(deployment.manifest.deployment, deployment);
@@ -272,6 +290,10 @@ impl Coordinator {
                 }
             }
             Record::Step(_) => {}
+            Record::SiteLimit { site, limit } => match limit {
+                Some(limit) => drop(self.overrides.insert(site.clone(), *limit)),
+                None => drop(self.overrides.remove(site)),
+            },
             Record::Acquired { deployment, node, package, stats } => {
                 if let Some(deployment) = self.deployments.get_mut(deployment) {
                     deployment.stats.insert((*node, *package), *stats);
@@ -291,6 +313,8 @@ impl Coordinator {
         while let Some(report) = self.reports.pop_front() {
             self.on_own_report(report, now);
         }
+        // Before the grants: a node that reads has to know how fast.
+        self.share_wan(now);
         self.drain_supplies(now);
     }
 

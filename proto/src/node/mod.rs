@@ -130,6 +130,7 @@ impl Node {
             ToNode::Welcome { epoch, site } => {
                 self.welcomed = true;
                 self.outbox.push_back(Output::Welcomed { epoch, site });
+                self.outbox.push_back(Output::WanRate(None));
                 self.say_all_again();
             }
             ToNode::Roster(roster) => self.contents.on_roster(roster, &mut self.outbox),
@@ -151,6 +152,7 @@ impl Node {
                 }
             }
             ToNode::End { deployment } => self.on_end(deployment),
+            ToNode::WanRate { rate } => self.outbox.push_back(Output::WanRate(rate)),
             // The shell opens signed manifests ([`Input::Deploy`]) and ends refused connections.
             ToNode::Deploy { .. } | ToNode::Refused { .. } => {}
         }
