@@ -13,7 +13,7 @@
 //! | `links` | control connections: in order or broken |
 //! | `checks` | the promises of DESIGN.md, one file each |
 //! | `net` | links, flows and their fair rates |
-//! | [`bench`] | how near one site comes to the least possible time |
+//! | [`mod@bench`] | how near one site comes to the least possible time |
 //! | [`storm`], `report`, `trace` | many seeds, their sums, and what happened in one |
 
 mod away;
