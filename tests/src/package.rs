@@ -35,7 +35,9 @@ pub fn tenth_changed(files: &Files, seed: u64) -> Files {
 /// A zip of `files`.
 pub fn zip(files: &Files) -> Vec<u8> {
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
-    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    let options = SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Stored)
+        .last_modified_time(zip::DateTime::default());
     for (path, content) in files {
         writer.start_file(path.as_str(), options).expect("the path is new");
         writer.write_all(content).expect("memory takes it");

@@ -17,7 +17,10 @@ use crate::feeds::tests::{Server, feeds, reference};
 /// A zip of `files` files of 3,000 bytes, of which the first few say `release`.
 fn package(files: u32, changed: u32, release: u8) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
-    let options = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    // A fixed time: without it the same call makes other bytes two seconds later.
+    let options = SimpleFileOptions::default()
+        .compression_method(zip::CompressionMethod::Stored)
+        .last_modified_time(zip::DateTime::default());
     for file in 0..files {
         zip.start_file(format!("lib/file-{file}.bin"), options).unwrap();
         let seed = format!("{file} {}", if file < changed { release } else { 0 });

@@ -27,7 +27,9 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 /// A zip with an entry for each seed: the same seed, the same bytes. Every seventh is longer than a segment may be.
 fn zip_of(seeds: impl IntoIterator<Item = u64>) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
-    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    let options = SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Stored)
+        .last_modified_time(zip::DateTime::default());
     for (position, seed) in seeds.into_iter().enumerate() {
         zip.start_file(format!("file-{position}"), options).unwrap();
         let len = if seed % 7 == 0 { 400_000 } else { 3_000 + seed as usize * 100 };
