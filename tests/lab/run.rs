@@ -235,7 +235,8 @@ impl Lab {
         let join = self.shoal(&["token", "create", "--site", "elsewhere"]);
         let mut command = self.network.command(Place::Origin, program("shoal-node"));
         command.args(["--join", join.trim(), "--name", "beside", "--data-dir"]).arg(self.path("beside"));
-        command.args(["--listen", &format!("/ip4/{}/tcp/7442", Network::address(Place::Origin))]);
+        // Its bulk mesh takes the port after this one, which must not be the coordinator's.
+        command.args(["--listen", &format!("/ip4/{}/tcp/7452", Network::address(Place::Origin))]);
         let mut node = Process::start("the node beside", &mut command, &self.path("beside.log"));
         self.await_online(1);
         let id = self.deploy("site=elsewhere");
