@@ -53,6 +53,9 @@ pub struct Args {
     /// Address for bulk transfers [default: those of --listen with the next port].
     #[arg(long, value_name = "ADDR")]
     bulk_listen: Vec<String>,
+    /// How long the coordinator is out of reach before this node may read packages in its absence [default: 30s].
+    #[arg(long, value_name = "SPAN", hide = true)]
+    coordinator_grace: Option<String>,
     /// Settings file; flags and environment go over it.
     #[arg(short, long, value_name = "FILE", env = "SHOAL_NODE_CONFIG")]
     config: Option<PathBuf>,
@@ -78,6 +81,7 @@ impl Args {
             download_limit: self.download_limit,
             listen: self.listen,
             bulk_listen: self.bulk_listen,
+            coordinator_grace: self.coordinator_grace,
         };
         let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         flags.over(file).check(&host)

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use shoal_proto::id::Name;
 use shoal_proto::join::{JoinError, JoinString};
-use shoal_proto::limits::RATE_LIMIT_MIN;
-use shoal_proto::rollout::units::{UnitError, parse_rate, parse_size};
+use shoal_proto::limits::{COORDINATOR_GRACE, RATE_LIMIT_MIN};
+use shoal_proto::rollout::units::{UnitError, parse_duration, parse_rate, parse_size};
 use thiserror::Error;
 
 use crate::net::Multiaddr;
@@ -38,6 +39,8 @@ pub struct Config {
     pub listen: Vec<Multiaddr>,
     /// Where the bulk mesh listens.
     pub bulk_listen: Vec<Multiaddr>,
+    /// How long the coordinator is out of reach before this node may read packages in its absence.
+    pub coordinator_grace: Duration,
 }
 
 /// `node.toml`, and what flags and environment say over it.
@@ -67,6 +70,9 @@ pub struct Settings {
     pub listen: Vec<String>,
     /// The same for the bulk mesh; by default the TCP addresses of `listen` with the next port.
     pub bulk_listen: Vec<String>,
+    /// See [`Config::coordinator_grace`], with its unit. The same on all nodes of a site; longer than the coordinator takes
+    /// to restart.
+    pub coordinator_grace: Option<String>,
 }
 
 /// Why the agent cannot be set up.
@@ -124,6 +130,9 @@ pub enum ConfigError {
         /// What it says.
         text: String,
     },
+    /// Not a span.
+    #[error("coordinator_grace: {0}")]
+    CoordinatorGrace(UnitError),
 }
 
 impl Settings {
@@ -154,6 +163,7 @@ impl Settings {
             download_limit: self.download_limit.or(file.download_limit),
             listen: or(self.listen, file.listen),
             bulk_listen: or(self.bulk_listen, file.bulk_listen),
+            coordinator_grace: self.coordinator_grace.or(file.coordinator_grace),
         }
     }
 
@@ -193,6 +203,10 @@ impl Settings {
             download_limit: limit("download_limit", self.download_limit)?,
             listen,
             bulk_listen,
+            coordinator_grace: match self.coordinator_grace {
+                Some(text) => parse_duration(&text).map_err(ConfigError::CoordinatorGrace)?,
+                None => COORDINATOR_GRACE,
+            },
         })
     }
 }
@@ -281,6 +295,17 @@ mod tests {
             "upload_limit: `1 kB/s` is too little: at least 16384 B/s are wanted"
         );
         assert!(error("download_limit = '5'").starts_with("download_limit: "));
+    }
+
+    #[test]
+    fn the_grace_of_the_coordinator_has_a_unit() {
+        let grace = |text: &str| {
+            let file: Settings = toml::from_str(text).unwrap();
+            file.check("host").map(|config| config.coordinator_grace).map_err(|error| error.to_string())
+        };
+        assert_eq!(grace("coordinator_grace = '2m'"), Ok(Duration::from_secs(120)));
+        assert_eq!(grace(""), Ok(COORDINATOR_GRACE));
+        assert!(grace("coordinator_grace = 'soon'").unwrap_err().starts_with("coordinator_grace: "));
     }
 
     #[test]

@@ -6,13 +6,14 @@
 mod carry;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use shoal_proto::codec;
 use shoal_proto::id::{ContentId, DeploymentId, LeaseId, Name, NodeId};
 use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, WAN_RATE_EVERY};
 use shoal_proto::manifest::SignedError;
 use shoal_proto::node::{Input, Node};
+use shoal_proto::rng::mix;
 use shoal_proto::time::Time;
 use shoal_proto::wire::{Frame, Grant, Hello, JoinProof, StepRun, ToCoordinator, ToNode};
 use thiserror::Error;
@@ -150,7 +151,10 @@ impl Agent {
         }
         let (wan, download) = (Pacer::new(None), Pacer::new(config.download_limit));
         let me = membership.identity.node_id();
-        let seed = u64::from_le_bytes(me.0[..8].try_into().expect("eight of 32 bytes"));
+        // Another one in each process: the numbers of leases that a deputy grants itself begin there.
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let started = u64::try_from(since.as_nanos()).unwrap_or_default();
+        let seed = u64::from_le_bytes(me.0[..8].try_into().expect("eight of 32 bytes")) ^ mix(started);
         let (events_sender, events) = mpsc::channel(EVENTS);
         let (uploads_sender, uploads_receiver) = mpsc::channel(EVENTS);
         info!(node = %me, name = %config.name, coordinator = %coordinator.short(), "started");
@@ -158,7 +162,7 @@ impl Agent {
         control.connect(coordinator, addresses).await.map_err(|_| AgentError::MeshStopped)?;
         Ok(Self {
             started: Instant::now(),
-            core: Node::new(me, seed, ran),
+            core: Node::new(me, seed, ran).with_coordinator_grace(config.coordinator_grace),
             inputs: VecDeque::new(),
             site: membership.join.site.clone(),
             welcomed_once: false,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::id::{Name, NodeId};
-use crate::limits::{FULL_MESH_NODES_MAX, LABELS_MAX, NEIGHBOUR_RINGS, NODES_MAX};
+use crate::limits::{DEPUTIES_MAX, FULL_MESH_NODES_MAX, LABELS_MAX, NEIGHBOUR_RINGS, NODES_MAX};
 use crate::time::WallTime;
 use crate::wire::{Hello, Neighbour, Roster};
 
@@ -248,13 +248,28 @@ impl Directory {
         self.roster_number
     }
 
+    /// Connected members of a site that are neighbours of each other whatever its size, so that some of them may act for the
+    /// coordinator while it is away. One that comes or goes changes one of them.
+    pub fn deputies(&self, site: &Name) -> BTreeSet<NodeId> {
+        let online = self.members.values().filter(|m| m.membership.site == *site && m.online.is_some());
+        let place = |id: NodeId| (*blake3::keyed_hash(&DEPUTY_KEY, &id.0).as_bytes(), id);
+        let mut places: Vec<_> = online.map(|member| place(member.membership.node)).collect();
+        places.sort_unstable();
+        places.into_iter().take(DEPUTIES_MAX).map(|(_, id)| id).collect()
+    }
+
     /// What `node` is to know of its site; `own_bulk` is where the coordinator's bulk mesh is, unless its token said otherwise.
     pub fn roster(&self, node: NodeId, own_bulk: &[String]) -> Option<Roster> {
         let membership = &self.members.get(&node)?.membership;
         let bulk = if membership.coordinator_bulk.is_empty() { own_bulk } else { &membership.coordinator_bulk };
         let online = self.members.values().filter(|m| m.membership.site == membership.site && m.online.is_some());
         let online: BTreeSet<NodeId> = online.map(|m| m.membership.node).collect();
-        let neighbours = neighbours(&online, node).into_iter().filter_map(|id| {
+        let mut near = neighbours(&online, node);
+        let deputies = self.deputies(&membership.site);
+        if deputies.contains(&node) {
+            near.extend(deputies.into_iter().filter(|deputy| *deputy != node));
+        }
+        let neighbours = near.into_iter().filter_map(|id| {
             let presence = self.members.get(&id)?.online.as_ref()?;
             Some(Neighbour { node: id, control: presence.control.clone(), bulk: presence.bulk.clone() })
         });
@@ -262,6 +277,9 @@ impl Directory {
         Some(Roster { number: self.roster_number, coordinator_bulk: bulk.to_vec(), neighbours })
     }
 }
+
+/// How the deputies of a site are chosen: by this and their keys.
+const DEPUTY_KEY: [u8; 32] = [0xde; 32];
 
 /// The members of `site` that `node` trades with: all of them in a small site, otherwise those next to it in
 /// [`NEIGHBOUR_RINGS`] rings, each ordered by another hash of the keys.

@@ -173,6 +173,26 @@ impl FromStr for DeploymentId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LeaseId(pub u64);
 
+impl LeaseId {
+    /// Set in the numbers of leases that deputies grant themselves; runs of a coordinator never come that far.
+    const OWN: u64 = 1 << 63;
+
+    /// The first number of a deputy's process; `random` tells it from every other process of the site.
+    pub fn first_own(random: u64) -> Self {
+        Self(Self::OWN | random << 32)
+    }
+
+    /// Whether a deputy granted it to itself while the coordinator was away.
+    pub fn is_own(self) -> bool {
+        self.0 & Self::OWN != 0
+    }
+
+    /// The run of the coordinator that granted it, unless it is a deputy's own.
+    pub fn epoch(self) -> Option<Epoch> {
+        (!self.is_own()).then_some(Epoch(self.0 >> 32))
+    }
+}
+
 /// Which run of the coordinator said something: grows with each start, so that answers to an earlier run are told apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u64);

@@ -34,6 +34,7 @@ pub mod limits;
 pub mod manifest;
 pub mod node;
 pub mod origin;
+mod rendezvous;
 pub mod rng;
 pub mod rollout;
 pub mod runs;

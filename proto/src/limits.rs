@@ -406,6 +406,33 @@ pub const ANNOUNCED_AT_ONCE_COPIES: u32 = 3;
 /// They open it within milliseconds of each other unless one has much to hash.
 pub const GATHER_MAX: Duration = Duration::from_millis(500);
 
+/// Nodes of a site that may read a content without leases while the coordinator is away: with leases as many read at first
+/// as [`READERS_MIN`], and half may be lost.
+pub const DEPUTIES_MAX: usize = 8;
+
+/// How long the coordinator is out of reach before deputies read: longer than a restart and than the longest redial.
+pub const COORDINATOR_GRACE: Duration = Duration::from_secs(30);
+
+/// How long what a deputy sees of its site has to stand before it reads by it: many round trips, so that all see the same.
+pub const VIEW_SETTLED: Duration = Duration::from_secs(2);
+
+/// Bytes of a run of blocks that one deputy reads: the smallest lease.
+pub const DEPUTY_RUN_BYTES: u64 = LEASE_BYTES_MIN;
+
+/// How often a deputy that has nothing to read looks again: others may have failed meanwhile.
+pub const DEPUTY_LOOKS: Duration = Duration::from_millis(500);
+
+/// Hops to a node that the coordinator reaches, at most: beyond them there is none. Graphs of degree 16 with 20,000 nodes
+/// have a diameter of 5.
+pub const REACH_HOPS_MAX: u8 = 8;
+
+/// Ended leases of one content that a node keeps for a coordinator that is away: at 4 MiB each a deputy's part of 8 GiB.
+/// The oldest go first; then the sums are too low, as nothing else is.
+pub const LEASES_KEPT_MAX: usize = 256;
+
+/// Leases that a ledger did not grant and charged, so that none is charged twice: those of the largest package.
+pub const FACTS_MAX: usize = 65_536;
+
 /// Shares of a site's WAN limit are reckoned this often at most: readers come and go faster than a change shows.
 pub const SHARES_EVERY: Duration = Duration::from_millis(250);
 

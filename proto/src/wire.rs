@@ -277,11 +277,28 @@ pub enum ToNode {
         /// Which.
         deployment: DeploymentId,
     },
-    /// How fast the node may read over the WAN, for all leases together; on a fresh connection as fast as it can.
+    /// Who reads a content without leases if the coordinator is out of reach, and where; replaces what was said of it
+    /// before. Told to those who are named, and to one that was and is not any more.
+    Standby(Standby),
+    /// How fast the node may read over the WAN, for all leases together. Said on each connection, and again when
+    /// it changes; what was said last holds meanwhile.
     WanRate {
         /// Bytes a second; none for as fast as it can, 0 for not at all.
         rate: Option<u64>,
+        /// The same for a deputy, while the coordinator is out of reach.
+        away: Option<u64>,
     },
+}
+
+/// What a site's deputies for a content are to know (see `node/deputy.rs`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standby {
+    /// The content.
+    pub content: ContentId,
+    /// The deputies, at most [`crate::limits::DEPUTIES_MAX`], neighbours of each other; none if there are to be none.
+    pub deputies: Vec<NodeId>,
+    /// Where they read. With the coordinator as origin they read nothing.
+    pub origin: Origin,
 }
 
 /// A lease.
@@ -355,6 +372,22 @@ pub enum ToNeighbour {
     Left {
         /// The content.
         content: ContentId,
+    },
+    /// How far the sender is from a node that the coordinator reaches. A neighbour that never said so is 0 hops from one.
+    Reach {
+        /// Hops: 0 if it reaches the sender, [`crate::limits::REACH_HOPS_MAX`] if it reaches nobody in sight.
+        hops: u8,
+    },
+    /// What the sender, which is cut off from the coordinator, reads of a content; replaces what it said before.
+    Reading {
+        /// The content.
+        content: ContentId,
+        /// Blocks of leases that the coordinator granted.
+        granted: Vec<BlockRange>,
+        /// Blocks that it reads as a deputy.
+        own: Vec<BlockRange>,
+        /// Whether its reads as a deputy fail, so that others are to read in its place.
+        fails: bool,
     },
 }
 

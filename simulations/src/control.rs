@@ -8,12 +8,13 @@ use shoal_proto::coordinator::{Config, Coordinator, Created, Input, Notice, Outp
 use shoal_proto::directory::{DirectoryRecord, Token};
 use shoal_proto::id::{DeploymentId, Epoch};
 use shoal_proto::manifest::Signed;
+use shoal_proto::origin::HttpOrigin;
 use shoal_proto::rollout::view::Waiting;
 use shoal_proto::rollout::{self, Actor, Now, Operator, Options, Which};
 use shoal_proto::runs::StepRecord;
 use shoal_proto::time::{Time, WallTime};
 use shoal_proto::wan;
-use shoal_proto::wire::{StepRun, ToCoordinator, ToNode};
+use shoal_proto::wire::{Origin, StepRun, ToCoordinator, ToNode};
 
 use crate::links::{Payload, Place};
 use crate::scenario::Scenario;
@@ -27,6 +28,8 @@ pub(crate) struct Control {
     /// What is durable.
     journal: Vec<Record>,
     pub(crate) process: Option<ControlProcess>,
+    /// Nobody starts it before this.
+    pub(crate) away_until: Time,
     /// How far the operator is with each planned deployment.
     plans: Vec<PlanStand>,
 }
@@ -63,7 +66,7 @@ impl Control {
             }))
         });
         let plans = vec![PlanStand::Planned; scenario.deployments.len()];
-        Self { life: 0, seed, journal: tokens.collect(), process: None, plans }
+        Self { life: 0, seed, journal: tokens.collect(), process: None, away_until: Time::ZERO, plans }
     }
 
     /// Whether the start of a step that runs here is durable.
@@ -72,9 +75,15 @@ impl Control {
     }
 }
 
+/// Where deputies read; all origins are one in this world.
+fn origin() -> Origin {
+    let (url, size) = ("http://origin.invalid/package".to_owned(), 1);
+    Origin::Http(HttpOrigin { url, headers: Vec::new(), size, etag: None, last_modified: None })
+}
+
 impl World {
     pub(crate) fn start_coordinator(&mut self) {
-        if self.control.process.is_some() {
+        if self.control.process.is_some() || self.now < self.control.away_until {
             return;
         }
         self.control.life += 1;
@@ -218,6 +227,12 @@ impl World {
                 self.totals.leases += 1;
                 self.tell_node(to, ToNode::Grant(grant));
             }
+            Output::Standby { to, mut standby, .. } => {
+                if !standby.deputies.is_empty() {
+                    standby.origin = origin();
+                }
+                self.tell_node(to, ToNode::Standby(standby));
+            }
             Output::Disconnect(node) => {
                 let link = self.scenario.node(node).and_then(|node| {
                     self.control.process.as_ref().and_then(|process| process.links.get(&node).copied())
@@ -272,7 +287,10 @@ impl World {
             self.feed_coordinator(Input::NodeDown(from));
         }
         match &message {
-            ToCoordinator::LeaseEnded { end, .. } => self.checks.wan.waste_said(end.lease),
+            // What was wasted under leases of others than this run, no budget of its could avoid.
+            ToCoordinator::LeaseEnded { end, .. } if end.lease.epoch() == Some(Epoch(self.control.life.into())) => {
+                self.checks.wan.waste_said(end.lease);
+            }
             ToCoordinator::Landed { content, blocks } => {
                 let blocks = blocks.iter().flat_map(|range| range.iter());
                 blocks.for_each(|block| self.checks.wan.said(node, *content, block));

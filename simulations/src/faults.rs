@@ -5,6 +5,7 @@ use std::time::Duration;
 use shoal_proto::rng::Rng;
 use shoal_proto::time::Time;
 
+use crate::away::Away;
 use crate::links::Place;
 use crate::world::{Event, World};
 
@@ -25,6 +26,8 @@ pub(crate) enum Fault {
     Slow { node: usize, span: Duration },
     /// No origin answers for this long.
     OriginDown { span: Duration },
+    /// The coordinator is out of reach for some, for this long.
+    Away { away: Away, span: Duration },
 }
 
 /// The faults of one storm: none where `wild` is 0, more the greater it is.
@@ -77,7 +80,7 @@ impl World {
                 self.queue.push(self.now + down, Event::StartCoordinator);
             }
             Fault::CutControl { node, span } => {
-                self.hosts[node].cut_until = self.now + span;
+                self.hosts[node].cut_until = self.hosts[node].cut_until.max(self.now + span);
                 self.break_links(|ends| ends.contains(&Place::Node(node)) && ends.contains(&Place::Coordinator));
             }
             Fault::BreakNeighbour { node } => {
@@ -90,12 +93,13 @@ impl World {
                     self.break_link(chosen, Duration::from_secs(12));
                 }
             }
+            Fault::Away { away, span } => self.go_away(away, span),
             Fault::Slow { node, span } => self.hosts[node].slow_until = self.now + span,
             Fault::OriginDown { span } => self.origin_down_until = self.origin_down_until.max(self.now + span),
         }
     }
 
-    fn break_links(&mut self, concerned: impl Fn(&[Place; 2]) -> bool) {
+    pub(crate) fn break_links(&mut self, concerned: impl Fn(&[Place; 2]) -> bool) {
         for link in self.links.whole_at(Place::Coordinator) {
             if concerned(&self.links.link(link).ends) {
                 self.break_link(link, Duration::from_secs(12));

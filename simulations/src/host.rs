@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use shoal_proto::id::ContentId;
+use shoal_proto::id::{BlockIndex, ContentId};
 use shoal_proto::manifest::{Phase, Signed};
 use shoal_proto::node::{Input, Node, Output, What};
 use shoal_proto::rollout::{Actor, Failure, StepOutcome};
@@ -41,14 +41,31 @@ pub(crate) struct Process {
     flushing: Option<StepRecord>,
     pub(crate) wake: Option<Time>,
     control: Option<usize>,
+    /// Since when the coordinator reaches it.
+    pub(crate) reached: Option<Time>,
+    /// Since when it does not, if it does not.
+    pub(crate) cut_at: Time,
+    /// Contents that it opened, and when that was done.
+    pub(crate) open: BTreeMap<ContentId, Option<Time>>,
+    /// Contents that it is a deputy for.
+    pub(crate) standbys: BTreeSet<ContentId>,
+    /// Since when each neighbour is connected.
+    pub(crate) met: BTreeMap<usize, Time>,
     dials: u32,
-    wanted: BTreeSet<usize>,
+    pub(crate) wanted: BTreeSet<usize>,
     /// The connection to each neighbour.
     pub(crate) neighbours: BTreeMap<usize, usize>,
     pub(crate) reads: VecDeque<Read>,
     pub(crate) fetches: BTreeMap<u64, Fetch>,
     pub(crate) uploads: BTreeMap<(usize, u64), Upload>,
     running: BTreeSet<StepRun>,
+}
+
+impl Process {
+    /// Whether it has worked on a lease for a block since a time that is `told`.
+    pub(crate) fn reads(&self, content: ContentId, block: BlockIndex, told: impl Fn(Time) -> bool) -> bool {
+        self.reads.iter().any(|read| told(read.since) && read.has_yet(content, block))
+    }
 }
 
 impl World {
@@ -67,6 +84,11 @@ impl World {
             flushing: None,
             wake: None,
             control: None,
+            reached: None,
+            cut_at: self.now,
+            open: BTreeMap::new(),
+            standbys: BTreeSet::new(),
+            met: BTreeMap::new(),
             dials: 0,
             wanted: BTreeSet::new(),
             neighbours: BTreeMap::new(),
@@ -157,8 +179,19 @@ impl World {
                 let wanted = neighbours.iter().filter_map(|neighbour| self.scenario.node(neighbour.node)).collect();
                 self.keep_neighbours(node, wanted);
             }
-            Output::Open(what) => self.open(node, &what),
-            Output::Close { content } => self.close(node, content),
+            Output::Open(what) => {
+                if let Some(process) = &mut self.hosts[node].process {
+                    process.open.insert(what.content(), None);
+                }
+                self.open(node, &what);
+            }
+            Output::Close { content } => {
+                if let Some(process) = &mut self.hosts[node].process {
+                    process.open.remove(&content);
+                    process.standbys.remove(&content);
+                }
+                self.close(node, content);
+            }
             Output::Fetch { node: from, content, block } => self.fetch(node, from, content, block),
             Output::CancelFetch { node: from, content, block } => self.cancel_fetch(node, from, content, block),
             Output::Read(grant) => self.read(node, grant),
@@ -276,6 +309,10 @@ impl World {
             Input::OpenFailed { content, cause: "no space left on device".to_owned() }
         } else {
             let Some(opened) = self.hosts[node].disk.opened(content) else { return };
+            let at = self.now;
+            if let Some(since) = self.hosts[node].process.as_mut().and_then(|process| process.open.get_mut(&content)) {
+                *since = Some(at);
+            }
             Input::Opened { content, opened }
         };
         self.feed_node(node, input);
@@ -360,6 +397,17 @@ impl World {
     }
 
     pub(crate) fn hear_coordinator(&mut self, node: usize, message: ToNode) {
+        let (now, me) = (self.now, self.scenario.nodes[node].id);
+        if let Some(process) = &mut self.hosts[node].process {
+            match &message {
+                ToNode::Welcome { .. } => process.reached = Some(now),
+                ToNode::Standby(standby) if standby.deputies.contains(&me) => {
+                    process.standbys.insert(standby.content);
+                }
+                ToNode::Standby(standby) => drop(process.standbys.remove(&standby.content)),
+                _ => {}
+            }
+        }
         match message {
             ToNode::Deploy { generation, signed } => {
                 let opened = Signed::open(&signed, |_, _| true);
@@ -375,6 +423,9 @@ impl World {
         let Some(process) = &mut self.hosts[node].process else { return };
         if process.control == Some(link) {
             process.control = None;
+            if process.reached.take().is_some() {
+                process.cut_at = self.now;
+            }
             let at = self.now + self.within(Duration::from_millis(50), Duration::from_secs(1));
             self.queue.push(at, Event::Dial { node, life });
             return self.feed_node(node, Input::CoordinatorDown);
@@ -442,6 +493,7 @@ impl World {
                 if !process.wanted.contains(&from) {
                     return self.break_link(link, Duration::from_millis(100));
                 }
+                process.met.insert(from, self.now);
                 if process.neighbours.insert(from, link).is_some() {
                     self.feed_node(node, Input::NeighbourDown(id));
                 }
@@ -459,7 +511,7 @@ impl World {
             ToNeighbour::Landed { content, blocks } => {
                 blocks.iter().flat_map(|range| range.iter()).find(|block| !disk.has(*content, *block))
             }
-            ToNeighbour::Left { .. } => None,
+            ToNeighbour::Left { .. } | ToNeighbour::Reach { .. } | ToNeighbour::Reading { .. } => None,
         };
         let verdict = lacks.map_or(Ok(()), |block| Err(format!("node{node} offers block {block} and lacks it")));
         self.verify("VERIFIED", verdict);

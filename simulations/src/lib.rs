@@ -6,7 +6,7 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | `scenario`, `faults` | what a seed means: the world, and what goes wrong in it |
+//! | `scenario`, `faults`, `away` | what a seed means: the world, and what goes wrong in it |
 //! | `world`, `queue` | time, and what happens when |
 //! | `host`, `disk`, `transfer` | a node's shell, its disk, bytes on the move |
 //! | `control` | the coordinator's shell, its journal and its operator |
@@ -14,12 +14,14 @@
 //! | `checks` | the promises of DESIGN.md, one file each |
 //! | [`storm`], `report`, `trace` | many seeds, their sums, and what happened in one |
 
+mod away;
 mod checks;
 mod control;
 mod disk;
 mod faults;
 mod host;
 mod links;
+mod net;
 mod queue;
 mod report;
 mod scenario;

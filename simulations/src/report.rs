@@ -12,6 +12,10 @@ pub(crate) struct Totals {
     pub(crate) lies: u64,
     pub(crate) steps: u64,
     pub(crate) overrides: u64,
+    /// Leases that deputies granted themselves.
+    pub(crate) own_leases: u64,
+    /// Packages on nodes that had to be complete while the coordinator was away, and were.
+    pub(crate) completed_away: u64,
     pub(crate) wan_bytes: u64,
     /// What each site read of each content, in thousandths of what it lacked.
     pub(crate) wan: Vec<u64>,
@@ -26,6 +30,8 @@ impl Totals {
         self.lies += other.lies;
         self.steps += other.steps;
         self.overrides += other.overrides;
+        self.own_leases += other.own_leases;
+        self.completed_away += other.completed_away;
         self.wan_bytes += other.wan_bytes;
         self.wan.extend(other.wan);
     }
@@ -33,9 +39,12 @@ impl Totals {
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { events, node_crashes, coordinator_crashes, leases, lies, steps, overrides, wan_bytes, wan } = self;
+        let Self { events, node_crashes, coordinator_crashes, leases, lies, steps, overrides, wan_bytes, wan, .. } =
+            self;
         writeln!(f, "{events} events, {node_crashes} crashes of nodes, {coordinator_crashes} of coordinators")?;
         writeln!(f, "{steps} steps started, {leases} leases, {lies} wrong blocks sent, {overrides} overrides")?;
+        let Self { own_leases, completed_away, .. } = self;
+        writeln!(f, "the coordinator away: {own_leases} leases of deputies, {completed_away} packages completed")?;
         let mut sorted = wan.clone();
         sorted.sort_unstable();
         let at = |percent: usize| {

@@ -13,6 +13,7 @@ use shoal_proto::rng::Rng;
 use shoal_proto::rollout::plan::NodeFacts;
 use shoal_proto::time::Time;
 
+use crate::away;
 use crate::disk::SEGMENT_BYTES;
 use crate::faults::{Fault, forecast};
 
@@ -29,6 +30,8 @@ pub(crate) struct Scenario {
     /// Whether nodes trade.
     pub(crate) swarm: bool,
     pub(crate) faults: Vec<(Time, Fault)>,
+    /// Nothing goes wrong but that the coordinator goes away.
+    pub(crate) quiet: bool,
     /// When the faults are over: from here on everything must come to its end.
     pub(crate) calm_at: Time,
     /// How often something small goes wrong by itself, in a thousand, before the calm.
@@ -108,7 +111,12 @@ impl Scenario {
         let latency = (Duration::from_millis(latency_ms), Duration::from_millis(latency_ms * (1 + rng.below(4))));
         let swarm = rng.below(10) > 0;
         let faults = forecast(wild, nodes.len(), calm_at, &mut rng);
-        Self { sites, nodes, packages, deployments, swarm, faults, calm_at, mishaps, latency }
+        let quiet = false;
+        let mut new = Self { sites, nodes, packages, deployments, swarm, faults, quiet, calm_at, mishaps, latency };
+        if seed.is_multiple_of(4) {
+            away::go(&mut new, seed);
+        }
+        new
     }
 
     /// What is known of each node when a deployment is planned.

@@ -3,6 +3,7 @@
 //! A site's WAN and each node's two directions are pipes that serve one piece after the other. What is counted as read is
 //! what crossed the WAN in this world, whatever anybody reports of it (WAN-ONCE).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use shoal_proto::content::{Layout, Outline};
@@ -27,6 +28,17 @@ pub(crate) struct Read {
     next: usize,
     read_bytes: u64,
     piece: Option<Piece>,
+    /// Since when it is held.
+    pub(crate) since: Time,
+    /// Blocks that the site had or read otherwise then.
+    there: BTreeSet<BlockIndex>,
+}
+
+impl Read {
+    /// Whether a block is still to be read.
+    pub(crate) fn has_yet(&self, content: ContentId, block: BlockIndex) -> bool {
+        self.grant.content == content && self.blocks[self.next..].contains(&block)
+    }
 }
 
 /// What a node reads at the moment.
@@ -82,9 +94,14 @@ impl World {
     }
 
     pub(crate) fn read(&mut self, node: usize, grant: Grant) {
-        let blocks = grant.blocks.iter().flat_map(|range| range.iter()).collect();
+        if grant.lease.is_own() {
+            self.judge_own_lease(node, &grant);
+        }
+        let blocks: Vec<_> = grant.blocks.iter().flat_map(|range| range.iter()).collect();
+        let there = blocks.iter().copied().filter(|block| self.is_in_site(node, grant.content, *block)).collect();
+        let since = self.now;
         let Some(process) = &mut self.hosts[node].process else { return };
-        process.reads.push_back(Read { grant, blocks, next: 0, read_bytes: 0, piece: None });
+        process.reads.push_back(Read { grant, blocks, next: 0, read_bytes: 0, piece: None, since, there });
         if process.reads.len() == 1 {
             self.read_on(node);
         }
@@ -115,6 +132,7 @@ impl World {
         let Some(read) = host.process.as_mut().and_then(|process| process.reads.front_mut()) else { return };
         read.next += ahead;
         let (content, lease, block) = (read.grant.content, read.grant.lease, read.blocks[read.next]);
+        let there_at_grant = read.there.contains(&block);
         let bytes = host.disk.lacking(content, block).unwrap_or(0);
         let rate = rate.min(self.scenario.sites[site].wan_rate);
         let begins = self.wan_free[site].max(self.now);
@@ -125,8 +143,12 @@ impl World {
         // An origin that is down is given up after a while.
         let patience = if fails.is_some() { Duration::from_millis(300) } else { Duration::ZERO };
         let way = self.way(node, content);
-        let there = self.is_in_site(node, content, block);
-        self.checks.wan.begin(way, block, bytes, there);
+        if lease.is_own() {
+            self.checks.wan.begin_own(way, block, bytes);
+        } else {
+            let there = self.is_in_site(node, content, block);
+            self.checks.wan.begin(way, block, bytes, there, there_at_grant);
+        }
         let life = self.hosts[node].life;
         self.queue.push(ends + patience, Event::Piece { node, life, lease, piece: number });
     }
@@ -136,7 +158,7 @@ impl World {
         let site = self.scenario.nodes[node].site;
         let near = |other: &usize| *other != node && self.scenario.nodes[*other].site == site && self.scenario.swarm;
         (0..self.hosts.len()).filter(near).filter(|other| self.is_connected(*other)).any(|other| {
-            let reads = |read: &Read| read.grant.content == content && read.blocks[read.next..].contains(&block);
+            let reads = |read: &Read| read.has_yet(content, block);
             let host = &self.hosts[other];
             host.disk.has(content, block) || host.process.as_ref().is_some_and(|p| p.reads.iter().any(reads))
         })
@@ -172,6 +194,7 @@ impl World {
         let wasted = if fresh { 0 } else { u64::from(piece.bytes) };
         self.count(node, content, lease, u64::from(piece.bytes), wasted);
         if fresh {
+            self.checks.away.stored(node, content, piece.block, self.now);
             self.feed_node(node, Input::Landed { content, block: piece.block });
         }
         self.read_on(node);
@@ -338,10 +361,13 @@ impl World {
         let from = self.scenario.nodes[server].id;
         if self.mishap(self.scenario.nodes[server].lies) {
             self.totals.lies += 1;
+            self.checks.away.lied(server, node);
             let why = FetchError::Corrupt;
             return self.feed_node(node, Input::FetchFailed { node: from, content, block, why });
         }
-        self.hosts[node].disk.store(content, block);
+        if self.hosts[node].disk.store(content, block) {
+            self.checks.away.stored(node, content, block, self.now);
+        }
         let took = self.now.since(asked);
         self.feed_node(node, Input::Fetched { node: from, content, block, bytes: u64::from(bytes), took });
     }

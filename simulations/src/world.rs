@@ -12,6 +12,7 @@ use shoal_proto::rng::{Rng, mix};
 use shoal_proto::time::Time;
 use shoal_proto::wire::StepRun;
 
+use crate::away::Progress;
 use crate::checks::{Checks, Violation};
 use crate::control::Control;
 use crate::faults::Fault;
@@ -40,6 +41,7 @@ pub(crate) enum Event {
     StartNode { node: usize },
     StartCoordinator,
     Strike(Fault),
+    JudgeProgress,
     Calm,
     Create { plan: usize },
     OperatorLooks,
@@ -81,6 +83,7 @@ pub(crate) struct World {
     pub(crate) numbers: u64,
     /// What sites wait for because their budget is spent, in bytes.
     pub(crate) unaffordable: BTreeMap<(Name, ContentId), u64>,
+    pub(crate) progress: Progress,
     pub(crate) over: bool,
     broken: Option<Violation>,
     wakes: (Time, u32),
@@ -118,6 +121,7 @@ impl World {
             wan_free: vec![Time::ZERO; scenario.sites.len()],
             numbers: 0,
             unaffordable: BTreeMap::new(),
+            progress: Progress::default(),
             over: false,
             broken: None,
             wakes: (Time::ZERO, 0),
@@ -157,6 +161,7 @@ impl World {
             Event::StartNode { node } => self.start_node(node),
             Event::StartCoordinator => self.start_coordinator(),
             Event::Strike(fault) => self.strike(fault),
+            Event::JudgeProgress => self.judge_progress(),
             Event::Calm => self.calm_down(),
             Event::Create { plan } => self.create(plan),
             Event::OperatorLooks => self.operator_looks(),

@@ -115,3 +115,28 @@ fn a_configuration_that_is_wrong_stops_the_coordinator() {
     assert_eq!(ran.code, 2, "{ran:?}");
     assert!(ran.stderr.contains("wrong.toml:2: unknown key `api_lisen`: did you mean `api_listen`?"), "{}", ran.stderr);
 }
+
+#[test]
+fn a_node_stays_with_the_coordinator_that_it_joined() {
+    let mut mesh = Mesh::start("");
+    mesh.join("osl", &["one"]);
+    mesh.kill_node("one");
+    let kept = || ["identity.key", "join"].map(|name| fs::read(mesh.path("one").join(name)).unwrap());
+    let before = kept();
+
+    let other = Mesh::start("");
+    let join = other.shoal(&["token", "create", "--site", "osl", "-q"]);
+    let log = mesh.path("moved.log");
+    let mut process = Process::start("one", &mut mesh.node_command("one", join.stdout.trim()), &log);
+    let code = process.wait(Duration::from_secs(30)).code();
+    let log = mesh.plain(&process.log());
+    assert_eq!(code, Some(1), "{log}");
+    for words in ["FOLDER/one belongs to coordinator ", "pass another --data-dir, or empty this one to move the node"] {
+        assert!(log.contains(words), "{words} is not in {log}");
+    }
+    assert!(before == kept(), "what makes it a member is as it was");
+    assert_eq!(other.shoal(&["nodes", "ls", "-o", "json"]).json()["nodes"].as_array().map(Vec::len), Some(0));
+
+    mesh.start_node("one");
+    mesh.await_online("one");
+}

@@ -74,7 +74,7 @@ fn nodes_keep_to_their_upload_limit() {
     let origin = Origin::start();
     origin.put("model.bin", package::bytes(12, 6_000_000));
     let mut mesh = Mesh::start(&origin.feed(&["osl"]));
-    mesh.set_environment(&[("SHOAL_UPLOAD_LIMIT", "1MB/s")]);
+    mesh.set_node_args(&["--upload-limit", "1MB/s"]);
     mesh.join("osl", &["one", "two"]);
     let ran = mesh.deploy(FILE, &["--watch", "-q", "-o", "json"]).json();
     let site = &ran["sites"][0];

@@ -63,6 +63,10 @@ struct Lab {
 /// If anything but the measured figures is not as it should be: a process ends, the deployment fails, bytes differ.
 pub(crate) fn run(scenario: Scenario) -> Outcome {
     let mut lab = Lab::start(scenario);
+    if scenario.held {
+        lab.let_coordinator_hold();
+    }
+    let used_before = lab.servers_cpu();
     let started = Instant::now();
     let places = lab.places();
     for (site, number) in &places {
@@ -72,19 +76,20 @@ pub(crate) fn run(scenario: Scenario) -> Outcome {
     let wanted = lab.before_deployment(&places);
     let wan_before = lab.wan_bytes();
     let deployed = Instant::now();
-    let id = lab.deploy();
+    let id = lab.deploy("site!=elsewhere");
     let deploy_seconds = deployed.elapsed().as_secs_f64();
     lab.fault();
     let seconds = lab.await_steps(started, &id, &wanted);
     let gib = wanted.len() as f64 * scenario.mib as f64 / 1024.0;
     let wan = lab.wan_bytes() - wan_before;
+    let used = lab.servers_cpu();
     let outcome = Outcome {
         seconds: seconds.as_secs_f64(),
         deploy_seconds,
         copies: wan as f64 / (scenario.bytes() * u64::from(scenario.shape.sites)) as f64,
         node_cpu: (lab.nodes_cpu + lab.nodes.values().map(cpu).sum::<f64>()) / gib,
-        coordinator_cpu: lab.coordinator.iter().map(cpu).sum::<f64>() / gib,
-        feed_cpu: (lab.feeds_cpu + lab.feed.iter().map(cpu).sum::<f64>()) / gib,
+        coordinator_cpu: (used.0 - used_before.0) / gib,
+        feed_cpu: (used.1 - used_before.1) / gib,
         node_rss_mib: lab.nodes.values().map(|node| peak_rss_mib(node.id())).fold(0.0, f64::max),
         coordinator_rss_mib: lab.coordinator.as_ref().map_or(0.0, |process| peak_rss_mib(process.id())),
     };
@@ -220,7 +225,28 @@ impl Lab {
         }
     }
 
-    fn deploy(&self) -> String {
+    /// CPU seconds of the coordinator, and of all feeds.
+    fn servers_cpu(&self) -> (f64, f64) {
+        (self.coordinator.iter().map(cpu).sum(), self.feeds_cpu + self.feed.iter().map(cpu).sum::<f64>())
+    }
+
+    /// Deploys the package to a node beside the coordinator, which ends again.
+    fn let_coordinator_hold(&mut self) {
+        let join = self.shoal(&["token", "create", "--site", "elsewhere"]);
+        let mut command = self.network.command(Place::Origin, program("shoal-node"));
+        command.args(["--join", join.trim(), "--name", "beside", "--data-dir"]).arg(self.path("beside"));
+        command.args(["--listen", &format!("/ip4/{}/tcp/7442", Network::address(Place::Origin))]);
+        let mut node = Process::start("the node beside", &mut command, &self.path("beside.log"));
+        self.await_online(1);
+        let id = self.deploy("site=elsewhere");
+        until("the node beside has it", RUN_MAX, || self.path("beside.stamp").exists().then_some(()));
+        until("the deployment is over", SOON, || (self.json(&["status", &id])["stage"] == "done").then_some(()));
+        node.kill();
+        fs::remove_dir_all(self.path("beside")).expect("the node has ended");
+        self.await_online(0);
+    }
+
+    fn deploy(&self, select: &str) -> String {
         let source = match self.scenario.source {
             Source::Feed => "feed",
             Source::Coordinator => "coordinator",
@@ -230,7 +256,7 @@ impl Lab {
         let folder = self.folder.path().display();
         let file = format!(
             "name: lab\nrelease: 1\npackages:\n  data: {{ feed: lab, id: package.bin }}\n\
-             targets: [{{ select: '*', packages: [data] }}]\nacquire: {{ source: {source}, quorum: {quorum} }}\n\
+             targets: [{{ select: '{select}', packages: [data] }}]\nacquire: {{ source: {source}, quorum: {quorum} }}\n\
              steps:\n- {{ name: stamp, run: 'echo \"$SHOAL_PACKAGE_DATA\" > {folder}/$SHOAL_NODE.stamp' }}\n"
         );
         fs::write(self.path("deploy.yaml"), file).expect("the folder can be written");

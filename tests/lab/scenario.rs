@@ -57,6 +57,9 @@ pub(crate) struct Scenario {
     pub(crate) mib: u64,
     /// Where it is read from.
     pub(crate) source: Source,
+    /// Whether the coordinator holds the package before the first measured node starts, for a deployment to another site:
+    /// then the pair of holder and node is measured, and not how a recipe is made.
+    pub(crate) held: bool,
     /// What goes wrong.
     pub(crate) fault: Option<Fault>,
     /// What it has to reach.
@@ -70,13 +73,13 @@ const fn shape(sites: u32, nodes: u32, wan: Rate, lan: Rate) -> Shape {
 const NONE: Target = Target { of_bound: None, seconds: None, copies: None, cpu: None, rss_mib: None };
 
 const fn scenario(name: &'static str, shape: Shape, mib: u64, target: Target) -> Scenario {
-    Scenario { name, shape, mib, source: Source::Feed, fault: None, target }
+    Scenario { name, shape, mib, source: Source::Feed, held: false, fault: None, target }
 }
 
 const fn faulty(name: &'static str, fault: Fault, copies: f64) -> Scenario {
     let target = Target { copies: Some(copies), ..NONE };
     let shape = shape(1, 5, Some(100 * MBIT), Some(GBIT));
-    Scenario { name, shape, mib: 64, source: Source::Feed, fault: Some(fault), target }
+    Scenario { name, shape, mib: 64, source: Source::Feed, held: false, fault: Some(fault), target }
 }
 
 /// Everything that the lab knows.
@@ -104,6 +107,7 @@ pub(crate) const SCENARIOS: [Scenario; 13] = [
         shape: shape(1, 1, None, None),
         mib: 1024,
         source: Source::Coordinator,
+        held: true,
         fault: None,
         target: Target { of_bound: None, seconds: Some(2.5), copies: None, cpu: Some(3.2), rss_mib: Some(48.0) },
     },
@@ -120,6 +124,7 @@ pub(crate) const SCENARIOS: [Scenario; 13] = [
         shape: shape(1, 1, None, None),
         mib: 64,
         source: Source::Coordinator,
+        held: true,
         fault: None,
         target: NONE,
     },

@@ -84,8 +84,8 @@ pub struct Mesh {
     nodes: BTreeMap<String, Process>,
     coordinator: Option<Process>,
     joins: BTreeMap<String, String>,
-    /// Added to the environment of nodes that are started.
-    environment: Vec<(&'static str, &'static str)>,
+    /// More arguments for every node.
+    node_args: Vec<String>,
     address: String,
     folder: TempDir,
     _permit: Permit,
@@ -104,14 +104,9 @@ impl Mesh {
         fs::write(folder.path().join("coordinator.toml"), config).expect("the folder can be written");
         let (nodes, joins) = (BTreeMap::new(), BTreeMap::new());
         let mut mesh =
-            Self { nodes, coordinator: None, joins, environment: Vec::new(), address, folder, _permit: permit };
+            Self { nodes, coordinator: None, joins, node_args: Vec::new(), address, folder, _permit: permit };
         mesh.start_coordinator();
         mesh
-    }
-
-    /// Gives nodes that are started from here on this in their environment.
-    pub fn set_environment(&mut self, environment: &[(&'static str, &'static str)]) {
-        self.environment = environment.to_vec();
     }
 
     /// A file or folder of this mesh.
@@ -153,6 +148,11 @@ impl Mesh {
         self.coordinator.take().expect("it runs").terminate(SOON).code()
     }
 
+    /// Nodes that start from here on get these arguments as well.
+    pub fn set_node_args(&mut self, args: &[&str]) {
+        self.node_args = args.iter().map(|arg| (*arg).to_owned()).collect();
+    }
+
     /// Starts nodes with role `web` at `site` and waits until they are online.
     pub fn join(&mut self, site: &str, names: &[&str]) {
         let token = self.shoal(&["token", "create", "--site", site, "--role", "web"]);
@@ -170,7 +170,7 @@ impl Mesh {
     pub fn node_command(&self, name: &str, join: &str) -> Command {
         let mut command = Command::new(program("shoal-node"));
         command.args(["--join", join, "--name", name, "--listen", &format!("{}:0", self.address), "--data-dir"]);
-        command.arg(self.path(name)).envs(self.environment.iter().copied());
+        command.arg(self.path(name)).args(&self.node_args);
         command
     }
 

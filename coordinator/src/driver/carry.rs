@@ -13,7 +13,7 @@ use shoal_proto::id::{DeploymentId, Name, NodeId, PackageIndex, RecipeId};
 use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, RECORD_BYTES_MAX};
 use shoal_proto::manifest::Manifest;
 use shoal_proto::wan::Outcome;
-use shoal_proto::wire::{Fault, FaultKind, Frame, Grant, LeaseEnd, Origin, StepRun, ToCoordinator, ToNode};
+use shoal_proto::wire::{Fault, FaultKind, Frame, Grant, LeaseEnd, Origin, Standby, StepRun, ToCoordinator, ToNode};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -69,6 +69,9 @@ impl Server {
             Output::Node { to, message } => self.send(to, message).await?,
             Output::Grant { to, site, deployment, package, part, grant } => {
                 self.grant(to, &site, deployment, package, part, grant).await?;
+            }
+            Output::Standby { to, site, deployment, package, standby } => {
+                self.standby(to, &site, deployment, package, standby).await?;
             }
             Output::Disconnect(node) => self.control.disconnect(node).await.map_err(|_| ServeError::MeshStopped)?,
             Output::Run { run, manifest } => self.run_step(run, &manifest),
@@ -126,6 +129,30 @@ impl Server {
             },
         }
         self.send(to, ToNode::Grant(grant)).await
+    }
+
+    /// Tells a deputy where it would read. It is told with a feed's credentials, as holders of leases are.
+    async fn standby(
+        &self,
+        to: NodeId,
+        site: &Name,
+        deployment: DeploymentId,
+        package: PackageIndex,
+        mut standby: Standby,
+    ) -> Result<(), ServeError> {
+        if !standby.deputies.is_empty() {
+            match self.feed_origin(site, deployment, package) {
+                Ok(Some(origin)) => standby.origin = origin,
+                // A folder is served by the coordinator: nobody reads it while that is away.
+                Ok(None) => return Ok(()),
+                Err(cause) => {
+                    let content = standby.content.short();
+                    warn!(%content, cause, "nobody can read this package while the coordinator is away");
+                    return Ok(());
+                }
+            }
+        }
+        self.send(to, ToNode::Standby(standby)).await
     }
 
     fn feed_origin(&self, site: &Name, id: DeploymentId, package: PackageIndex) -> Result<Option<Origin>, String> {

@@ -104,7 +104,7 @@ impl Server {
         match question {
             Question::Logs(filter, reply) => {
                 let (lines, next) = self.logs.after(id, after, &filter, LOG_LINES_MAX);
-                let ended = self.is_over(id) && lines.len() < LOG_LINES_MAX;
+                let ended = self.core.is_over(id) && lines.len() < LOG_LINES_MAX;
                 if lines.is_empty() && !ended && !late && !reply.is_closed() {
                     return Some(Waiter { deadline, id, after: next, question: Question::Logs(filter, reply) });
                 }

@@ -18,10 +18,6 @@ use crate::api::types::{
 use crate::api::{ApiError, ErrorCode};
 
 impl Server {
-    pub(super) fn is_over(&self, id: DeploymentId) -> bool {
-        self.core.view(id).is_none_or(|view| view.rollout.outcome.is_some())
-    }
-
     pub(super) fn deployment(&self, id: DeploymentId) -> Option<Deployment> {
         let view = self.core.view(id)?.rollout;
         Some(Deployment {

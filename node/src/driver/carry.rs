@@ -118,6 +118,10 @@ impl Agent {
 
     /// Reads for a lease once those before it are over: what a killed node had half read is then of one lease only.
     fn read(&mut self, grant: Grant) {
+        if grant.lease.is_own() {
+            let content = grant.content.short();
+            info!(%content, blocks = ?grant.blocks, "the coordinator is away: reading as a deputy");
+        }
         if self.reads.contains_key(&grant.content) {
             self.reads_waiting.entry(grant.content).or_default().push_back(grant);
             return;

@@ -12,7 +12,7 @@ use crate::rollout::{self, Options, Outcome, StepOutcome};
 use crate::runs::StepRecord;
 use crate::wan;
 use crate::wan::calendar::Override;
-use crate::wire::{AcquireStats, Grant, OutputStream, StepRun, ToCoordinator, ToNode};
+use crate::wire::{AcquireStats, Grant, OutputStream, Standby, StepRun, ToCoordinator, ToNode};
 
 /// What happened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -174,6 +174,20 @@ pub enum Output {
         part: Part,
         /// The lease; its origin is still [`crate::wire::Origin::Coordinator`] without a dictionary.
         grant: Grant,
+    },
+    /// Tell a node whether it is a deputy for a package. The shell fills in the origin for the node's site if it is one; if
+    /// there is none beside the coordinator, there is nothing to tell.
+    Standby {
+        /// Whom.
+        to: NodeId,
+        /// The node's site.
+        site: Name,
+        /// For which deployment.
+        deployment: DeploymentId,
+        /// Which package.
+        package: PackageIndex,
+        /// What; its origin is still [`crate::wire::Origin::Coordinator`] without a dictionary.
+        standby: Standby,
     },
     /// End a node's connection, after what was said to it before.
     Disconnect(NodeId),

@@ -11,6 +11,7 @@
 mod input;
 mod nodes;
 mod orders;
+mod standby;
 mod supplies;
 mod supply;
 mod view;
@@ -82,8 +83,13 @@ pub struct Coordinator {
     supplies: BTreeMap<(Name, ContentId), Supply>,
     /// The WAN limit of each site that has or had one, and who reads.
     shares: BTreeMap<Name, Shares>,
+    /// Sites with limits whose readers may have changed.
+    wan_touched: BTreeSet<Name>,
+    /// What each connected node was told last: how fast it may read, and how fast as a deputy.
+    wan_told: BTreeMap<NodeId, (Option<u64>, Option<u64>)>,
     /// What operators set in place of calendars.
     overrides: BTreeMap<Name, Override>,
+    standbys: standby::Told,
     runs: Runs,
     /// Deployments that an earlier run began, and until when their nodes are waited for.
     resumed: BTreeSet<DeploymentId>,
@@ -125,7 +131,10 @@ impl Coordinator {
             deployments: BTreeMap::new(),
             supplies: BTreeMap::new(),
             shares: BTreeMap::new(),
+            wan_touched: BTreeSet::new(),
+            wan_told: BTreeMap::new(),
             overrides: BTreeMap::new(),
+            standbys: BTreeMap::new(),
             runs: Runs::default(),
             resumed: BTreeSet::new(),
             resumed_until: now.time + RETURN_MAX,
@@ -161,8 +170,14 @@ impl Coordinator {
     /// Takes notice of `input`; what follows from it is in [`Self::poll`].
     pub fn handle(&mut self, input: Input, now: Now) {
         match input {
-            Input::Node { from, message } => self.on_node(from, message, now),
-            Input::NodeDown(node) => self.on_node_down(node, now),
+            Input::Node { from, message } => {
+                self.on_node(from, message, now);
+                return self.settle_for(from, now);
+            }
+            Input::NodeDown(node) => {
+                self.on_node_down(node, now);
+                return self.settle_for(node, now);
+            }
             Input::Directory(record) => self.record(Record::Directory(record)),
             Input::Create(created) => self.on_create(created, now),
             Input::StepEnded { run, outcome } => {
@@ -235,6 +250,11 @@ impl Coordinator {
     /// A deployment's manifest.
     pub fn manifest(&self, id: DeploymentId) -> Option<&Arc<Manifest>> {
         self.deployments.get(&id).map(|deployment| &deployment.manifest)
+    }
+
+    /// Whether a deployment has ended, or is not known.
+    pub fn is_over(&self, id: DeploymentId) -> bool {
+        self.deployments.get(&id).is_none_or(|deployment| deployment.rollout.outcome().is_some())
     }
 
     /// Asserts every invariant.
@@ -310,6 +330,20 @@ impl Coordinator {
 
     /// Lets everything that follows from an input follow.
     fn settle(&mut self, now: Now) {
+        self.touch_wan(None);
+        self.settle_touched(now);
+    }
+
+    /// The same after an input that changes who reads in one node's site only: there are many of them.
+    fn settle_for(&mut self, node: NodeId, now: Now) {
+        let site = self.directory.site_of(node).cloned();
+        if let Some(site) = site {
+            self.touch_wan(Some(&site));
+        }
+        self.settle_touched(now);
+    }
+
+    fn settle_touched(&mut self, now: Now) {
         while let Some(report) = self.reports.pop_front() {
             self.on_own_report(report, now);
         }

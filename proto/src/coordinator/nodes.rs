@@ -71,11 +71,15 @@ impl Coordinator {
             self.record(Record::Directory(record));
         }
         self.directory.set_online(from, hello);
-        self.told.insert(from, BTreeSet::new());
+        self.standby_gone(from);
         let Some(site) = self.directory.site_of(from).cloned() else { return };
+        if !self.told.keys().any(|node| self.directory.site_of(*node) == Some(&site)) {
+            self.await_site(&site, now);
+        }
+        self.told.insert(from, BTreeSet::new());
         let welcome = ToNode::Welcome { epoch: self.config.epoch, site: site.clone() };
         self.outbox.push_back(Output::Node { to: from, message: welcome });
-        self.wan_node_up(from);
+        self.wan_node_up(from, &site);
         self.outbox.push_back(Output::Notice(Notice::NodeOnline(from)));
         self.stale_rosters.insert(site);
         self.rosters_at.get_or_insert(now.time + ROSTER_DELAY);
@@ -97,6 +101,8 @@ impl Coordinator {
             return;
         }
         self.directory.set_offline(node);
+        self.wan_told.remove(&node);
+        self.standby_gone(node);
         self.outbox.push_back(Output::Notice(Notice::NodeOffline(node)));
         if let Some(site) = self.directory.site_of(node) {
             self.stale_rosters.insert(site.clone());
@@ -119,6 +125,7 @@ impl Coordinator {
                 self.outbox.push_back(Output::Node { to: *node, message: ToNode::Roster(roster) });
             }
         }
+        stale.iter().for_each(|site| self.tell_standbys(site));
     }
 }
 

@@ -5,7 +5,7 @@ use super::supply::{Purpose, Supply};
 use super::{Coordinator, Notice, Output, Part, Record, WanTotals};
 use crate::content::Layout;
 use crate::id::{BlockIndex, ContentId, DeploymentId, Name, NodeId, PackageIndex};
-use crate::limits::{GATHER_MAX, STUCK_BLOCKS_MAX};
+use crate::limits::{GATHER_MAX, RETURN_MAX, STUCK_BLOCKS_MAX};
 use crate::manifest::Source;
 use crate::rng::mix;
 use crate::rollout::{self, Now};
@@ -31,10 +31,23 @@ impl Coordinator {
         if let Some(supply) = self.supplies.get_mut(&key) {
             supply.ledger.handle(input, now.time);
         }
+        self.standby_for(node, content);
+    }
+
+    /// The first node of a site is back after all were gone. Deputies may have read meanwhile: they are heard before leases
+    /// are granted for what they have or still read.
+    pub(super) fn await_site(&mut self, site: &Name, now: Now) {
+        let keys: Vec<_> = self.supplies.keys().filter(|(of, _)| of == site).cloned().collect();
+        for key in keys {
+            let nodes = self.receivers(self.supplies[&key].purpose, site);
+            if let Some(supply) = self.supplies.get_mut(&key) {
+                supply.ledger.handle(wan::Input::Await { nodes, until: now.time + RETURN_MAX }, now.time);
+            }
+        }
     }
 
     /// The nodes of a site that a package, or its recipe, is for.
-    fn receivers(&self, purpose: Purpose, site: &Name) -> Vec<NodeId> {
+    pub(super) fn receivers(&self, purpose: Purpose, site: &Name) -> Vec<NodeId> {
         let deployment = &self.deployments[&purpose.deployment];
         let of_site = deployment.created.sites.iter().filter(|(_, of)| *of == site).map(|(node, _)| *node);
         let gets = |node: &NodeId| deployment.manifest.packages_of(*node).any(|(index, _)| index == purpose.package);
@@ -42,7 +55,7 @@ impl Coordinator {
     }
 
     /// Which live deployment wants `content`, and as what; only those that `node` is a target of, if one is given.
-    fn purpose(&self, content: ContentId, node: Option<NodeId>) -> Option<Purpose> {
+    pub(super) fn purpose(&self, content: ContentId, node: Option<NodeId>) -> Option<Purpose> {
         self.live().find_map(|id| {
             let deployment = &self.deployments[&id];
             if node.is_some_and(|node| !deployment.created.has_target(node)) {

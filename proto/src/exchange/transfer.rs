@@ -144,6 +144,11 @@ impl Exchange {
         &self.have
     }
 
+    /// How many neighbours have a block, as far as they said; 0 for one that the content does not have.
+    pub fn copies(&self, block: BlockIndex) -> u32 {
+        self.copies.get(block.index()).copied().unwrap_or(0)
+    }
+
     /// What follows from the state, whatever led to it.
     fn act(&mut self, now: Time) {
         self.wake_rested(now);

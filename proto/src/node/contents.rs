@@ -54,6 +54,8 @@ impl What {
 #[derive(Debug)]
 pub(super) struct Contents {
     seed: u64,
+    /// The coordinator is away.
+    away: bool,
     /// Neighbours that are connected.
     neighbours: BTreeSet<NodeId>,
     contents: BTreeMap<ContentId, Content>,
@@ -79,7 +81,7 @@ enum Phase {
 
 impl Contents {
     pub(super) fn new(seed: u64) -> Self {
-        Self { seed, neighbours: BTreeSet::new(), contents: BTreeMap::new() }
+        Self { seed, away: true, neighbours: BTreeSet::new(), contents: BTreeMap::new() }
     }
 
     /// Opens the content of `package`, unless it is open.
@@ -134,6 +136,8 @@ impl Contents {
                 ToNeighbour::Left { content } => {
                     self.with_swarm(content, now, out, |trade| trade.neighbour_left(from, now));
                 }
+                // For the deputy.
+                ToNeighbour::Reach { .. } | ToNeighbour::Reading { .. } => {}
             },
             Input::Opened { content, opened } => self.on_opened(content, opened, now, out),
             Input::RecipeWanted { content } => self.on_recipe_wanted(content, out),
@@ -262,11 +266,15 @@ impl Contents {
 
     fn on_read_ended(&mut self, mut end: LeaseEnd, begun: Vec<wan::Lacking>, now: Time, out: &mut VecDeque<Output>) {
         let mut known = false;
+        let away = self.away;
         self.with_trade(end.content, now, out, |trade, stats| {
             if let Some(landed) = trade.lease_ended(end.lease, &begun, now) {
                 stats.wan_bytes += end.read_bytes;
                 end.landed = landed;
                 known = true;
+                if away {
+                    trade.keep(end.clone(), begun.clone());
+                }
             }
         });
         if known {
@@ -305,8 +313,44 @@ impl Contents {
         });
     }
 
-    pub(super) fn say_all_again(&self, out: &mut VecDeque<Output>) {
-        out.extend(self.trades().map(|(content, trade)| Output::Coordinator(trade.wants(content))));
+    pub(super) fn say_all_again(&mut self, out: &mut VecDeque<Output>) {
+        for (content, entry) in &mut self.contents {
+            if let Phase::Trading(trade) = &mut entry.phase {
+                out.push_back(Output::Coordinator(trade.wants(*content)));
+                out.extend(trade.kept().into_iter().map(Output::Coordinator));
+            }
+        }
+    }
+
+    /// Notes whether the coordinator is away.
+    pub(super) fn set_away(&mut self, away: bool) {
+        self.away = away;
+    }
+
+    /// Whether a content is wanted or there.
+    pub(super) fn knows(&self, content: ContentId) -> bool {
+        self.contents.contains_key(&content)
+    }
+
+    /// A content that is traded with neighbours.
+    pub(super) fn traded(&self, content: ContentId) -> Option<&Trade> {
+        match self.contents.get(&content)? {
+            Content { swarm: true, phase: Phase::Trading(trade), .. } => Some(trade),
+            _ => None,
+        }
+    }
+
+    /// Every content that is traded with neighbours.
+    pub(super) fn all_traded(&self) -> impl Iterator<Item = (ContentId, &Trade)> {
+        self.contents.keys().filter_map(|content| Some((*content, self.traded(*content)?)))
+    }
+
+    /// Takes a lease that a deputy granted itself.
+    pub(super) fn hold_own(&mut self, grant: &Grant, now: Time, out: &mut VecDeque<Output>) {
+        let blocks: Vec<_> = grant.blocks.iter().flat_map(|range| range.iter()).collect();
+        self.with_trade(grant.content, now, out, |trade, _| {
+            trade.granted(grant.lease, blocks, now);
+        });
     }
 
     pub(super) fn next_wake(&self) -> Option<(Time, Why)> {

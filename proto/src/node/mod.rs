@@ -9,7 +9,9 @@
 //! is which runs of steps it started ([`StepRecord`]): the shell gives them back to [`Node::new`] after a restart.
 
 mod contents;
+mod deputy;
 mod input;
+mod reach;
 mod trade;
 
 use std::collections::btree_map::Entry;
@@ -21,6 +23,7 @@ pub use contents::What;
 pub use input::{Input, Opened, Output};
 
 use contents::Contents;
+use deputy::Deputy;
 
 use crate::id::{ContentId, DeploymentId, Generation, NodeId, PackageIndex};
 use crate::manifest::Manifest;
@@ -35,17 +38,36 @@ pub enum Why {
     Report,
     /// An exchange has something to do.
     Exchange,
+    /// The coordinator is away, and a run may have to be read without a lease.
+    Deputy,
 }
 
 /// The decisions of one node.
 #[derive(Debug)]
 pub struct Node {
     me: NodeId,
+    /// When it was last told something.
+    now: Time,
     welcomed: bool,
     deployments: BTreeMap<DeploymentId, Deployment>,
     contents: Contents,
+    deputy: Deputy,
     runs: Runs,
+    wan: WanRates,
+    /// What the shell was told to keep to.
+    wan_said: Option<u64>,
     outbox: VecDeque<Output>,
+}
+
+/// How fast this node may read over the WAN, in bytes a second; none for as fast as it can.
+#[derive(Debug, Default)]
+struct WanRates {
+    /// By its coordinator's leases.
+    told: Option<u64>,
+    /// As a deputy.
+    away: Option<u64>,
+    /// It has read as a deputy since its coordinator was last here.
+    alone: bool,
 }
 
 /// What the node is to do for one deployment.
@@ -70,14 +92,36 @@ impl Node {
     pub fn new(me: NodeId, seed: u64, ran: impl IntoIterator<Item = StepRecord>) -> Self {
         let (runs, unseen) = Runs::restored(ran);
         let outbox = unseen.into_iter().map(Output::from).collect();
-        let contents = Contents::new(seed);
-        Self { me, welcomed: false, deployments: BTreeMap::new(), contents, runs, outbox }
+        let (contents, deputy) = (Contents::new(seed), Deputy::new(me, seed));
+        let (now, deployments) = (Time::ZERO, BTreeMap::new());
+        Self {
+            me,
+            now,
+            welcomed: false,
+            deployments,
+            contents,
+            deputy,
+            runs,
+            wan: WanRates::default(),
+            wan_said: None,
+            outbox,
+        }
+    }
+
+    /// The same with another time than [`crate::limits::COORDINATOR_GRACE`] for which the coordinator has to be out of reach
+    /// before this node, as a deputy, reads without leases. The shorter it is, the more restarts it mistakes for a loss.
+    #[must_use]
+    pub fn with_coordinator_grace(mut self, grace: Duration) -> Self {
+        self.deputy.reach.set_grace(grace);
+        self
     }
 
     /// Takes notice of `input`; what follows from it is in [`Self::poll`].
     pub fn handle(&mut self, input: Input, now: Time) {
+        self.now = now;
+        self.deputy.note(&input, &self.contents, now);
         match input {
-            Input::CoordinatorDown => self.welcomed = false,
+            Input::CoordinatorDown => self.set_welcomed(false),
             Input::Coordinator(message) => self.on_coordinator(message, now),
             Input::Deploy { manifest, generation } => self.on_deploy(Arc::new(*manifest), generation),
             Input::OpenFailed { content, cause } | Input::SealFailed { content, cause } => {
@@ -93,6 +137,18 @@ impl Node {
             other => self.contents.handle(other, now, &mut self.outbox),
         }
         self.settle(now);
+        self.deputy.act(&mut self.contents, now, &mut self.outbox);
+        self.wan.alone |= self.deputy.reads();
+        let rate = if self.wan.alone { self.wan.away } else { self.wan.told };
+        if self.wan_said != rate {
+            self.wan_said = rate;
+            self.outbox.push_back(Output::WanRate(rate));
+        }
+    }
+
+    fn set_welcomed(&mut self, welcomed: bool) {
+        self.welcomed = welcomed;
+        self.contents.set_away(!welcomed);
     }
 
     /// What is to be done next, in this order; `None` once all is said.
@@ -108,7 +164,8 @@ impl Node {
 
     /// When [`Input::Tick`] is wanted, and for what.
     pub fn next_wake(&self) -> Option<(Time, Why)> {
-        self.contents.next_wake()
+        let deputy = self.deputy.next_wake(&self.contents, self.now);
+        self.contents.next_wake().into_iter().chain(deputy).min_by_key(|(at, _)| *at)
     }
 
     /// Asserts every invariant.
@@ -117,6 +174,7 @@ impl Node {
     /// If one does not hold: a bug.
     pub fn check(&self) {
         self.contents.check();
+        self.deputy.check(&self.contents);
         self.runs.check();
         for deployment in self.deployments.values() {
             for index in deployment.acquiring.keys() {
@@ -128,9 +186,10 @@ impl Node {
     fn on_coordinator(&mut self, message: ToNode, now: Time) {
         match message {
             ToNode::Welcome { epoch, site } => {
-                self.welcomed = true;
+                self.set_welcomed(true);
                 self.outbox.push_back(Output::Welcomed { epoch, site });
-                self.outbox.push_back(Output::WanRate(None));
+                // What it may read is said next; until then it goes on as it was told last.
+                self.wan.alone = false;
                 self.say_all_again();
             }
             ToNode::Roster(roster) => self.contents.on_roster(roster, &mut self.outbox),
@@ -152,7 +211,9 @@ impl Node {
                 }
             }
             ToNode::End { deployment } => self.on_end(deployment),
-            ToNode::WanRate { rate } => self.outbox.push_back(Output::WanRate(rate)),
+            ToNode::WanRate { rate, away } => (self.wan.told, self.wan.away) = (rate, away),
+            // For the deputy, which has noted it.
+            ToNode::Standby(_) => {}
             // The shell opens signed manifests ([`Input::Deploy`]) and ends refused connections.
             ToNode::Deploy { .. } | ToNode::Refused { .. } => {}
         }

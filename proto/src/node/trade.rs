@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::deputy::run_starts;
 use super::{Opened, Output, REPORT_BLOCKS, REPORT_DELAY, Why};
 use crate::content::BlockSet;
 use crate::exchange::{self, Exchange, Source};
 use crate::id::{BlockIndex, ContentId, LeaseId, NodeId};
+use crate::limits::LEASES_KEPT_MAX;
 use crate::time::Time;
 use crate::wan::{BlockRange, HeldLease, Lacking};
-use crate::wire::{ToCoordinator, ToNeighbour};
+use crate::wire::{LeaseEnd, ToCoordinator, ToNeighbour};
 
 /// How far a content's file is from being durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,10 @@ pub(super) struct Trade {
     /// Blocks that landed and that the coordinator was not told of.
     unsaid: Vec<BlockIndex>,
     say_at: Option<Time>,
+    /// Leases that ended while the coordinator was away, oldest first.
+    kept: VecDeque<(LeaseEnd, Vec<Lacking>)>,
+    /// Where the runs begin that deputies read.
+    run_starts: Vec<u32>,
 }
 
 impl Trade {
@@ -53,6 +59,8 @@ impl Trade {
             partners: BTreeSet::new(),
             unsaid: Vec::new(),
             say_at: None,
+            kept: VecDeque::new(),
+            run_starts: run_starts(&opened.block_bytes),
         }
     }
 
@@ -61,7 +69,49 @@ impl Trade {
         let lacking = self.lacking.iter().map(|(block, bytes)| Lacking { block: *block, bytes: *bytes }).collect();
         let held =
             self.leases.iter().map(|(lease, blocks)| HeldLease { lease: *lease, blocks: ranges(self.open(blocks)) });
-        ToCoordinator::Wants { content, lacking, held: held.collect() }
+        // What became of these is said next; named here, they are not settled by a guess before.
+        let mut kept: Vec<_> = self.kept.iter().map(|(end, _)| end.lease).collect();
+        kept.sort_unstable_by_key(|lease| lease.is_own());
+        let kept = kept.into_iter().map(|lease| HeldLease { lease, blocks: Vec::new() });
+        ToCoordinator::Wants { content, lacking, held: held.chain(kept).collect() }
+    }
+
+    /// Keeps the end of a lease that the coordinator cannot be told of. It is told whenever it comes back: a coordinator
+    /// that was restarted in between knows nothing of it, and one that does charges it once.
+    pub(super) fn keep(&mut self, end: LeaseEnd, begun: Vec<Lacking>) {
+        if end.read_bytes > 0 || !end.lease.is_own() {
+            self.kept.push_back((end, begun));
+        }
+        if self.kept.len() > LEASES_KEPT_MAX {
+            self.kept.pop_front();
+        }
+    }
+
+    /// The ends that were kept. What was wrong is said the first time only: it may end a deployment.
+    pub(super) fn kept(&mut self) -> Vec<ToCoordinator> {
+        let said =
+            self.kept.iter().map(|(end, begun)| ToCoordinator::LeaseEnded { end: end.clone(), begun: begun.clone() });
+        let said = said.collect();
+        self.kept.iter_mut().for_each(|(end, _)| end.fault = None);
+        said
+    }
+
+    pub(super) fn has_partner(&self, node: NodeId) -> bool {
+        self.partners.contains(&node)
+    }
+
+    pub(super) fn lacks(&self) -> bool {
+        !self.lacking.is_empty()
+    }
+
+    /// Blocks that are lacking, in order.
+    pub(super) fn lacking_blocks(&self) -> impl Iterator<Item = BlockIndex> {
+        self.lacking.keys().copied()
+    }
+
+    /// The number of the run that a block is in.
+    pub(super) fn run_of(&self, block: BlockIndex) -> u32 {
+        u32::try_from(self.run_starts.partition_point(|start| *start <= block.0)).unwrap_or(u32::MAX)
     }
 
     /// What neighbours are to know of it, from scratch.
@@ -69,7 +119,8 @@ impl Trade {
         ToNeighbour::Has { content, blocks: self.exchange.have().clone() }
     }
 
-    fn open<'a>(&'a self, blocks: &'a [BlockIndex]) -> impl Iterator<Item = BlockIndex> + 'a {
+    /// Those of `blocks` that are lacking.
+    pub(super) fn open<'a>(&'a self, blocks: &'a [BlockIndex]) -> impl Iterator<Item = BlockIndex> + 'a {
         blocks.iter().copied().filter(|block| self.lacking.contains_key(block))
     }
 

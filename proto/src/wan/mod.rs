@@ -13,12 +13,16 @@
 //! - While a site has a second candidate, one node never has more at stake (granted to it, not yet held by a second live
 //!   node) than the budget could pay for again; but always one block, so that a small budget does not stop a site.
 //!
+//! - What was read under leases that this ledger did not grant (an earlier run's, a deputy's own) is charged as a fact, once,
+//!   when its end is told.
+//!
 //! Not guaranteed: that nodes tell the truth. Left to the shell: carrying messages, the WAN limit of the hour, and which
 //! request a lease becomes. With `swarm` off each node is a site of its own.
 
 mod budget;
 pub mod calendar;
 mod check;
+mod facts;
 mod grant;
 mod lease;
 mod ledger;

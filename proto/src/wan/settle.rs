@@ -23,7 +23,9 @@ impl Site {
         };
         let Some(slot) = self.slots.get(&node).copied() else { return };
         landed.iter().for_each(|block| self.landed(slot, *block, now));
-        let Some(lease) = self.leases.get(&id).filter(|lease| lease.node == slot) else { return };
+        let Some(lease) = self.leases.get(&id).filter(|lease| lease.node == slot) else {
+            return self.note_fact(id, read_bytes, &landed, &begun);
+        };
         let blocks = lease.blocks.clone();
         let mut begun_blocks = BTreeSet::new();
         for lacking in begun.iter().filter(|lacking| lease.charge(lacking.block) > 0) {
@@ -63,6 +65,7 @@ impl Site {
     fn remove_lease(&mut self, id: LeaseId, refunds: &[(BlockIndex, u32)], now: Time) {
         self.free_blocks(id);
         self.leases.remove(&id);
+        self.settled(id);
         for (block, bytes) in refunds {
             self.budget.refund(*block, *bytes);
         }

@@ -51,6 +51,10 @@ pub(super) struct Site {
     pub(super) gap_bytes: u64,
     pub(super) in_site_bytes: u64,
     pub(super) seed: u64,
+    /// The run of the coordinator that grants here.
+    pub(super) run: u64,
+    /// Leases of others than this run that are settled.
+    pub(super) facts: BTreeSet<LeaseId>,
 }
 
 /// One block.
@@ -108,11 +112,14 @@ impl Site {
             gap_bytes: 0,
             in_site_bytes: 0,
             seed,
+            run: 0,
+            facts: BTreeSet::new(),
         }
     }
 
     /// Takes one input and grants what it makes possible. `next_lease` is the number of the next lease.
     pub(super) fn handle(&mut self, input: Input, now: Time, next_lease: &mut u64) {
+        self.run = *next_lease >> 32;
         self.fire(now);
         match input {
             Input::Wants { node, lacking, held } => self.wants(node, &lacking, &held, now),

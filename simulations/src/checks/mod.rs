@@ -1,6 +1,7 @@
 //! The promises of DESIGN.md section 2, one file each. VERIFIED is checked where nodes speak and serve, by their disks.
 
 pub(crate) mod acked;
+pub(crate) mod away;
 pub(crate) mod gate;
 pub(crate) mod wan_once;
 
@@ -12,6 +13,7 @@ pub(crate) struct Checks {
     pub(crate) wan: wan_once::WanOnce,
     pub(crate) gate: gate::Gate,
     pub(crate) acked: acked::Acked,
+    pub(crate) away: away::Away,
 }
 
 /// A promise that was not kept.

@@ -41,6 +41,8 @@ struct Account {
     allowed: u64,
     read: u64,
     unreported: u64,
+    /// Blocks that deputies read.
+    own: BTreeSet<BlockIndex>,
 }
 
 impl WanOnce {
@@ -66,14 +68,24 @@ impl WanOnce {
     }
 
     /// A node begins to read the `lacking` bytes that it lacks of a block; `there` says whether the site has it otherwise.
-    pub(crate) fn begin(&mut self, way: Way, block: BlockIndex, lacking: u32, there: bool) {
+    /// `granted_there` says the same of when the lease was granted: a block that a deputy read is not to be granted if so.
+    pub(crate) fn begin(&mut self, way: Way, block: BlockIndex, lacking: u32, there: bool, granted_there: bool) {
         let ledger = self.ledgers(way.content);
         let account = self.ways.entry(way).or_default();
         let before = account.allowances.get(&block).copied();
-        if before.is_none() || before.is_some_and(|before| before < ledger) && !there {
+        let first = before.is_none() && !(granted_there && account.own.contains(&block));
+        if first || before.is_some_and(|before| before < ledger) && !there {
             account.allowances.insert(block, ledger);
             account.allowed += u64::from(lacking);
         }
+    }
+
+    /// A deputy begins to read the `lacking` bytes that it lacks of a block. Whether it may is judged by what it knows, when
+    /// it grants itself the lease (see [`super::away`]); if so it is allowed beside what the ledgers allow.
+    pub(crate) fn begin_own(&mut self, way: Way, block: BlockIndex, lacking: u32) {
+        let account = self.ways.entry(way).or_default();
+        account.own.insert(block);
+        account.allowed += u64::from(lacking);
     }
 
     /// `bytes` crossed the WAN for a lease, `wasted` of them for nothing.
@@ -132,7 +144,7 @@ mod tests {
         let mut check = WanOnce::default();
         check.coordinator_started();
         check.deployed(WAY.content);
-        check.begin(WAY, BlockIndex(0), lacking, false);
+        check.begin(WAY, BlockIndex(0), lacking, false, false);
         check
     }
 
@@ -140,7 +152,7 @@ mod tests {
     fn a_second_reading_is_caught_once_the_budget_is_spent() {
         let mut check = begun(1_000_000);
         assert_eq!(check.read(WAY, LeaseId(1), 1_000_000, 0), Ok(()));
-        check.begin(WAY, BlockIndex(0), 1_000_000, false);
+        check.begin(WAY, BlockIndex(0), 1_000_000, false, false);
         assert_eq!(check.read(WAY, LeaseId(2), WAN_BUDGET_BYTES_MIN, 0), Ok(()), "one ledger's budget");
         assert!(check.read(WAY, LeaseId(2), 1, 0).is_err());
     }
@@ -151,7 +163,7 @@ mod tests {
             let mut check = begun(5_000_000);
             assert_eq!(check.read(WAY, LeaseId(1), 5_000_000, 0), Ok(()));
             check.coordinator_started();
-            check.begin(WAY, BlockIndex(0), 5_000_000, there);
+            check.begin(WAY, BlockIndex(0), 5_000_000, there, there);
             assert_eq!(check.read(WAY, LeaseId(2), 5_000_000, 0).is_err(), there);
         }
     }
