@@ -251,21 +251,23 @@ impl Directory {
     /// Connected members of a site that are neighbours of each other whatever its size, so that some of them may act for the
     /// coordinator while it is away. One that comes or goes changes one of them.
     pub fn deputies(&self, site: &Name) -> BTreeSet<NodeId> {
-        let online = self.members.values().filter(|m| m.membership.site == *site && m.online.is_some());
-        let place = |id: NodeId| (*blake3::keyed_hash(&DEPUTY_KEY, &id.0).as_bytes(), id);
-        let mut places: Vec<_> = online.map(|member| place(member.membership.node)).collect();
-        places.sort_unstable();
-        places.into_iter().take(DEPUTIES_MAX).map(|(_, id)| id).collect()
+        ordered(&DEPUTY_KEY, self.online(site)).into_iter().take(DEPUTIES_MAX).collect()
+    }
+
+    fn online(&self, site: &Name) -> impl Iterator<Item = NodeId> {
+        let of_site = self.members.values().filter(move |m| m.membership.site == *site && m.online.is_some());
+        of_site.map(|member| member.membership.node)
     }
 
     /// What `node` is to know of its site; `own_bulk` is where the coordinator's bulk mesh is, unless its token said otherwise.
     pub fn roster(&self, node: NodeId, own_bulk: &[String]) -> Option<Roster> {
         let membership = &self.members.get(&node)?.membership;
         let bulk = if membership.coordinator_bulk.is_empty() { own_bulk } else { &membership.coordinator_bulk };
-        let online = self.members.values().filter(|m| m.membership.site == membership.site && m.online.is_some());
-        let online: BTreeSet<NodeId> = online.map(|m| m.membership.node).collect();
+        let online: BTreeSet<NodeId> = self.online(&membership.site).collect();
         let mut near = neighbours(&online, node);
-        let deputies = self.deputies(&membership.site);
+        // In a small site everybody is everybody's neighbour anyway.
+        let deputies =
+            if online.len() > FULL_MESH_NODES_MAX { self.deputies(&membership.site) } else { BTreeSet::new() };
         if deputies.contains(&node) {
             near.extend(deputies.into_iter().filter(|deputy| *deputy != node));
         }
@@ -281,6 +283,18 @@ impl Directory {
 /// How the deputies of a site are chosen: by this and their keys.
 const DEPUTY_KEY: [u8; 32] = [0xde; 32];
 
+/// Where a node stands in the order that `key` gives.
+fn place(key: &[u8; 32], node: NodeId) -> ([u8; 32], NodeId) {
+    (*blake3::keyed_hash(key, &node.0).as_bytes(), node)
+}
+
+/// The nodes in the order that `key` gives.
+fn ordered(key: &[u8; 32], nodes: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
+    let mut places: Vec<_> = nodes.map(|node| place(key, node)).collect();
+    places.sort_unstable();
+    places.into_iter().map(|(_, node)| node).collect()
+}
+
 /// The members of `site` that `node` trades with: all of them in a small site, otherwise those next to it in
 /// [`NEIGHBOUR_RINGS`] rings, each ordered by another hash of the keys.
 ///
@@ -293,9 +307,8 @@ pub fn neighbours(site: &BTreeSet<NodeId>, node: NodeId) -> BTreeSet<NodeId> {
     }
     let mut found = BTreeSet::new();
     for ring in 0..NEIGHBOUR_RINGS {
-        let place = |id: NodeId| (*blake3::keyed_hash(&[ring; 32], &id.0).as_bytes(), id);
-        let own = place(node);
-        let places = || others.clone().map(place);
+        let own = place(&[ring; 32], node);
+        let places = || others.clone().map(|other| place(&[ring; 32], other));
         let (first, last) = (places().min(), places().max());
         let after = places().filter(|other| *other > own).min().or(first);
         let before = places().filter(|other| *other < own).max().or(last);
@@ -311,11 +324,8 @@ pub fn neighbourhoods(site: &BTreeSet<NodeId>) -> BTreeMap<NodeId, BTreeSet<Node
     }
     let mut found: BTreeMap<_, BTreeSet<_>> = site.iter().map(|node| (*node, BTreeSet::new())).collect();
     for ring in 0..NEIGHBOUR_RINGS {
-        let place = |id: &NodeId| (*blake3::keyed_hash(&[ring; 32], &id.0).as_bytes(), *id);
-        let mut order: Vec<_> = site.iter().map(place).collect();
-        order.sort_unstable();
-        let after = order.iter().cycle().skip(1);
-        for ((_, one), (_, other)) in order.iter().zip(after) {
+        let order = ordered(&[ring; 32], site.iter().copied());
+        for (one, other) in order.iter().zip(order.iter().cycle().skip(1)) {
             found.entry(*one).or_default().insert(*other);
             found.entry(*other).or_default().insert(*one);
         }
@@ -405,6 +415,7 @@ mod tests {
             let site: BTreeSet<NodeId> = (0..count).map(node).collect();
             let graph: BTreeMap<NodeId, BTreeSet<NodeId>> =
                 site.iter().map(|id| (*id, neighbours(&site, *id))).collect();
+            assert_eq!(neighbourhoods(&site), graph, "{count}: of all at once");
             let mut reached = BTreeSet::from([node(0)]);
             let mut next = vec![node(0)];
             while let Some(id) = next.pop() {

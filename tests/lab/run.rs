@@ -20,6 +20,12 @@ use crate::scenario::{Fault, Scenario, Source};
 /// How long starting, joining and beginning may take each.
 const SOON: Duration = Duration::from_secs(30);
 
+/// Where nodes listen.
+const NODE_PORT: u16 = 7442;
+
+/// Where a node beside the coordinator does: apart from the coordinator's ports, 7440 to 7443.
+const BESIDE_PORT: u16 = 7452;
+
 /// How long a run may take.
 const RUN_MAX: Duration = Duration::from_secs(300);
 
@@ -163,13 +169,17 @@ impl Lab {
     }
 
     fn start_node(&mut self, site: u32, number: u32) {
-        let name = node_name(site, number);
-        let place = Place::Node(site, number);
-        let mut command = self.network.command(place, program("shoal-node"));
-        command.args(["--join", &self.joins[&site], "--name", &name, "--data-dir"]).arg(self.path(&name));
-        command.args(["--listen", &format!("/ip4/{}/tcp/7442", Network::address(place))]);
-        let process = Process::start(&name, &mut command, &self.path(&format!("{name}.log")));
+        let process =
+            self.node_process(Place::Node(site, number), &node_name(site, number), &self.joins[&site], NODE_PORT);
         self.nodes.insert((site, number), process);
+    }
+
+    /// Starts a node; its bulk mesh takes the port after `port`.
+    fn node_process(&self, place: Place, name: &str, join: &str, port: u16) -> Process {
+        let mut command = self.network.command(place, program("shoal-node"));
+        command.args(["--join", join, "--name", name, "--data-dir"]).arg(self.path(name));
+        command.args(["--listen", &format!("/ip4/{}/tcp/{port}", Network::address(place))]);
+        Process::start(name, &mut command, &self.path(&format!("{name}.log")))
     }
 
     fn kill_node(&mut self, place: (u32, u32)) {
@@ -233,11 +243,7 @@ impl Lab {
     /// Deploys the package to a node beside the coordinator, which ends again.
     fn let_coordinator_hold(&mut self) {
         let join = self.shoal(&["token", "create", "--site", "elsewhere"]);
-        let mut command = self.network.command(Place::Origin, program("shoal-node"));
-        command.args(["--join", join.trim(), "--name", "beside", "--data-dir"]).arg(self.path("beside"));
-        // Its bulk mesh takes the port after this one, which must not be the coordinator's.
-        command.args(["--listen", &format!("/ip4/{}/tcp/7452", Network::address(Place::Origin))]);
-        let mut node = Process::start("the node beside", &mut command, &self.path("beside.log"));
+        let mut node = self.node_process(Place::Origin, "beside", join.trim(), BESIDE_PORT);
         self.await_online(1);
         let id = self.deploy("site=elsewhere");
         until("the node beside has it", RUN_MAX, || self.path("beside.stamp").exists().then_some(()));

@@ -97,7 +97,10 @@ impl Shelf {
 
     /// What a request comes to. Blocks where a content or a special payload has to be read; not for one of `recent`.
     async fn look_up(&self, request: &BlockRequest, recent: &mut Recent) -> Result<Payload, Declined> {
-        if let Some(content) = recent.find(request.content) {
+        // Only what is asked for raw is the store's alone: for the rest, the special source is asked first.
+        if request.encoding == Encoding::Raw
+            && let Some(content) = recent.find(request.content)
+        {
             return stored(request, content);
         }
         let (shelf, asked) = (self.clone(), request.clone());

@@ -189,18 +189,23 @@ impl Deputy {
         }
         self.say_hops(out);
         self.yield_own(contents, out);
-        if self.own.is_none() && self.look_at <= now && self.reach.free_at().is_some_and(|at| at <= now) {
-            self.look_at = now + DEPUTY_LOOKS;
-            if let Some(grant) = self.choose(contents) {
-                let run = self.run_of(contents, &grant);
-                self.own = Some(Own { content: grant.content, lease: grant.lease, run, yielded: false });
-                contents.hold_own(&grant, now, out);
-                // Neighbours are told before the first byte is asked for.
-                self.say_reading(contents, out);
-                out.push_back(Output::Read(grant));
-            }
-        }
+        let grant = self.begin_own(contents, now, out);
+        // Neighbours are told before the first byte is asked for.
         self.say_reading(contents, out);
+        out.extend(grant.map(Output::Read));
+    }
+
+    /// Takes the next lease that this deputy may grant itself, if it is time.
+    fn begin_own(&mut self, contents: &mut Contents, now: Time, out: &mut VecDeque<Output>) -> Option<Grant> {
+        if self.own.is_some() || now < self.look_at || self.reach.free_at().is_none_or(|at| now < at) {
+            return None;
+        }
+        self.look_at = now + DEPUTY_LOOKS;
+        let grant = self.choose(contents)?;
+        let run = self.run_of(contents, &grant);
+        self.own = Some(Own { content: grant.content, lease: grant.lease, run, yielded: false });
+        contents.hold_own(&grant, now, out);
+        Some(grant)
     }
 
     fn say_hops(&mut self, out: &mut VecDeque<Output>) {
@@ -244,7 +249,8 @@ impl Deputy {
 
     /// Stops reading what another node reads, or what the coordinator grants again.
     fn yield_own(&mut self, contents: &Contents, out: &mut VecDeque<Output>) {
-        let Some(own) = self.own.filter(|own| !own.yielded) else { return };
+        // While the coordinator is there, its ledger says what becomes of the lease.
+        let Some(own) = self.own.filter(|own| !own.yielded && self.reach.is_cut()) else { return };
         let Some(trade) = contents.traded(own.content) else { return };
         let blocks: BTreeSet<_> = trade.leases.get(&own.lease).into_iter().flat_map(|b| trade.open(b)).collect();
         let overlaps =
@@ -254,8 +260,7 @@ impl Deputy {
                 let greater = weight(own.content, own.run, *node) > weight(own.content, own.run, self.me);
                 overlaps(&reading.granted) || greater && overlaps(&reading.own)
             });
-        // While the coordinator is there, its ledger says what becomes of the lease.
-        if loses && self.reach.is_cut() || self.reach.is_cut() && !self.reach.is_lost() {
+        if loses || !self.reach.is_lost() {
             self.own = Some(Own { yielded: true, ..own });
             out.push_back(Output::CancelRead { content: own.content, lease: own.lease });
         }

@@ -97,8 +97,9 @@ impl Reach {
     }
 
     pub(super) fn neighbour_says(&mut self, node: NodeId, hops: u8, now: Time) {
+        let hops = hops.min(REACH_HOPS_MAX);
         if let Some(known) = self.hops.get_mut(&node).filter(|known| **known != hops) {
-            *known = hops.min(REACH_HOPS_MAX);
+            *known = hops;
             self.changed = now;
         }
     }
