@@ -432,3 +432,6 @@ pub const LEASES_KEPT_MAX: usize = 256;
 
 /// Leases that a ledger did not grant and charged, so that none is charged twice: those of the largest package.
 pub const FACTS_MAX: usize = 65_536;
+
+/// Leases whose ends are awaited though their ledger is gone: as many as all nodes hold of one content.
+pub const LATE_ENDS_MAX: usize = NODES_MAX * LEASES_PER_NODE_MAX;

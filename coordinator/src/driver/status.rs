@@ -244,13 +244,7 @@ fn step_status(step: &StepView) -> StepStatus {
     }
 }
 
-fn site_status(
-    site: &SiteView,
-    have_bytes: u64,
-    wan_limit: Option<u64>,
-    rollout: &View,
-    now: WallTime,
-) -> SiteStatus {
+fn site_status(site: &SiteView, have_bytes: u64, wan_limit: Option<u64>, rollout: &View, now: WallTime) -> SiteStatus {
     let began = rollout.times.acquire_began;
     let so_far = began.map_or(0, |began| rollout.times.finished.unwrap_or(now).0.saturating_sub(began.0));
     let bound_ms =

@@ -10,6 +10,7 @@
 
 mod budgets;
 mod input;
+mod late;
 mod nodes;
 mod orders;
 mod standby;
@@ -89,6 +90,7 @@ pub struct Coordinator {
     deployments: BTreeMap<DeploymentId, Deployment>,
     supplies: BTreeMap<(Name, ContentId), Supply>,
     standbys: standby::Told,
+    late: late::Late,
     runs: Runs,
     /// Deployments that an earlier run began, and until when their nodes are waited for.
     resumed: BTreeSet<DeploymentId>,
@@ -129,6 +131,7 @@ impl Coordinator {
             deployments: BTreeMap::new(),
             supplies: BTreeMap::new(),
             standbys: BTreeMap::new(),
+            late: BTreeMap::new(),
             runs: Runs::default(),
             resumed: BTreeSet::new(),
             resumed_until: now.time + RETURN_MAX,
@@ -250,6 +253,10 @@ impl Coordinator {
             deployment.rollout.check();
             assert_eq!(deployment.manifest.deployment, *id);
         }
+        assert!(
+            self.late.values().all(|(node, _)| self.told.contains_key(node)),
+            "only who is connected is waited for"
+        );
         assert!(self.told.keys().all(|node| self.directory.member(*node).is_some_and(|m| m.online.is_some())));
     }
 

@@ -95,7 +95,9 @@ impl Coordinator {
 
     fn on_finished(&mut self, id: DeploymentId, outcome: Outcome) {
         self.record_totals(id);
+        let open = self.open_leases(id);
         self.reassign_supplies(id);
+        self.await_late_ends(id, open);
         let effects = self.runs.on_end(id);
         self.carry_out_runs(effects);
         self.outbox.push_back(Output::Notice(Notice::Finished { deployment: id, outcome }));

@@ -6,6 +6,12 @@ use crate::limits::WRONG_READS_MAX;
 use crate::wan::{self, WanLedger};
 use crate::wire::{Fault, FaultKind, LeaseEnd};
 
+/// Leases of one ledger before its numbers reach those of the next deployment's: sixteen times those of the largest package.
+const LEASES_PER_LEDGER: u32 = 1 << 20;
+
+/// Deployments in a row whose ledgers number their leases differently; half of what fits, so that the last has room too.
+const LEDGERS_TOLD_APART: u64 = 1 << 11;
+
 /// Which part of a deployment a content is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Purpose {
@@ -29,7 +35,9 @@ pub(super) struct Supply {
 
 impl Supply {
     pub(super) fn new(ledger: WanLedger, blocks: u32, purpose: Purpose) -> Self {
-        Self { ledger, purpose, blocks, whole: false, wrong: 0 }
+        // A content's next ledger is for another deployment: what nodes still say of leases of this one is not its.
+        let first = u32::try_from(purpose.deployment.0 % LEDGERS_TOLD_APART).unwrap_or(0) * LEASES_PER_LEDGER;
+        Self { ledger: ledger.with_first_lease(first), purpose, blocks, whole: false, wrong: 0 }
     }
 
     /// What the ledger is to know of a lease's end.

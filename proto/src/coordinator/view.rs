@@ -83,7 +83,9 @@ impl Coordinator {
             (package, false) => Some((package, &supply.ledger)),
             (_, true) => None,
         });
-        packages.flat_map(|(package, ledger)| ledger.held_bytes().map(move |(n, bytes)| ((n, package), bytes))).collect()
+        packages
+            .flat_map(|(package, ledger)| ledger.held_bytes().map(move |(n, bytes)| ((n, package), bytes)))
+            .collect()
     }
 }
 

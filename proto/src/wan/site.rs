@@ -155,6 +155,11 @@ impl Site {
         self.grant_all(now, next_lease);
     }
 
+    /// Leases that have not ended, with who holds them.
+    pub(super) fn open_leases(&self) -> impl Iterator<Item = (NodeId, LeaseId)> {
+        self.leases.iter().map(|(id, lease)| (self.members[lease.node].id, *id))
+    }
+
     fn fire(&mut self, now: Time) {
         while let Some((at, why)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, why));
@@ -253,7 +258,11 @@ impl Site {
         let (Some(member), Some(full)) = (self.members.get(slot), self.block_bytes.get(block.index())) else { return };
         let bytes = u64::from(member.lacking(block, *full));
         let leased = self.blocks[block.index()].lease.is_some_and(|id| self.leases[&id].node == slot);
-        if leased { self.wan_meter.add(bytes, now) } else { self.peer_meter.add(bytes, now) }
+        if leased {
+            self.wan_meter.add(bytes, now)
+        } else {
+            self.peer_meter.add(bytes, now)
+        }
         self.landed(slot, block, now);
     }
 
@@ -346,11 +355,12 @@ impl Site {
     fn node_up(&mut self, node: NodeId) {
         let Some(slot) = self.slots.get(&node).copied() else { return };
         let member = &mut self.members[slot];
-        if member.down_since.take().is_some() {
-            member.up = true;
-            self.least_stale = true;
-            self.ready_all();
-        }
+        member.up |= member.down_since.take().is_some();
+        // It is about to say what it wants and which leases it holds: what it were granted now would cross that on the way,
+        // and be taken for a lease that it does not hold (WAN-ONCE).
+        member.interested = false;
+        self.least_stale = true;
+        self.ready_all();
     }
 
     fn node_down(&mut self, node: NodeId, now: Time) {
