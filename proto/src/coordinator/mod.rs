@@ -9,6 +9,7 @@
 //! connected; so [`Coordinator::new`] with the journal's records, plus the nodes' hellos and wants, is the state again.
 
 mod input;
+mod kept;
 mod nodes;
 mod orders;
 mod standby;
@@ -310,6 +311,7 @@ impl Coordinator {
         self.record(Record::Created(created));
         let online: Vec<_> = self.told.keys().copied().collect();
         for node in online {
+            self.tell_kept(node, id);
             self.decide(id, rollout::Input::NodeOnline(node), now);
         }
         self.decide(id, rollout::Input::Tick, now);
