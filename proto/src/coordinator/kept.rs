@@ -20,7 +20,7 @@ impl Coordinator {
             return;
         }
         if self.is_superseded(id, node) {
-            self.outbox.push_back(Output::Node { to: node, message: ToNode::End { deployment: id } });
+            self.tell_end(node, id);
         } else {
             self.tell_manifest(node, id, rollout.generation());
         }
@@ -35,15 +35,20 @@ impl Coordinator {
         }
     }
 
+    /// Tells a node that a deployment is over. One that is away is told when it is back.
+    pub(super) fn tell_end(&mut self, node: NodeId, id: DeploymentId) {
+        if let Some(told) = self.told.get_mut(&node) {
+            told.remove(&id);
+            self.outbox.push_back(Output::Node { to: node, message: ToNode::End { deployment: id } });
+        }
+    }
+
     /// A deployment is over: tells connected nodes that what it supersedes is.
     pub(super) fn end_superseded(&mut self, by: DeploymentId) {
-        let mut ends = Vec::new();
-        for (id, earlier) in self.deployments.range(..by) {
-            let kept = self.told.keys().filter(|node| earlier.rollout.keeps(**node));
-            let ended = kept.filter(|node| self.is_superseded_by(*id, **node, by));
-            ends.extend(ended.map(|to| Output::Node { to: *to, message: ToNode::End { deployment: *id } }));
-        }
-        self.outbox.extend(ends);
+        let known = self.told.iter().flat_map(|(node, told)| told.range(..by).map(|id| (*node, *id)));
+        let kept = known.filter(|(node, id)| self.deployments[id].rollout.keeps(*node));
+        let ends: Vec<_> = kept.filter(|(node, id)| self.is_superseded_by(*id, *node, by)).collect();
+        ends.into_iter().for_each(|(node, id)| self.tell_end(node, id));
     }
 
     fn is_superseded(&self, id: DeploymentId, node: NodeId) -> bool {

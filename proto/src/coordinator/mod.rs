@@ -82,7 +82,7 @@ pub struct Coordinator {
     /// Deployments that an earlier run began, and until when their nodes are waited for.
     resumed: BTreeSet<DeploymentId>,
     resumed_until: Time,
-    /// Which manifests each connected node was sent on its connection.
+    /// Which manifests each connected node was sent on its connection, until it was told the end.
     told: BTreeMap<NodeId, BTreeSet<DeploymentId>>,
     /// What steps on the coordinator report to their rollouts.
     reports: VecDeque<RunEffect>,

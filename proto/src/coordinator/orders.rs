@@ -25,11 +25,7 @@ impl Coordinator {
                     self.order_kill(actor, StepRun { deployment: id, step, attempt }, generation);
                 }
                 Effect::Finished { outcome } => self.on_finished(id, outcome),
-                Effect::Forget { node, .. } if self.told.contains_key(&node) => {
-                    self.outbox.push_back(Output::Node { to: node, message: ToNode::End { deployment: id } });
-                }
-                // It is told when it is back.
-                Effect::Forget { .. } => {}
+                Effect::Forget { node, .. } => self.tell_end(node, id),
             }
         }
     }
