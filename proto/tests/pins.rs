@@ -1,5 +1,6 @@
 //! What a node keeps for deployments: from its manifest to its end, and for what was staged to the next success; never on
 //! guesswork after a restart.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

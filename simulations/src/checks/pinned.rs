@@ -47,7 +47,7 @@ impl Pinned {
                         let package = deployment.manifest.packages.get(package.index());
                         deployment.needed.extend(package.map(|package| (*node, package.id)));
                     }
-                    // It may stay pinned on nodes that go on, but nobody needs it there.
+                    // It may stay pinned there, but nobody needs it.
                     Change::Excluded { node, .. } => deployment.needed.retain(|(of, _)| of != node),
                     Change::Finished { outcome } => self.finished(*id, outcome, record.at),
                     _ => {}
@@ -101,5 +101,74 @@ impl World {
         let host = self.scenario.node(node).and_then(|number| self.hosts[number].process.as_ref());
         let verdict = host.and_then(|process| process.pins.as_ref()).map(|pins| self.checks.pinned.judge(node, pins));
         self.verify("PINNED", verdict.unwrap_or(Ok(())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use shoal_proto::coordinator::Created;
+    use shoal_proto::id::PackageIndex;
+    use shoal_proto::manifest::Signed;
+    use shoal_proto::rollout::{Options, Record as RolloutRecord};
+
+    use super::*;
+    use crate::scenario::Scenario;
+
+    /// A world of one seed, whose first deployment goes out once under number 1 and once under 2, each to all its targets.
+    fn twice(stage_only: bool) -> (Pinned, NodeId, Pin) {
+        let scenario = Scenario::new(1);
+        let mut pinned = Pinned::default();
+        let mut first = None;
+        for id in [DeploymentId(1), DeploymentId(2)] {
+            let manifest = scenario.manifest(&scenario.deployments[0], id);
+            let signed = Signed::seal(&manifest, |_| Vec::new()).unwrap();
+            let options = Options { names: BTreeMap::new(), stage_only: stage_only && id.0 == 1 };
+            let created = Created { signed, options, sites: BTreeMap::new(), blocks: Vec::new(), sources: Vec::new() };
+            pinned.durable(&Record::Created(Box::new(created)));
+            first.get_or_insert(manifest);
+        }
+        let manifest = first.unwrap();
+        let node = *manifest.targets().first().unwrap();
+        let (_, package) = manifest.packages_of(node).next().unwrap();
+        let pin = Pin { package: package.id, deployment: DeploymentId(1), recipe: package.recipe.recipe };
+        (pinned, node, pin)
+    }
+
+    fn change(pinned: &mut Pinned, id: u64, at: u64, change: Change) {
+        let record = RolloutRecord { at: WallTime(at), change };
+        pinned.durable(&Record::Rollout { deployment: DeploymentId(id), record });
+    }
+
+    fn acquire(pinned: &mut Pinned, node: NodeId, pin: &Pin) {
+        let manifest = &pinned.deployments[&pin.deployment].manifest;
+        let place = manifest.packages.iter().position(|package| package.id == pin.package).unwrap();
+        let package = PackageIndex(u16::try_from(place).unwrap());
+        change(pinned, 1, 1, Change::Acquired { node, package });
+    }
+
+    #[test]
+    fn a_package_that_is_not_kept_for_a_live_deployment_is_caught() {
+        let (mut pinned, node, pin) = twice(false);
+        assert_eq!(pinned.judge(node, &BTreeSet::new()), Ok(()), "it is not there yet");
+        acquire(&mut pinned, node, &pin);
+        assert!(pinned.judge(node, &BTreeSet::new()).unwrap_err().contains("not kept"));
+        assert_eq!(pinned.judge(node, &BTreeSet::from([pin])), Ok(()));
+        change(&mut pinned, 1, 2, Change::Finished { outcome: Outcome::Cancelled });
+        assert_eq!(pinned.judge(node, &BTreeSet::new()), Ok(()));
+    }
+
+    #[test]
+    fn what_was_staged_is_to_be_kept_until_a_deployment_went_on_from_there() {
+        for (began, kept) in [(1, true), (2, false)] {
+            let (mut pinned, node, pin) = twice(true);
+            acquire(&mut pinned, node, &pin);
+            change(&mut pinned, 1, 2, Change::Finished { outcome: Outcome::Succeeded });
+            assert!(pinned.judge(node, &BTreeSet::new()).is_err());
+            change(&mut pinned, 2, began, Change::AcquireBegan);
+            change(&mut pinned, 2, 3, Change::Finished { outcome: Outcome::Succeeded });
+            assert_eq!(pinned.judge(node, &BTreeSet::new()).is_err(), kept);
+        }
     }
 }
