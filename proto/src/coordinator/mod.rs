@@ -10,6 +10,7 @@
 
 mod budgets;
 mod input;
+mod kept;
 mod late;
 mod nodes;
 mod orders;
@@ -95,7 +96,7 @@ pub struct Coordinator {
     /// Deployments that an earlier run began, and until when their nodes are waited for.
     resumed: BTreeSet<DeploymentId>,
     resumed_until: Time,
-    /// Which manifests each connected node was sent on its connection.
+    /// Which manifests each connected node was sent on its connection, until it was told the end.
     told: BTreeMap<NodeId, BTreeSet<DeploymentId>>,
     /// What steps on the coordinator report to their rollouts.
     reports: VecDeque<RunEffect>,
@@ -331,6 +332,7 @@ impl Coordinator {
         self.record(Record::Created(created));
         let online: Vec<_> = self.told.keys().copied().collect();
         for node in online {
+            self.tell_kept(node, id);
             self.decide(id, rollout::Input::NodeOnline(node), now);
         }
         self.decide(id, rollout::Input::Tick, now);

@@ -344,6 +344,15 @@ impl Contents {
         self.away = away;
     }
 
+    /// Whether nothing is being acquired.
+    pub(super) fn is_idle(&self) -> bool {
+        self.contents.values().all(|content| match &content.phase {
+            Phase::Opening => false,
+            Phase::Trading(trade) => trade.sealing == Sealing::Done,
+            Phase::Failed => true,
+        })
+    }
+
     /// Whether a content is wanted or there.
     pub(super) fn knows(&self, content: ContentId) -> bool {
         self.contents.contains_key(&content)
