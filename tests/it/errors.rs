@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use shoal_tests::{Behaviour, Mesh, Origin, Process, package, until};
+use shoal_tests::{Behaviour, Credentials, Mesh, Origin, Process, package, until};
 
 const FILE: &str = "name: model
 release: '1'
@@ -20,7 +20,8 @@ fn what_cannot_be_deployed_is_refused_with_its_reason() {
     let origin = Origin::start();
     origin.put("model.bin", package::bytes(10, 10_000));
     let secret = format!("[[feed]]\nname = 'secret'\nkind = 'http'\nurl = '{}'\n", origin.url("/secret/"));
-    origin.behave("/secret/", Behaviour { unauthorized: true, ..Behaviour::default() });
+    let wants = Some(Credentials { user: "ci", password: "hunter2" });
+    origin.behave("/secret/", Behaviour { wants, ..Behaviour::default() });
     let mut mesh = Mesh::start(&(origin.feed(&[]) + &secret));
     mesh.join("osl", &["one"]);
     let table = [

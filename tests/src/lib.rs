@@ -13,7 +13,7 @@ pub mod request;
 mod wait;
 
 pub use mesh::{Mesh, Ran};
-pub use origin::{Behaviour, Origin};
+pub use origin::{Behaviour, Credentials, Origin};
 pub use process::Process;
 pub use programs::{program, workspace};
 pub use wait::{until, until_seen};
