@@ -15,6 +15,7 @@
 pub mod cli;
 pub mod compress;
 pub mod config;
+mod disk;
 pub mod driver;
 pub mod membership;
 pub mod net;

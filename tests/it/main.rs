@@ -4,6 +4,7 @@
 mod away;
 mod crashes;
 mod deploy;
+mod disks;
 mod errors;
 mod nuget;
 mod origins;
