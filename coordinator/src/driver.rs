@@ -13,6 +13,7 @@ mod status;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -82,10 +83,21 @@ pub enum ServeError {
     #[error("`{0}` is no multiaddress: /ip4/0.0.0.0/tcp/7440 is wanted")]
     Address(String),
     /// A mesh cannot listen.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
+    #[error("{key}: {source}")]
+    Listen {
+        /// What of the configuration says where.
+        key: &'static str,
+        /// Why not.
+        source: ListenError,
+    },
+    /// Something listens where the API should.
+    #[error(
+        "api_listen: cannot listen on {0}: port {port} is in use: stop the program that has it, or choose another port",
+        port = .0.port()
+    )]
+    ApiInUse(SocketAddr),
     /// The API cannot listen.
-    #[error("the API cannot listen on {address}: {source}")]
+    #[error("api_listen: cannot listen on {address}: {source}")]
     Api {
         /// Where.
         address: SocketAddr,
@@ -348,22 +360,30 @@ impl Meshes {
         let (bulk, bulk_streams) = BulkMesh::start(identity)?;
         let mut control_addresses = Vec::new();
         for address in &config.mesh_listen {
-            control_addresses.push(control.listen(multiaddr(address)?).await?);
+            control_addresses.push(control.listen(multiaddr(address)?).await.map_err(cannot_listen("mesh_listen"))?);
         }
         let mut bulk_addresses = Vec::new();
         for address in &config.bulk_listen {
-            bulk_addresses.push(bulk.listen(multiaddr(address)?).await?);
+            bulk_addresses.push(bulk.listen(multiaddr(address)?).await.map_err(cannot_listen("bulk_listen"))?);
         }
         control.allow(Allow::Anybody).await.map_err(|_| ServeError::MeshStopped)?;
         Ok(Self { control, control_events, bulk, bulk_streams, control_addresses, bulk_addresses })
     }
 }
 
+fn cannot_listen(key: &'static str) -> impl FnOnce(ListenError) -> ServeError {
+    move |source| ServeError::Listen { key, source }
+}
+
 /// Where the API listens, what it is asked, and how it is ended.
 type OpenApi = (SocketAddr, mpsc::Receiver<Command>, CancellationToken);
 
 async fn open_api(config: &Config) -> Result<OpenApi, ServeError> {
-    let fail = |source| ServeError::Api { address: config.api_listen, source };
+    let address = config.api_listen;
+    let fail = |source: std::io::Error| match source.kind() {
+        ErrorKind::AddrInUse => ServeError::ApiInUse(address),
+        _ => ServeError::Api { address, source },
+    };
     let listener = TcpListener::bind(config.api_listen).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
     let token = api::admin_token(&config.data_dir.join("admin.token"))?;

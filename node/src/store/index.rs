@@ -250,7 +250,9 @@ mod tests {
         let refused = std::io::Error::from_raw_os_error(24);
         assert!(matches!(Trouble::from(sled::Error::Io(refused)), Trouble::Refused(_)));
         let full = sled::Error::Io(ErrorKind::StorageFull.into());
-        assert!(matches!(Trouble::from(full.clone()), Trouble::Full));
+        for full in [full.clone(), full] {
+            assert!(matches!(Trouble::from(full), Trouble::Full));
+        }
         assert!(matches!(Trouble::from(sled::Error::Unsupported(String::new())), Trouble::Damage(_)));
     }
 }
