@@ -222,7 +222,7 @@ fn an_empty_budget_waits_for_an_operator_and_says_so_once() {
     let empty =
         table.notices.iter().filter(|notice| matches!(notice, Notice::BudgetEmpty { wanted_bytes: 2_097_152, .. }));
     assert_eq!(empty.count(), 1, "{:?}", table.notices);
-    table.tell(Input::Override { bytes: 2 * u64::from(MIB) });
+    table.tell(Input::Override { node: None, bytes: 2 * u64::from(MIB) });
     table.pass(Duration::from_secs(20));
     assert_eq!(table.granted_to(A), [0, 1]);
 }

@@ -143,9 +143,11 @@ impl World {
         // An origin that is down is given up after a while.
         let patience = if fails.is_some() { Duration::from_millis(300) } else { Duration::ZERO };
         let way = self.way(node, content);
+        let brings_bytes = fails.is_none_or(|(_, bytes)| bytes > 0);
         if lease.is_own() {
             self.checks.wan.begin_own(way, block, bytes);
-        } else {
+        } else if brings_bytes {
+            // A grant for which nothing was read was none: the next one is the first.
             let there = self.is_in_site(node, content, block);
             self.checks.wan.begin(way, block, bytes, there, there_at_grant);
         }

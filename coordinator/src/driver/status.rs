@@ -1,6 +1,6 @@
 //! From the core's view of a deployment to what the API tells of it.
 
-use shoal_proto::coordinator::{Created, DeploymentView, SiteView};
+use shoal_proto::coordinator::{BudgetWait, Created, DeploymentView, SiteView};
 use shoal_proto::id::DeploymentId;
 use shoal_proto::manifest::{Manifest, Phase};
 use shoal_proto::rollout::view::{self, NodeView, PackageState, StepView, View, Waiting};
@@ -16,6 +16,7 @@ use crate::api::types::{
     SiteFigures, SiteStatus, Stage, Status, StatusSchema, StepPhase, StepState, StepStatus,
 };
 use crate::api::{ApiError, ErrorCode};
+use crate::cli::units;
 
 impl Server {
     pub(super) fn deployment(&self, id: DeploymentId) -> Option<Deployment> {
@@ -74,7 +75,7 @@ impl Server {
                 acquired: rollout.gate.ready,
                 open: rollout.gate.open,
             },
-            waiting: waiting(&rollout, manifest, created),
+            waiting: waiting(&rollout, manifest, created).into_iter().chain(self.budget_waits(id, manifest)).collect(),
             nodes: rollout.nodes.iter().map(|node| node_status(node, &rollout, manifest)).collect(),
             steps: Vec::new(),
             coordinator_steps: rollout.coordinator.iter().map(step_status).collect(),
@@ -84,6 +85,23 @@ impl Server {
         status.nodes.sort_by(|a, b| (&a.site, &a.name).cmp(&(&b.site, &b.name)));
         self.add_tails(id, &mut status);
         Ok(Box::new(status))
+    }
+
+    /// What is not read because the budget for reading again is spent (WAN-ONCE).
+    fn budget_waits(&self, id: DeploymentId, manifest: &Manifest) -> Vec<String> {
+        let sentence = |wait: BudgetWait| {
+            let package = manifest.packages.get(wait.package.index()).map_or("?", |package| package.name.as_str());
+            let reader = wait.of.node.map_or_else(|| wait.of.site.to_string(), |node| self.node_name(node));
+            let more = wait.wanted_bytes.saturating_sub(wait.left_bytes).max(1);
+            format!(
+                "{reader} would have to read {} of {package} again, and its budget has {} left: it waits for nodes that \
+                 have them, or for `shoal allow {id} --site {} --package {package} --bytes {more}B`",
+                units::bytes(wait.wanted_bytes),
+                units::bytes(wait.left_bytes),
+                wait.of.site,
+            )
+        };
+        self.core.budget_waits(id).map(sentence).collect()
     }
 
     /// Shows the last lines of steps that failed.

@@ -8,6 +8,7 @@
 //! Invariant: the state is a function of the records, the connections, and what connected nodes said since they
 //! connected; so [`Coordinator::new`] with the journal's records, plus the nodes' hellos and wants, is the state again.
 
+mod budgets;
 mod input;
 mod nodes;
 mod orders;
@@ -22,7 +23,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use input::{Created, Input, Notice, Output, Part, Record, WanTotals};
+pub use budgets::BudgetWait;
+pub use input::{AllowReading, BudgetOf, Created, Input, Notice, Output, Part, Record, WanTotals};
 pub use view::{DeploymentView, SiteView};
 
 use supply::Supply;
@@ -34,6 +36,7 @@ use crate::manifest::Manifest;
 use crate::rollout::{self, Now, Operator, Rollout};
 use crate::runs::{RunEffect, Runs, StepRecord};
 use crate::time::Time;
+use crate::wan::BudgetSums;
 use crate::wire::AcquireStats;
 
 /// How a coordinator is set up.
@@ -56,6 +59,15 @@ pub enum OperateError {
     /// It does not fit.
     #[error(transparent)]
     Refused(#[from] rollout::Refusal),
+    /// It has no target node there.
+    #[error("{0} has no node in site `{1}`: `shoal status {0}` shows its sites")]
+    NoSite(DeploymentId, Name),
+    /// It is over.
+    #[error("{0} is over: nothing is read for it any more")]
+    Over(DeploymentId),
+    /// No reading waits for its budget.
+    #[error("nothing that {0} reads in site `{1}` waits for its budget: name a package to allow more ahead of need")]
+    NothingWaits(DeploymentId, Name),
 }
 
 /// Why a core wants to be woken.
@@ -98,6 +110,7 @@ struct Deployment {
     rollout: Rollout,
     stats: BTreeMap<(NodeId, PackageIndex), AcquireStats>,
     wan: BTreeMap<Name, WanTotals>,
+    budgets: BTreeMap<BudgetOf, BudgetSums>,
     over: bool,
 }
 
@@ -160,11 +173,6 @@ impl Coordinator {
                 self.carry_out_runs(effects);
             }
             Input::Stop { deployment, cause } => self.decide(deployment, rollout::Input::Stop { cause }, now),
-            Input::AllowReading { site, content, bytes } => {
-                if let Some(supply) = self.supplies.get_mut(&(site, content)) {
-                    supply.ledger.handle(crate::wan::Input::Override { bytes }, now.time);
-                }
-            }
             Input::Tick => self.on_tick(now),
         }
         self.settle(now);
@@ -269,6 +277,7 @@ impl Coordinator {
                     rollout,
                     stats: BTreeMap::new(),
                     wan: BTreeMap::new(),
+                    budgets: BTreeMap::new(),
                     over: false,
                 };
                 self.deployments.insert(deployment.manifest.deployment, deployment);
@@ -290,6 +299,11 @@ impl Coordinator {
                     deployment.wan.insert(site.clone(), *wan);
                 }
             }
+            Record::Budget { deployment, of, sums } => {
+                if let Some(deployment) = self.deployments.get_mut(deployment) {
+                    deployment.budgets.insert(of.clone(), *sums);
+                }
+            }
         }
         Ok(())
     }
@@ -299,7 +313,7 @@ impl Coordinator {
         while let Some(report) = self.reports.pop_front() {
             self.on_own_report(report, now);
         }
-        self.drain_supplies(now);
+        self.drain_supplies();
     }
 
     fn on_create(&mut self, created: Box<Created>, now: Now) {

@@ -134,7 +134,7 @@ impl Site {
                 self.awaited.extend(nodes);
                 self.timers.insert((until, Why::AwaitOver));
             }
-            Input::Override { bytes } => {
+            Input::Override { bytes, .. } => {
                 self.budget.add(bytes);
                 self.said_budget_empty = false;
                 self.ready_all();

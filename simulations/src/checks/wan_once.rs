@@ -1,9 +1,10 @@
 //! WAN-ONCE: what really crossed the WAN of a site for a content stays within what the site lacked, and its budget.
 //!
 //! A second account, kept from what was read and not from what was leased. Each block may be read once, as much as its
-//! first reader lacked of it. On top comes the budget of 1 % with its floor, once for each ledger that there was: one
-//! for each run of the coordinator and each deployment. A later ledger cannot know what was read before it, so a block
-//! may be read once more for it, but only if no node of the site that is connected holds it or reads it. Bytes that were
+//! first reader lacked of it. On top comes the budget of 1 % of the content with its floor, once for each deployment, however
+//! often the coordinator is restarted. Allowances are for each ledger that there was, which is one for each run of the coordinator and
+//! each deployment: a later ledger cannot know what was read before it, so a block may be read once more for it, but only
+//! if no node of the site that is connected holds it or reads it. Bytes that were
 //! read in vain and that nobody could report (their reader crashed, or the report was lost) are nobody's fault; those
 //! that were reported are the budget's.
 
@@ -29,9 +30,17 @@ pub(crate) struct WanOnce {
     /// Blocks that nodes said that they have, by whatever way.
     said: BTreeSet<(usize, ContentId, BlockIndex)>,
     runs: u64,
-    /// How many deployments brought each content, and which run of the coordinator saw the first.
-    deployments: BTreeMap<ContentId, (u64, u64)>,
-    overrides: BTreeMap<ContentId, u64>,
+    contents: BTreeMap<ContentId, Brought>,
+    overrides: BTreeMap<Way, u64>,
+}
+
+/// How a content came into the world.
+#[derive(Debug)]
+struct Brought {
+    deployments: u64,
+    /// Which run of the coordinator saw the first.
+    first_run: u64,
+    bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -46,25 +55,31 @@ struct Account {
 }
 
 impl WanOnce {
-    /// A coordinator started: its ledgers have budgets of their own.
+    /// A coordinator started: its ledgers know of no block that it was read.
     pub(crate) fn coordinator_started(&mut self) {
         self.runs += 1;
     }
 
-    /// A deployment brings `content`.
-    pub(crate) fn deployed(&mut self, content: ContentId) {
-        self.deployments.entry(content).or_insert((0, self.runs)).0 += 1;
+    /// A deployment brings `content`, which has `bytes`.
+    pub(crate) fn deployed(&mut self, content: ContentId, bytes: u64) {
+        let first_run = self.runs;
+        self.contents.entry(content).or_insert(Brought { deployments: 0, first_run, bytes }).deployments += 1;
     }
 
     /// An operator allows `bytes` more.
-    pub(crate) fn allowed(&mut self, content: ContentId, bytes: u64) {
-        *self.overrides.entry(content).or_default() += bytes;
+    pub(crate) fn allowed(&mut self, way: Way, bytes: u64) {
+        *self.overrides.entry(way).or_default() += bytes;
+    }
+
+    /// What may be read in vain of a content in each site: a share for each deployment that brought it.
+    fn budget(&self, content: ContentId) -> u64 {
+        let share = |brought: &Brought| (brought.bytes / WAN_BUDGET_DIVISOR).max(WAN_BUDGET_BYTES_MIN);
+        self.contents.get(&content).map_or(0, |brought| brought.deployments * share(brought))
     }
 
     /// How many ledgers a content has had in each site, at most.
     fn ledgers(&self, content: ContentId) -> u64 {
-        let (deployments, first) = self.deployments.get(&content).copied().unwrap_or((1, self.runs));
-        deployments + self.runs - first
+        self.contents.get(&content).map_or(1, |brought| brought.deployments + self.runs - brought.first_run)
     }
 
     /// A node begins to read the `lacking` bytes that it lacks of a block; `there` says whether the site has it otherwise.
@@ -90,14 +105,13 @@ impl WanOnce {
 
     /// `bytes` crossed the WAN for a lease, `wasted` of them for nothing.
     pub(crate) fn read(&mut self, way: Way, lease: LeaseId, bytes: u64, wasted: u64) -> Result<(), String> {
-        let budgets = self.ledgers(way.content);
-        let overrides = self.overrides.get(&way.content).copied().unwrap_or(0);
+        let budget = self.budget(way.content);
+        let overrides = self.overrides.get(&way).copied().unwrap_or(0);
         let account = self.ways.entry(way).or_default();
         account.read += bytes;
         account.unreported += wasted;
         self.waste.entry(lease).or_insert((way, 0)).1 += wasted;
-        let budget = (account.allowed / WAN_BUDGET_DIVISOR).max(WAN_BUDGET_BYTES_MIN);
-        let most = account.allowed + budget * budgets + overrides + account.unreported;
+        let most = account.allowed + budget + overrides + account.unreported;
         if account.read <= most {
             return Ok(());
         }
@@ -143,7 +157,7 @@ mod tests {
     fn begun(lacking: u32) -> WanOnce {
         let mut check = WanOnce::default();
         check.coordinator_started();
-        check.deployed(WAY.content);
+        check.deployed(WAY.content, u64::from(lacking));
         check.begin(WAY, BlockIndex(0), lacking, false, false);
         check
     }
@@ -166,6 +180,16 @@ mod tests {
             check.begin(WAY, BlockIndex(0), 5_000_000, there, there);
             assert_eq!(check.read(WAY, LeaseId(2), 5_000_000, 0).is_err(), there);
         }
+    }
+
+    #[test]
+    fn a_restart_brings_no_budget() {
+        let mut check = begun(1_000_000);
+        assert_eq!(check.read(WAY, LeaseId(1), 1_000_000 + WAN_BUDGET_BYTES_MIN, 0), Ok(()));
+        check.coordinator_started();
+        assert!(check.read(WAY, LeaseId(2), 1, 0).is_err());
+        check.allowed(WAY, 1);
+        assert_eq!(check.read(WAY, LeaseId(2), 0, 0), Ok(()), "an operator does");
     }
 
     #[test]
