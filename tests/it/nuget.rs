@@ -1,11 +1,14 @@
 //! A NuGet v3 feed behind a password: what its packages are called, who reads them and how often, and what goes wrong.
 
 use std::fs;
+use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use shoal_tests::{Behaviour, Credentials, Mesh, Origin, package};
 
 const CI: Credentials = Credentials { user: "ci", password: "correct horse" };
+
+const WITHIN: Duration = Duration::from_secs(90);
 
 /// Documents of the feed, probes and the recipe: what is read beside the package.
 const BESIDE_BYTES: u64 = 64 * 1024;
@@ -123,4 +126,23 @@ fn what_a_nuget_feed_does_not_give_is_told_with_the_next_step() {
     assert_refused("Acme.Web", "4.2.1", 1, "cannot read the password of feed `nuget-main` from ");
     let list = mesh.shoal(&["status", "--list", "-o", "json"]).json();
     assert_eq!(list["deployments"].as_array().map(Vec::len), Some(0), "nothing began");
+}
+
+#[test]
+fn a_password_that_ends_under_way_is_told() {
+    let package = package::zip(&package::files(22, 60, 100_000));
+    let origin = feed(&package);
+    let mesh = mesh(&origin);
+    origin.behave("/osl/", Behaviour { wants: Some(CI), rate: Some(1_000_000), ..Behaviour::default() });
+    let id = mesh.begin(&deployment(&mesh, "Acme.Web", "4.2.1"));
+    mesh.await_status(&id, "it has begun", WITHIN, |status| status["sites"][0]["wan_bytes"].as_u64() > Some(0));
+    let fresh = Credentials { user: "ci", password: "changed" };
+    origin.behave("/osl/", Behaviour { wants: Some(fresh), ..Behaviour::default() });
+    let told = |status: &Value| {
+        let waiting = status["waiting"].as_array().unwrap().iter().filter_map(Value::as_str);
+        let words = ["cannot read web for osl: http://", "acme.web.4.2.1.nupkg answered 401: check ", "password file"];
+        waiting.filter(|line| words.iter().all(|word| line.contains(word))).count() == 1
+    };
+    let status = mesh.await_status(&id, "it says who was refused", WITHIN, told);
+    assert_eq!((&status["state"], &status["stage"]), (&json!("running"), &json!("acquire")));
 }

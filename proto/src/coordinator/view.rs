@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::input::WanTotals;
 use super::{Coordinator, Deployment};
-use crate::id::{DeploymentId, Name, NodeId};
+use crate::id::{DeploymentId, Name, NodeId, PackageIndex};
 use crate::rollout::view::{PackageState, View};
 use crate::wan;
 
@@ -42,7 +42,30 @@ pub struct SiteView {
     pub live: Option<wan::Stats>,
 }
 
+/// A read over a site's WAN that failed, none having brought anything since, of a package that the site still lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadTrouble {
+    /// Which site.
+    pub site: Name,
+    /// Which package of the deployment.
+    pub package: PackageIndex,
+    /// Who read.
+    pub node: NodeId,
+    /// What went wrong.
+    pub cause: String,
+}
+
 impl Coordinator {
+    /// The reads that fail for a deployment at this moment.
+    pub fn read_troubles(&self, id: DeploymentId) -> impl Iterator<Item = ReadTrouble> {
+        let manifest = self.deployments.get(&id).map(|deployment| &deployment.manifest);
+        self.supplies.iter().filter_map(move |((site, content), supply)| {
+            let (node, cause) = supply.trouble.clone().filter(|_| supply.ledger.stats().missing_bytes > 0)?;
+            let (package, _) = manifest?.part(*content)?;
+            Some(ReadTrouble { site: site.clone(), package, node, cause })
+        })
+    }
+
     /// A deployment's status.
     pub fn view(&self, id: DeploymentId) -> Option<DeploymentView> {
         let deployment = self.deployments.get(&id)?;
