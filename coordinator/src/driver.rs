@@ -17,8 +17,9 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use shoal_node::clock::{Clock, sleep_until};
 use shoal_node::net::{
     Allow, BulkMesh, BulkStream, ControlConfig, ControlEvent, ControlMesh, Identity, IdentityError, ListenError,
     Multiaddr, TlsSetupError,
@@ -32,7 +33,7 @@ use shoal_proto::coordinator::{self, Coordinator, Input, Record};
 use shoal_proto::id::{DeploymentId, NodeId};
 use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, RECORD_BYTES_MAX};
 use shoal_proto::rollout::Now;
-use shoal_proto::time::{Time, WallTime};
+use shoal_proto::time::WallTime;
 use shoal_proto::wire::{Frame, StepRun, ToCoordinator};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -134,7 +135,7 @@ impl From<RunReport> for Event {
 pub struct Server {
     config: Config,
     identity: Identity,
-    started: Instant,
+    clock: Clock,
     core: Coordinator,
     journal: Journal,
     control: ControlMesh,
@@ -178,7 +179,7 @@ impl Server {
         let Meshes { control, control_events, bulk, bulk_streams, control_addresses, bulk_addresses } =
             Meshes::start(&identity, &config).await?;
         let (api_address, commands, stop_api) = open_api(&config).await?;
-        let started = Instant::now();
+        let clock = Clock::start();
         let event_log = EventLog::of_records(&records);
         let bulk_texts = |addresses: &[Multiaddr]| addresses.iter().map(ToString::to_string).collect();
         let core_config = coordinator::Config {
@@ -189,7 +190,7 @@ impl Server {
             },
             seed: recovered.epoch.0,
         };
-        let core = Coordinator::new(core_config, records, now(started)).map_err(|cause| ServeError::Record {
+        let core = Coordinator::new(core_config, records, now(clock)).map_err(|cause| ServeError::Record {
             sequence: recovered.entries,
             data_dir: config.data_dir.clone(),
             cause,
@@ -201,7 +202,7 @@ impl Server {
         info!(entries = recovered.entries, epoch = recovered.epoch.0, "the journal was replayed");
         let mut server = Self {
             identity,
-            started,
+            clock,
             core,
             journal,
             control,
@@ -274,7 +275,7 @@ impl Server {
         loop {
             self.settle().await?;
             self.answer_waiters();
-            let core = self.core.next_wake().map(|(at, _)| self.started + Duration::from_nanos(at.as_nanos()));
+            let core = self.core.next_wake().map(|(at, _)| self.clock.at(at));
             let waiter = self.waiters.iter().map(|waiter| waiter.deadline).min();
             let wake = core.into_iter().chain(waiter).min();
             tokio::select! {
@@ -299,7 +300,7 @@ impl Server {
     }
 
     fn now(&self) -> Now {
-        now(self.started)
+        now(self.clock)
     }
 
     fn handle(&mut self, input: Input) {
@@ -408,10 +409,9 @@ fn records(journal: &Journal, config: &Config) -> Result<Vec<Record>, ServeError
         .collect()
 }
 
-fn now(started: Instant) -> Now {
-    let time = Time::from_nanos(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+fn now(clock: Clock) -> Now {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { time, wall: WallTime(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
+    Now { time: clock.now(), wall: WallTime(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
 }
 
 fn multiaddr(text: &str) -> Result<Multiaddr, ServeError> {
@@ -422,12 +422,5 @@ fn multiaddr(text: &str) -> Result<Multiaddr, ServeError> {
 fn serve_everything(event: UploadEvent) {
     if let UploadEvent::Asked { verdict, .. } = event {
         let _ = verdict.send(true);
-    }
-}
-
-async fn sleep_until(wake: Option<Instant>) {
-    match wake {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -6,7 +6,7 @@
 mod carry;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use shoal_proto::codec;
 use shoal_proto::id::{ContentId, DeploymentId, LeaseId, Name, NodeId};
@@ -14,13 +14,13 @@ use shoal_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
 use shoal_proto::manifest::SignedError;
 use shoal_proto::node::{Input, Node};
 use shoal_proto::rng::mix;
-use shoal_proto::time::Time;
 use shoal_proto::wire::{Frame, Grant, Hello, JoinProof, StepRun, ToCoordinator, ToNode};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use crate::clock::{Clock, sleep_until};
 use crate::config::Config;
 use crate::membership::{Membership, MembershipError};
 use crate::net::{
@@ -114,7 +114,7 @@ impl From<RunReport> for Event {
 pub struct Agent {
     config: Config,
     membership: Membership,
-    started: Instant,
+    clock: Clock,
     core: Node,
     /// Inputs that follow from carrying out outputs.
     inputs: VecDeque<Input>,
@@ -178,7 +178,7 @@ impl Agent {
         let addresses = membership.join.addresses.iter().filter_map(|text| text.parse().ok()).collect();
         control.connect(coordinator, addresses).await.map_err(|_| AgentError::MeshStopped)?;
         Ok(Self {
-            started: Instant::now(),
+            clock: Clock::start(),
             core: Node::new(me, seed, ran).with_coordinator_grace(config.coordinator_grace),
             inputs: VecDeque::new(),
             site: membership.join.site.clone(),
@@ -226,7 +226,7 @@ impl Agent {
     async fn work(&mut self, stop: CancellationToken) -> Result<(), AgentError> {
         loop {
             self.settle().await?;
-            let wake = self.core.next_wake().map(|(at, _)| self.started + Duration::from_nanos(at.as_nanos()));
+            let wake = self.core.next_wake().map(|(at, _)| self.clock.at(at));
             tokio::select! {
                 () = stop.cancelled() => {
                     info!("stopped");
@@ -246,12 +246,8 @@ impl Agent {
         }
     }
 
-    fn now(&self) -> Time {
-        Time::from_nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
-    }
-
     fn handle(&mut self, input: Input) {
-        let now = self.now();
+        let now = self.clock.now();
         self.core.handle(input, now);
         if cfg!(debug_assertions) {
             self.core.check();
@@ -443,11 +439,4 @@ impl Agent {
 
 fn cannot_listen(option: &'static str) -> impl FnOnce(ListenError) -> AgentError {
     move |source| AgentError::Listen { option, source }
-}
-
-async fn sleep_until(wake: Option<Instant>) {
-    match wake {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
 }
