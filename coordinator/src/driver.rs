@@ -13,11 +13,13 @@ mod status;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use shoal_node::clock::{Clock, sleep_until};
 use shoal_node::net::{
     Allow, BulkMesh, BulkStream, ControlConfig, ControlEvent, ControlMesh, Identity, IdentityError, ListenError,
     Multiaddr, TlsSetupError,
@@ -31,7 +33,7 @@ use shoal_proto::coordinator::{self, Coordinator, Input, Record};
 use shoal_proto::id::{DeploymentId, NodeId};
 use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, RECORD_BYTES_MAX};
 use shoal_proto::rollout::Now;
-use shoal_proto::time::{Time, WallTime};
+use shoal_proto::time::WallTime;
 use shoal_proto::wire::{Frame, StepRun, ToCoordinator};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -82,10 +84,21 @@ pub enum ServeError {
     #[error("`{0}` is no multiaddress: /ip4/0.0.0.0/tcp/7440 is wanted")]
     Address(String),
     /// A mesh cannot listen.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
+    #[error("{key}: {source}")]
+    Listen {
+        /// What of the configuration says where.
+        key: &'static str,
+        /// Why not.
+        source: ListenError,
+    },
+    /// Something listens where the API should.
+    #[error(
+        "api_listen: cannot listen on {0}: port {port} is in use: stop the program that has it, or choose another port",
+        port = .0.port()
+    )]
+    ApiInUse(SocketAddr),
     /// The API cannot listen.
-    #[error("the API cannot listen on {address}: {source}")]
+    #[error("api_listen: cannot listen on {address}: {source}")]
     Api {
         /// Where.
         address: SocketAddr,
@@ -122,7 +135,7 @@ impl From<RunReport> for Event {
 pub struct Server {
     config: Config,
     identity: Identity,
-    started: Instant,
+    clock: Clock,
     core: Coordinator,
     journal: Journal,
     control: ControlMesh,
@@ -166,7 +179,7 @@ impl Server {
         let Meshes { control, control_events, bulk, bulk_streams, control_addresses, bulk_addresses } =
             Meshes::start(&identity, &config).await?;
         let (api_address, commands, stop_api) = open_api(&config).await?;
-        let started = Instant::now();
+        let clock = Clock::start();
         let event_log = EventLog::of_records(&records);
         let bulk_texts = |addresses: &[Multiaddr]| addresses.iter().map(ToString::to_string).collect();
         let core_config = coordinator::Config {
@@ -177,7 +190,7 @@ impl Server {
             },
             seed: recovered.epoch.0,
         };
-        let core = Coordinator::new(core_config, records, now(started)).map_err(|cause| ServeError::Record {
+        let core = Coordinator::new(core_config, records, now(clock)).map_err(|cause| ServeError::Record {
             sequence: recovered.entries,
             data_dir: config.data_dir.clone(),
             cause,
@@ -189,7 +202,7 @@ impl Server {
         info!(entries = recovered.entries, epoch = recovered.epoch.0, "the journal was replayed");
         let mut server = Self {
             identity,
-            started,
+            clock,
             core,
             journal,
             control,
@@ -262,7 +275,7 @@ impl Server {
         loop {
             self.settle().await?;
             self.answer_waiters();
-            let core = self.core.next_wake().map(|(at, _)| self.started + Duration::from_nanos(at.as_nanos()));
+            let core = self.core.next_wake().map(|(at, _)| self.clock.at(at));
             let waiter = self.waiters.iter().map(|waiter| waiter.deadline).min();
             let wake = core.into_iter().chain(waiter).min();
             tokio::select! {
@@ -287,7 +300,7 @@ impl Server {
     }
 
     fn now(&self) -> Now {
-        now(self.started)
+        now(self.clock)
     }
 
     fn handle(&mut self, input: Input) {
@@ -348,22 +361,30 @@ impl Meshes {
         let (bulk, bulk_streams) = BulkMesh::start(identity)?;
         let mut control_addresses = Vec::new();
         for address in &config.mesh_listen {
-            control_addresses.push(control.listen(multiaddr(address)?).await?);
+            control_addresses.push(control.listen(multiaddr(address)?).await.map_err(cannot_listen("mesh_listen"))?);
         }
         let mut bulk_addresses = Vec::new();
         for address in &config.bulk_listen {
-            bulk_addresses.push(bulk.listen(multiaddr(address)?).await?);
+            bulk_addresses.push(bulk.listen(multiaddr(address)?).await.map_err(cannot_listen("bulk_listen"))?);
         }
         control.allow(Allow::Anybody).await.map_err(|_| ServeError::MeshStopped)?;
         Ok(Self { control, control_events, bulk, bulk_streams, control_addresses, bulk_addresses })
     }
 }
 
+fn cannot_listen(key: &'static str) -> impl FnOnce(ListenError) -> ServeError {
+    move |source| ServeError::Listen { key, source }
+}
+
 /// Where the API listens, what it is asked, and how it is ended.
 type OpenApi = (SocketAddr, mpsc::Receiver<Command>, CancellationToken);
 
 async fn open_api(config: &Config) -> Result<OpenApi, ServeError> {
-    let fail = |source| ServeError::Api { address: config.api_listen, source };
+    let address = config.api_listen;
+    let fail = |source: std::io::Error| match source.kind() {
+        ErrorKind::AddrInUse => ServeError::ApiInUse(address),
+        _ => ServeError::Api { address, source },
+    };
     let listener = TcpListener::bind(config.api_listen).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
     let token = api::admin_token(&config.data_dir.join("admin.token"))?;
@@ -388,10 +409,9 @@ fn records(journal: &Journal, config: &Config) -> Result<Vec<Record>, ServeError
         .collect()
 }
 
-fn now(started: Instant) -> Now {
-    let time = Time::from_nanos(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+fn now(clock: Clock) -> Now {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { time, wall: WallTime(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
+    Now { time: clock.now(), wall: WallTime(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
 }
 
 fn multiaddr(text: &str) -> Result<Multiaddr, ServeError> {
@@ -402,12 +422,5 @@ fn multiaddr(text: &str) -> Result<Multiaddr, ServeError> {
 fn serve_everything(event: UploadEvent) {
     if let UploadEvent::Asked { verdict, .. } = event {
         let _ = verdict.send(true);
-    }
-}
-
-async fn sleep_until(wake: Option<Instant>) {
-    match wake {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }

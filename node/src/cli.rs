@@ -9,16 +9,24 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, ConfigError, Settings};
 use crate::driver::{Agent, AgentError};
+use crate::membership::MembershipError;
 
 /// Exit code for a usage error.
 const USAGE: u8 = 2;
 
-/// Exit code for a node that its coordinator refuses.
+/// Exit code for a node that its coordinator refuses, or that is told to obey another one.
 const NOT_ALLOWED: u8 = 8;
+
+const EXIT_CODES: &str = "Exit codes:
+  0  stopped, as it was asked to
+  1  something unexpected
+  2  wrong usage, or a mistake in the settings file
+  8  not allowed: the coordinator refuses this node (say, its join string is expired or revoked), or the join string is
+     not of the coordinator that this node belongs to or that answers";
 
 /// The agent of Shoal: fetches packages with its neighbours and runs the steps of deployments.
 #[derive(Debug, Parser)]
-#[command(name = "shoal-node", version)]
+#[command(name = "shoal-node", version, after_help = EXIT_CODES)]
 pub struct Args {
     /// Join string, from `shoal token create`; needed at the first start.
     #[arg(long, value_name = "STRING", env = "SHOAL_JOIN", hide_env_values = true, conflicts_with = "join_file")]
@@ -97,9 +105,17 @@ pub fn main() -> ExitCode {
     // As a task: what `block_on` itself runs is a thread of its own, to be woken for every event.
     match runtime.block_on(async { tokio::spawn(run(config)).await }) {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error @ AgentError::Refused(_))) => fail(&error, NOT_ALLOWED),
-        Ok(Err(error)) => fail(&error, 1),
+        Ok(Err(error)) => fail(&error, exit_code(&error)),
         Err(error) => fail(&error, 1),
+    }
+}
+
+fn exit_code(error: &AgentError) -> u8 {
+    match error {
+        AgentError::Refused(_) | AgentError::Foreign { .. } => NOT_ALLOWED,
+        AgentError::Membership(MembershipError::OtherCoordinator { .. }) => NOT_ALLOWED,
+        AgentError::Membership(MembershipError::NotJoined) => USAGE,
+        _ => 1,
     }
 }
 

@@ -5,8 +5,8 @@
 
 mod carry;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant, SystemTime};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::SystemTime;
 
 use shoal_proto::codec;
 use shoal_proto::id::{ContentId, DeploymentId, LeaseId, Name, NodeId};
@@ -14,18 +14,18 @@ use shoal_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
 use shoal_proto::manifest::SignedError;
 use shoal_proto::node::{Input, Node};
 use shoal_proto::rng::mix;
-use shoal_proto::time::Time;
 use shoal_proto::wire::{Frame, Grant, Hello, JoinProof, StepRun, ToCoordinator, ToNode};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use crate::clock::{Clock, sleep_until};
 use crate::config::Config;
 use crate::membership::{Membership, MembershipError};
 use crate::net::{
-    Allow, BulkMesh, BulkStream, ControlConfig, ControlEvent, ControlMesh, ListenError, Multiaddr, TlsSetupError,
-    verify,
+    Allow, BulkMesh, BulkStream, ControlConfig, ControlEvent, ControlMesh, DialCause, ListenError, Multiaddr,
+    TlsSetupError, verify,
 };
 use crate::origin::{OriginError, OriginReader};
 use crate::runner::RunReport;
@@ -47,6 +47,19 @@ pub enum AgentError {
     /// The coordinator does not want it.
     #[error("the coordinator refuses this node: {0}")]
     Refused(String),
+    /// Another than the coordinator of the join string is where that says.
+    #[error(
+        "at {address} is not the coordinator of the join string, {}, but {}: check the address, or pass --join with a \
+         string that `shoal token create` makes there", wanted.short(), known(.found)
+    )]
+    Foreign {
+        /// Where.
+        address: Multiaddr,
+        /// The key that the join string names.
+        wanted: NodeId,
+        /// The key that answered; `None` if it is not one of Shoal's.
+        found: Option<NodeId>,
+    },
     /// The package store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -54,8 +67,13 @@ pub enum AgentError {
     #[error(transparent)]
     StepLog(#[from] StepLogError),
     /// It cannot listen.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
+    #[error("{option}: {source}")]
+    Listen {
+        /// What says where.
+        option: &'static str,
+        /// Why not.
+        source: ListenError,
+    },
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
@@ -65,6 +83,10 @@ pub enum AgentError {
     /// A mesh's task ended: a bug.
     #[error("the mesh has stopped")]
     MeshStopped,
+}
+
+fn known(found: &Option<NodeId>) -> String {
+    found.map_or_else(|| "a program that is not Shoal's".to_owned(), |found| found.short())
 }
 
 /// What tasks report.
@@ -92,12 +114,14 @@ impl From<RunReport> for Event {
 pub struct Agent {
     config: Config,
     membership: Membership,
-    started: Instant,
+    clock: Clock,
     core: Node,
     /// Inputs that follow from carrying out outputs.
     inputs: VecDeque<Input>,
     site: Name,
     welcomed_once: bool,
+    /// Addresses of the coordinator at which another answered since one failed otherwise.
+    strangers: BTreeSet<Multiaddr>,
     control: ControlMesh,
     control_events: mpsc::Receiver<ControlEvent>,
     bulk: BulkMesh,
@@ -137,11 +161,11 @@ impl Agent {
         let (bulk, bulk_streams) = BulkMesh::start(&membership.identity)?;
         let coordinator = membership.join.coordinator;
         for address in &config.listen {
-            control.listen(address.clone()).await?;
+            control.listen(address.clone()).await.map_err(cannot_listen("--listen"))?;
         }
         let mut bulk_bound = Vec::new();
         for address in &config.bulk_listen {
-            bulk_bound.push(bulk.listen(address.clone()).await?);
+            bulk_bound.push(bulk.listen(address.clone()).await.map_err(cannot_listen("--bulk-listen"))?);
         }
         let me = membership.identity.node_id();
         // Another one in each process: the numbers of leases that a deputy grants itself begin there.
@@ -154,11 +178,12 @@ impl Agent {
         let addresses = membership.join.addresses.iter().filter_map(|text| text.parse().ok()).collect();
         control.connect(coordinator, addresses).await.map_err(|_| AgentError::MeshStopped)?;
         Ok(Self {
-            started: Instant::now(),
+            clock: Clock::start(),
             core: Node::new(me, seed, ran).with_coordinator_grace(config.coordinator_grace),
             inputs: VecDeque::new(),
             site: membership.join.site.clone(),
             welcomed_once: false,
+            strangers: BTreeSet::new(),
             control,
             control_events,
             bulk: bulk.clone(),
@@ -191,9 +216,17 @@ impl Agent {
     /// # Errors
     /// [`AgentError`].
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), AgentError> {
+        let ended = self.work(stop).await;
+        if let Err(AgentError::Refused(_) | AgentError::Foreign { .. }) = ended {
+            self.membership.forget_fresh()?;
+        }
+        ended
+    }
+
+    async fn work(&mut self, stop: CancellationToken) -> Result<(), AgentError> {
         loop {
             self.settle().await?;
-            let wake = self.core.next_wake().map(|(at, _)| self.started + Duration::from_nanos(at.as_nanos()));
+            let wake = self.core.next_wake().map(|(at, _)| self.clock.at(at));
             tokio::select! {
                 () = stop.cancelled() => {
                     info!("stopped");
@@ -213,12 +246,8 @@ impl Agent {
         }
     }
 
-    fn now(&self) -> Time {
-        Time::from_nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
-    }
-
     fn handle(&mut self, input: Input) {
-        let now = self.now();
+        let now = self.clock.now();
         self.core.handle(input, now);
         if cfg!(debug_assertions) {
             self.core.check();
@@ -295,6 +324,7 @@ impl Agent {
                 self.handle(Input::NeighbourDown(node));
             }
             ControlEvent::DialFailed { node, address, cause } if node == coordinator => {
+                self.check_stranger(address.as_ref(), &cause)?;
                 let address = address.map(|address| address.to_string()).unwrap_or_default();
                 warn!(address, %cause, "cannot reach the coordinator; trying again");
             }
@@ -304,6 +334,24 @@ impl Agent {
             ControlEvent::Frame { from, bytes } => self.on_frame(from, &bytes)?,
         }
         Ok(())
+    }
+
+    /// Ends a node that has not got in, and at whose every address of the coordinator another answers. The mesh asks the
+    /// others before it asks one again at which another answered.
+    fn check_stranger(&mut self, address: Option<&Multiaddr>, cause: &DialCause) -> Result<(), AgentError> {
+        match (address, cause) {
+            (Some(address), DialCause::WrongNode { found }) if !self.welcomed_once => {
+                if self.strangers.insert(address.clone()) {
+                    return Ok(());
+                }
+                let (address, wanted) = (address.clone(), self.membership.join.coordinator);
+                Err(AgentError::Foreign { address, wanted, found: *found })
+            }
+            _ => {
+                self.strangers.clear();
+                Ok(())
+            }
+        }
     }
 
     fn on_frame(&mut self, from: NodeId, bytes: &[u8]) -> Result<(), AgentError> {
@@ -389,9 +437,6 @@ impl Agent {
     }
 }
 
-async fn sleep_until(wake: Option<Instant>) {
-    match wake {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
+fn cannot_listen(option: &'static str) -> impl FnOnce(ListenError) -> AgentError {
+    move |source| AgentError::Listen { option, source }
 }

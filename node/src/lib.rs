@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | [`driver`] | the one loop: events to the core of [`shoal_proto::node`], its outputs to the world |
+//! | [`driver`], [`clock`] | the one loop: events to the core of [`shoal_proto::node`], its outputs to the world; its time |
 //! | [`net`] | the control and the bulk mesh; all that knows libp2p |
 //! | [`store`] | packages and recipes on disk, verified segment by segment |
 //! | [`transfer`], [`compress`] | payload from and to neighbours, and under leases |
@@ -13,8 +13,10 @@
 //! | [`config`], [`cli`] | what the operator says |
 
 pub mod cli;
+pub mod clock;
 pub mod compress;
 pub mod config;
+mod disk;
 pub mod driver;
 pub mod membership;
 pub mod net;

@@ -18,6 +18,8 @@ pub struct Membership {
     pub identity: Identity,
     /// How it joined; pins the coordinator (MEMBERS-ONLY).
     pub join: JoinString,
+    /// Where the join string is kept, if it was not before.
+    fresh: Option<PathBuf>,
 }
 
 /// Why a node cannot say who it is or whom it obeys.
@@ -69,6 +71,7 @@ impl Membership {
         let identity = Identity::load_or_create(&data_dir.join("identity.key"))?;
         let path = data_dir.join("join");
         let kept = kept(&path)?;
+        let fresh = kept.is_none().then(|| path.clone());
         let join = match (join, kept) {
             (Some(new), Some(old)) if new.coordinator != old.coordinator => {
                 let data_dir = data_dir.to_owned();
@@ -81,7 +84,16 @@ impl Membership {
             (None, Some(old)) => old,
             (None, None) => return Err(MembershipError::NotJoined),
         };
-        Ok(Self { identity, join })
+        Ok(Self { identity, join, fresh })
+    }
+
+    /// Forgets a coordinator that this process was the first to join and that did not let it in: the node belongs to nobody.
+    ///
+    /// # Errors
+    /// [`MembershipError::Io`].
+    pub fn forget_fresh(&mut self) -> Result<(), MembershipError> {
+        let Some(path) = self.fresh.take() else { return Ok(()) };
+        fs::remove_file(&path).map_err(|source| io(&path, source))
     }
 }
 
@@ -136,11 +148,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let open = |join| Membership::open(folder.path(), join);
         assert!(matches!(open(None), Err(MembershipError::NotJoined)));
+        let mut turned_away = open(Some(join(3))).unwrap();
+        turned_away.forget_fresh().unwrap();
+        assert!(matches!(open(None), Err(MembershipError::NotJoined)), "who was turned away belongs to nobody");
         let first = open(Some(join(1))).unwrap();
         let again = open(None).unwrap();
         assert_eq!((again.identity.node_id(), again.join), (first.identity.node_id(), join(1)));
         let error = open(Some(join(2))).unwrap_err();
         assert!(error.to_string().contains("belongs to coordinator"), "{error}");
+        let mut member = open(None).unwrap();
+        member.forget_fresh().unwrap();
         assert_eq!(open(None).unwrap().join, join(1), "nothing changed");
     }
 }

@@ -1,7 +1,8 @@
 //! The file in which a node writes down which runs of steps it starts, before it starts them (GATE).
 //!
 //! Append-only; each record is its length, its checksum and its bytes, and is on the disk when [`StepLog::append`]
-//! returns. A torn record at the end, from a crash in mid-write, was never acted on and is cut off. The file is rewritten
+//! returns. Room for many records is kept from the start, so that a disk that is full, of what a step wrote for instance,
+//! stops neither the steps that need none nor the report of how they ended. A torn record at the end, from a crash in mid-write, was never acted on and is cut off. The file is rewritten
 //! at start without the records of deployments that are over.
 
 use std::fs::{File, OpenOptions};
@@ -9,9 +10,12 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use shoal_proto::codec;
+use shoal_proto::limits::STEP_LOG_ROOM_BYTES;
 use shoal_proto::runs::StepRecord;
 use thiserror::Error;
 use tracing::warn;
+
+use crate::disk::keep_room;
 
 /// Bytes of one record: an outcome with its cause.
 const RECORD_BYTES_MAX: usize = 64 * 1024;
@@ -30,7 +34,7 @@ pub struct StepLog {
 #[derive(Debug, Error)]
 pub enum StepLogError {
     /// The disk refuses.
-    #[error("the step log {path} cannot be used: {source}")]
+    #[error("the step log {path} cannot be used: {source}; once that is mended, start the node again")]
     Io {
         /// Which file.
         path: PathBuf,
@@ -69,7 +73,9 @@ impl StepLog {
             file.sync_all()?;
             std::fs::rename(&fresh, path)?;
             path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())?;
-            OpenOptions::new().append(true).open(path)
+            let file = OpenOptions::new().append(true).open(path)?;
+            keep_room(&file, compact.len() as u64 + STEP_LOG_ROOM_BYTES)?;
+            Ok(file)
         };
         let file = write().map_err(fail)?;
         Ok((Self { file, path: path.to_owned() }, records))

@@ -217,6 +217,10 @@ pub const STEP_VALUES_MAX: usize = 64;
 /// Bytes of the file `$SHOAL_OUTPUT`, with the same reason.
 pub const STEP_VALUES_BYTES_MAX: u64 = 16 * 1024;
 
+/// Room that a node keeps on its disk for the step log beyond what is in it at start: some 4,000 runs of steps, each with a
+/// record of how it began and how it ended.
+pub const STEP_LOG_ROOM_BYTES: u64 = 256 * 1024;
+
 /// Entries of an archive that is unpacked: more than any known package has, less than what fills a file system's inodes.
 pub const UNPACK_ENTRIES_MAX: u64 = 2_000_000;
 

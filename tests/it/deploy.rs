@@ -181,6 +181,11 @@ fn a_folder_is_a_feed_that_the_coordinator_serves() {
     let ran = mesh.deploy(&(plain_file("") + &prove), &["--watch", "-q", "-o", "json"]);
     let site = &ran.json()["sites"][0];
     assert!(site["wan_bytes"].as_u64().unwrap() <= once(bytes.len()), "{site}");
+    let log = mesh.coordinator_log();
+    assert!(
+        !log.contains("a read over the WAN failed"),
+        "no lease comes before its reader knows where to read:\n{log}"
+    );
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! What goes wrong before anything moves: each message names the thing and the next step, and the exit code fits.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
-use shoal_tests::{Behaviour, Mesh, Origin, Process, package, until};
+use shoal_tests::{Behaviour, Credentials, Mesh, Origin, Process, package, program, until};
 
 const FILE: &str = "name: model
 release: '1'
@@ -20,7 +21,8 @@ fn what_cannot_be_deployed_is_refused_with_its_reason() {
     let origin = Origin::start();
     origin.put("model.bin", package::bytes(10, 10_000));
     let secret = format!("[[feed]]\nname = 'secret'\nkind = 'http'\nurl = '{}'\n", origin.url("/secret/"));
-    origin.behave("/secret/", Behaviour { unauthorized: true, ..Behaviour::default() });
+    let wants = Some(Credentials { user: "ci", password: "hunter2" });
+    origin.behave("/secret/", Behaviour { wants, ..Behaviour::default() });
     let mut mesh = Mesh::start(&(origin.feed(&[]) + &secret));
     mesh.join("osl", &["one"]);
     let table = [
@@ -80,14 +82,17 @@ fn a_coordinator_that_is_not_there_is_unreachable() {
     );
 }
 
+/// Starts a node that ends by itself; its exit code and what it said.
+fn ended(mesh: &Mesh, name: &str, command: &mut Command) -> (Option<i32>, String) {
+    let mut process = Process::start(name, command, &mesh.path(&format!("{name}.log")));
+    let code = process.wait(Duration::from_secs(30)).code();
+    (code, mesh.plain(&process.log()))
+}
+
 #[test]
 fn a_node_with_a_join_string_that_does_not_work_is_refused() {
     let mesh = Mesh::start("");
-    let refused = |name: &str, join: &str| {
-        let mut process = Process::start(name, &mut mesh.node_command(name, join), &mesh.path(&format!("{name}.log")));
-        let code = process.wait(Duration::from_secs(30)).code();
-        (code, process.log())
-    };
+    let refused = |name: &str, join: &str| ended(&mesh, name, &mut mesh.node_command(name, join));
     let made = mesh.shoal(&["token", "create", "--site", "osl", "-o", "json"]).json();
     let (id, join) = (made["id"].as_str().unwrap(), made["join"].as_str().unwrap());
     assert_eq!(mesh.shoal(&["token", "revoke", id]).code, 0);
@@ -126,11 +131,8 @@ fn a_node_stays_with_the_coordinator_that_it_joined() {
 
     let other = Mesh::start("");
     let join = other.shoal(&["token", "create", "--site", "osl", "-q"]);
-    let log = mesh.path("moved.log");
-    let mut process = Process::start("one", &mut mesh.node_command("one", join.stdout.trim()), &log);
-    let code = process.wait(Duration::from_secs(30)).code();
-    let log = mesh.plain(&process.log());
-    assert_eq!(code, Some(1), "{log}");
+    let (code, log) = ended(&mesh, "one", &mut mesh.node_command("one", join.stdout.trim()));
+    assert_eq!(code, Some(8), "{log}");
     for words in ["FOLDER/one belongs to coordinator ", "pass another --data-dir, or empty this one to move the node"] {
         assert!(log.contains(words), "{words} is not in {log}");
     }
@@ -139,4 +141,76 @@ fn a_node_stays_with_the_coordinator_that_it_joined() {
 
     mesh.start_node("one");
     mesh.await_online("one");
+}
+
+#[test]
+fn a_node_that_finds_another_coordinator_ends_and_belongs_to_nobody() {
+    let mut mesh = Mesh::start("");
+    let old = mesh.shoal(&["token", "create", "--site", "osl", "-q"]);
+    assert_eq!(mesh.stop_coordinator(), Some(0));
+    fs::remove_dir_all(mesh.path("coordinator")).unwrap();
+    mesh.start_coordinator();
+    let (code, log) = ended(&mesh, "one", &mut mesh.node_command("one", old.stdout.trim()));
+    assert_eq!(code, Some(8), "{log}");
+    for words in ["at /ip4/ADDRESS/tcp/7440 is not the coordinator of the join string, ", "`shoal token create`"] {
+        assert!(log.contains(words), "{words} is not in {log}");
+    }
+    // With a string of the coordinator that is there, the same folder will do.
+    mesh.join("osl", &["one"]);
+}
+
+#[test]
+fn a_node_that_is_not_told_whom_to_join_says_so_and_its_help_tells_the_exit_codes() {
+    let mesh = Mesh::start("");
+    let mut command = Command::new(program("shoal-node"));
+    let (code, log) = ended(&mesh, "lost", command.arg("--data-dir").arg(mesh.path("lost")));
+    assert_eq!(code, Some(2), "{log}");
+    assert!(log.contains("pass --join with a string from `shoal token create`"), "{log}");
+    let help = Command::new(program("shoal-node")).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let codes = help.lines().skip_while(|line| *line != "Exit codes:").skip(1);
+    let codes: Vec<&str> = codes.filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(codes[..4], ["0", "1", "2", "8"], "{help}");
+}
+
+#[test]
+fn a_port_that_another_program_has_is_named_and_never_shared() {
+    let mesh = Mesh::start("");
+    let api = mesh.api();
+    let address = api.trim_start_matches("http://").split(':').next().unwrap();
+    let join = mesh.shoal(&["token", "create", "--site", "osl", "-q"]);
+    for (option, port) in [("--listen", 7443), ("--listen", 7440), ("--bulk-listen", 7443)] {
+        let mut command = mesh.node_command("one", join.stdout.trim());
+        let (code, log) = ended(&mesh, "one", command.args([option, &format!("{address}:{port}")]));
+        assert_eq!(code, Some(1), "{log}");
+        let said = format!("shoal-node: {option}: cannot listen on /ip4/ADDRESS/tcp/{port}: port {port} is in use: ");
+        assert!(log.contains(&said), "{said} is not in {log}");
+    }
+    let table = [
+        ("mesh_listen", "ADDRESS", 7440),
+        ("mesh_listen", "0.0.0.0", 7443),
+        ("bulk_listen", "ADDRESS", 7443),
+        ("api_listen", "ADDRESS", 7441),
+        ("mesh_listen", "ADDRESS", 7441),
+    ];
+    for (key, host, port) in table {
+        let host = host.replace("ADDRESS", address);
+        let on = |this: &str, port: u16| if this == key { port } else { 0 };
+        let config = format!(
+            "data_dir = 'other'\napi_listen = '{host}:{}'\nmesh_listen = ['/ip4/{host}/tcp/{}']\n\
+             bulk_listen = ['/ip4/{host}/tcp/{}']\n",
+            on("api_listen", port),
+            on("mesh_listen", port),
+            on("bulk_listen", port)
+        );
+        fs::write(mesh.path("other.toml"), config).unwrap();
+        let ran = mesh.shoal(&["serve", "-c", "other.toml"]);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        let said = ran.stderr.contains(&format!("error: {key}: cannot listen on "))
+            && ran
+                .stderr
+                .contains(&format!(": port {port} is in use: stop the program that has it, or choose another"));
+        assert!(said, "{}", ran.stderr);
+    }
+    assert_eq!(mesh.shoal(&["nodes", "ls", "-o", "json"]).json()["nodes"].as_array().map(Vec::len), Some(0));
 }

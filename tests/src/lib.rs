@@ -4,6 +4,7 @@
 //! misbehave, [`package`] makes what is deployed, [`until`] waits for an event with a deadline. It knows nothing of Shoal
 //! but its programs, their files and their stable names. Whatever goes wrong in it is a panic: the test has failed.
 
+pub mod disk;
 mod mesh;
 mod origin;
 pub mod package;
@@ -13,7 +14,7 @@ pub mod request;
 mod wait;
 
 pub use mesh::{Mesh, Ran};
-pub use origin::{Behaviour, Origin};
+pub use origin::{Behaviour, Credentials, Origin};
 pub use process::Process;
 pub use programs::{program, workspace};
 pub use wait::{until, until_seen};

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Process, program, until, until_seen};
+use crate::{Process, disk, program, until, until_seen};
 
 /// Meshes at once.
 const MESHES_MAX: u32 = 2;
@@ -86,6 +86,8 @@ pub struct Mesh {
     joins: BTreeMap<String, String>,
     /// More arguments for every node.
     node_args: Vec<String>,
+    /// Sizes of the disks of nodes that have their own.
+    disks: BTreeMap<String, String>,
     address: String,
     folder: TempDir,
     _permit: Permit,
@@ -102,9 +104,9 @@ impl Mesh {
              mesh_listen = ['/ip4/{address}/tcp/7440']\nbulk_listen = ['/ip4/{address}/tcp/7443']\n{settings}"
         );
         fs::write(folder.path().join("coordinator.toml"), config).expect("the folder can be written");
-        let (nodes, joins) = (BTreeMap::new(), BTreeMap::new());
-        let mut mesh =
-            Self { nodes, coordinator: None, joins, node_args: Vec::new(), address, folder, _permit: permit };
+        let (nodes, joins, disks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let node_args = Vec::new();
+        let mut mesh = Self { nodes, coordinator: None, joins, node_args, disks, address, folder, _permit: permit };
         mesh.start_coordinator();
         mesh
     }
@@ -153,6 +155,21 @@ impl Mesh {
         self.node_args = args.iter().map(|arg| (*arg).to_owned()).collect();
     }
 
+    /// Puts the folder of node `name` on a disk of its own of `size`, such as `4m`: a fresh one when it starts, or the one
+    /// that it has once it runs. See [`disk::unavailable`].
+    pub fn set_disk(&mut self, name: &str, size: &str) {
+        self.disks.insert(name.to_owned(), size.to_owned());
+        if let Some(process) = self.nodes.get(name) {
+            disk::resize(process.id(), &self.path(name), size);
+        }
+    }
+
+    /// A file or folder of this mesh as node `name` sees it, its own disk included.
+    pub fn path_on(&self, name: &str, path: &str) -> PathBuf {
+        let root = format!("/proc/{}/root", self.nodes[name].id());
+        PathBuf::from(root + &self.path(path).to_string_lossy())
+    }
+
     /// Starts nodes with role `web` at `site` and waits until they are online.
     pub fn join(&mut self, site: &str, names: &[&str]) {
         let token = self.shoal(&["token", "create", "--site", site, "--role", "web"]);
@@ -177,6 +194,9 @@ impl Mesh {
     /// Starts a node that joined before, or is about to.
     pub fn start_node(&mut self, name: &str) {
         let mut command = self.node_command(name, &self.joins[name]);
+        if let Some(size) = self.disks.get(name) {
+            command = disk::with_disk(&command, &self.path(name), size);
+        }
         let process = Process::start(name, &mut command, &self.path(&format!("{name}.log")));
         self.nodes.insert(name.to_owned(), process);
     }

@@ -1,7 +1,8 @@
 //! A feed's HTTP server, as good or as bad as a test wants it, that counts what it sends.
 //!
-//! A file is found by the last part of the path whatever stands before it, so that one file is at many URLs: the feed
-//! proper, and a mirror for each site, whose paths tell the readers apart. Behaviour and counters go by the path's start.
+//! A file whose name begins with `/` is at that path. Any other is found by the last part of the path whatever stands before
+//! it, so that one file is at many URLs: the feed proper, and a mirror for each site, whose paths tell the readers apart.
+//! Behaviour and counters go by the path's start.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Write};
@@ -11,6 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::request::Request;
 
 /// Sent at once: small, so that a limited rate is smooth and little is under way when a reader is killed.
@@ -19,15 +23,32 @@ const CHUNK_BYTES: usize = 8 * 1024;
 /// How long a connection may be idle.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// What the server does wrong; by default nothing.
+/// A user's name and password, for Basic authentication.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The user.
+    pub user: &'static str,
+    /// The password.
+    pub password: &'static str,
+}
+
+impl Credentials {
+    /// Whether a request with this `Authorization` carries them (RFC 7617).
+    fn are(&self, authorization: Option<&str>) -> bool {
+        let wanted = format!("Basic {}", STANDARD.encode(format!("{}:{}", self.user, self.password)));
+        authorization == Some(wanted.as_str())
+    }
+}
+
+/// What the server wants, and what it does wrong; by default nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Behaviour {
     /// The byte at this offset is another one.
     pub flip: Option<usize>,
     /// A request for a range is answered with the whole file.
     pub ignore_ranges: bool,
-    /// Every answer is 401.
-    pub unauthorized: bool,
+    /// Requests without these credentials are answered with 401.
+    pub wants: Option<Credentials>,
     /// Bytes per second of all connections together.
     pub rate: Option<u64>,
 }
@@ -45,6 +66,8 @@ struct State {
     ways: Vec<Way>,
     /// Body bytes sent, by the whole path.
     sent: BTreeMap<String, u64>,
+    /// Requests answered with 401, by the whole path.
+    refused: BTreeMap<String, u64>,
 }
 
 /// A running server; stops when it is dropped.
@@ -76,8 +99,8 @@ impl Origin {
     }
 
     /// Serves `bytes` as the file `name`, instead of what it was before.
-    pub fn put(&self, name: &str, bytes: Vec<u8>) {
-        lock(&self.state).files.insert(name.to_owned(), Arc::new(bytes));
+    pub fn put(&self, name: &str, bytes: impl Into<Vec<u8>>) {
+        lock(&self.state).files.insert(name.to_owned(), Arc::new(bytes.into()));
     }
 
     /// Behaves so towards requests whose path begins with `start`.
@@ -108,7 +131,12 @@ impl Origin {
 
     /// Body bytes sent so far to requests whose path begins with `start`.
     pub fn sent(&self, start: &str) -> u64 {
-        lock(&self.state).sent.iter().filter(|(path, _)| path.starts_with(start)).map(|(_, bytes)| bytes).sum()
+        sum_below(&lock(&self.state).sent, start)
+    }
+
+    /// Requests whose path begins with `start` that were refused so far, since they lacked the credentials.
+    pub fn refused(&self, start: &str) -> u64 {
+        sum_below(&lock(&self.state).refused, start)
     }
 }
 
@@ -118,6 +146,10 @@ impl Drop for Origin {
         // Wakes the thread that accepts; if it cannot be reached, it has ended.
         drop(TcpStream::connect(self.address));
     }
+}
+
+fn sum_below(counted: &BTreeMap<String, u64>, start: &str) -> u64 {
+    counted.iter().filter(|(path, _)| path.starts_with(start)).map(|(_, count)| count).sum()
 }
 
 fn serve(stream: TcpStream, state: &Mutex<State>, stopped: &AtomicBool) -> io::Result<()> {
@@ -136,11 +168,16 @@ fn answer(request: &Request, stream: &mut TcpStream, state: &Mutex<State>, stopp
     let (file, behaviour) = {
         let state = lock(state);
         let way = state.ways.iter().find(|way| request.path.starts_with(&way.start));
-        (state.files.get(name).cloned(), way.map(|way| way.behaviour.clone()).unwrap_or_default())
+        let file = state.files.get(&request.path).or_else(|| state.files.get(name));
+        (file.cloned(), way.map(|way| way.behaviour.clone()).unwrap_or_default())
     };
-    let Some(file) = file.filter(|_| !behaviour.unauthorized) else {
-        let status = if behaviour.unauthorized { "401 Unauthorized" } else { "404 Not Found" };
-        return write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+    if behaviour.wants.is_some_and(|wanted| !wanted.are(request.authorization.as_deref())) {
+        *lock(state).refused.entry(request.path.clone()).or_default() += 1;
+        let challenge = "WWW-Authenticate: Basic realm=\"feed\"";
+        return write!(stream, "HTTP/1.1 401 Unauthorized\r\n{challenge}\r\nContent-Length: 0\r\n\r\n");
+    }
+    let Some(file) = file else {
+        return write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
     };
     let (etag, size) = (format!("\"{}\"", blake3::hash(&file).to_hex()), file.len() as u64);
     let same = request.if_range.as_ref().is_none_or(|wanted| *wanted == etag);

@@ -12,6 +12,8 @@ pub struct Request {
     pub path: String,
     /// The `If-Range` validator.
     pub if_range: Option<String>,
+    /// The credentials, with their scheme.
+    pub authorization: Option<String>,
     range: Option<(u64, Option<u64>)>,
 }
 
@@ -28,7 +30,7 @@ impl Request {
         let mut words = line.split_whitespace();
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let path = path.split('?').next().unwrap_or_default().to_owned();
-        let mut request = Self { head_only: method == "HEAD", path, range: None, if_range: None };
+        let mut request = Self { head_only: method == "HEAD", path, range: None, if_range: None, authorization: None };
         loop {
             let mut line = String::new();
             if reader.read_line(&mut line)? == 0 || line.trim().is_empty() {
@@ -37,6 +39,7 @@ impl Request {
             let Some((name, value)) = line.trim().split_once(':') else { continue };
             match (name.to_ascii_lowercase().as_str(), value.trim()) {
                 ("range", value) => request.range = parse_range(value),
+                ("authorization", value) => request.authorization = Some(value.to_owned()),
                 ("if-range", value) => request.if_range = Some(value.to_owned()),
                 _ => {}
             }

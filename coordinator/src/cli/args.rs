@@ -9,9 +9,24 @@ use shoal_proto::id::{DeploymentId, Name};
 use super::units::{parse_positive_size, parse_ttl_s};
 use shoal_proto::rollout::units::{parse_duration, parse_rate};
 
+const EXIT_CODES: &str = "Exit codes:
+  0    done
+  1    something unexpected
+  2    wrong usage, or a mistake in a file
+  3    the deployment failed or was cancelled
+  4    the deployment succeeded without some nodes
+  5    the deployment waits for a gate or an operator
+  6    the wait timed out; the deployment goes on
+  7    the coordinator cannot be reached
+  8    not allowed
+  9    bytes do not have the hash that they must have
+  130  Ctrl-C; the deployment goes on
+";
+
 /// Brings a release to every machine of many sites, and runs it there.
 #[derive(Debug, Parser)]
 #[command(name = "shoal", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_long_help = EXIT_CODES)]
 pub struct Cli {
     /// What applies to every command.
     #[command(flatten)]
@@ -122,6 +137,12 @@ pub enum Command {
     Completions {
         /// Which shell
         shell: Shell,
+    },
+    /// Print this program's manual page, to be read with `shoal man | man -l -`
+    Man {
+        /// Write the pages of all commands, and of shoal-node, as files to this folder instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
     },
 }
 

@@ -8,6 +8,7 @@ pub mod client;
 pub mod deploy;
 pub mod exit;
 pub mod logs;
+pub mod man;
 pub mod progress;
 pub mod recipe;
 pub mod render;
@@ -98,6 +99,10 @@ async fn dispatch(
         terminal.text(&String::from_utf8_lossy(&script))?;
         return Ok(Exit::Done);
     }
+    if let Command::Man { dir } = cli.command {
+        man::run(terminal, dir.as_deref())?;
+        return Ok(Exit::Done);
+    }
     if let Command::Serve(args) = cli.command {
         serve::run(&args.config).await?;
         return Ok(Exit::Done);
@@ -137,7 +142,8 @@ async fn dispatch(
             terminal.list(&document, &document.feeds, render::feeds)?;
         }
         // Done above, without a coordinator.
-        Command::Completions { .. } | Command::Demo(_) | Command::Recipe(_) | Command::Serve(_) => {}
+        Command::Completions { .. } | Command::Man { .. } => {}
+        Command::Demo(_) | Command::Recipe(_) | Command::Serve(_) => {}
     }
     Ok(Exit::Done)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use shoal_proto::coordinator::{BudgetWait, Created, DeploymentView, SiteView};
+use shoal_proto::coordinator::{BudgetWait, Created, DeploymentView, ReadTrouble, SiteView};
 use shoal_proto::id::{DeploymentId, NodeId, PackageIndex};
 use shoal_proto::manifest::{Manifest, Package, Phase};
 use shoal_proto::rollout::view::{self, NodeView, PackageState, StepView, View, Waiting};
@@ -86,7 +86,12 @@ impl Server {
                 acquired: rollout.gate.ready,
                 open: rollout.gate.open,
             },
-            waiting: waiting(&rollout, manifest, created).into_iter().chain(self.budget_waits(id, manifest)).collect(),
+            waiting: [
+                waiting(&rollout, manifest, created),
+                self.read_troubles(id, manifest),
+                self.budget_waits(id, manifest),
+            ]
+            .concat(),
             nodes,
             steps: Vec::new(),
             coordinator_steps: rollout.coordinator.iter().map(step_status).collect(),
@@ -95,6 +100,16 @@ impl Server {
         };
         self.add_tails(id, &mut status);
         Ok(Box::new(status))
+    }
+
+    /// Reads that fail: they are tried again, but an operator may have to see to the cause.
+    fn read_troubles(&self, id: DeploymentId, manifest: &Manifest) -> Vec<String> {
+        let sentence = |trouble: ReadTrouble| {
+            let package = manifest.packages.get(trouble.package.index()).map_or("?", |package| package.name.as_str());
+            let node = self.node_name(trouble.node);
+            format!("{node} cannot read {package} for {}: {}; it is tried again", trouble.site, trouble.cause)
+        };
+        self.core.read_troubles(id).map(sentence).collect()
     }
 
     /// What is not read because the budget for reading again is spent (WAN-ONCE).

@@ -35,6 +35,7 @@ use super::listen::{ListenError, Listeners, Reply};
 use super::redial::Redial;
 use super::tls::TlsSetupError;
 use super::transport;
+use crate::clock::sleep_until;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/shoal/control/1");
 
@@ -259,7 +260,7 @@ impl Task {
                 Some(Ok(Some((node, addresses, failed)))) = self.tasks.join_next(), if quiet => {
                     self.on_resolved(node, addresses, failed);
                 }
-                () = until(redial_at), if quiet => self.dial_due(),
+                () = sleep_until(redial_at), if quiet => self.dial_due(),
             }
         }
         // Dropped links send what is queued and then close; their tasks have a deadline of their own.
@@ -423,12 +424,5 @@ impl Task {
     fn report(&mut self, node: NodeId, failures: Vec<Failure>) {
         let events = failures.into_iter().map(|(address, cause)| ControlEvent::DialFailed { node, address, cause });
         self.outputs.extend(events);
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }

@@ -1,9 +1,14 @@
 //! Listening: the caller waits for the address that a listener got, since only that tells the port.
+//!
+//! libp2p lets processes share a TCP port, which the system then deals connections to in turn. That is never wanted here:
+//! each port is looked at first.
 
 use std::collections::HashMap;
 use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use libp2p::core::transport::{ListenerId, TransportError};
+use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, Swarm};
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -16,6 +21,14 @@ pub enum ListenError {
     /// Not an address of a transport of this mesh.
     #[error("cannot listen on {0}: not an address of this mesh, such as /ip4/0.0.0.0/tcp/7440")]
     Address(Multiaddr),
+    /// Something listens there, of this process or another.
+    #[error("cannot listen on {address}: port {port} is in use: stop the program that has it, or choose another port")]
+    InUse {
+        /// Where.
+        address: Multiaddr,
+        /// Which port.
+        port: u16,
+    },
     /// The system refused.
     #[error("cannot listen on {address}: {source}")]
     Io {
@@ -38,16 +51,11 @@ pub(super) struct Listeners(HashMap<ListenerId, (Multiaddr, Reply)>);
 
 impl Listeners {
     pub(super) fn listen(&mut self, swarm: &mut Swarm<Channels>, address: Multiaddr, reply: Reply) {
-        let error = match swarm.listen_on(address.clone()) {
-            Ok(id) => {
-                self.0.insert(id, (address, reply));
-                return;
-            }
-            Err(TransportError::MultiaddrNotSupported(address)) => ListenError::Address(address),
-            Err(TransportError::Other(source)) => ListenError::Io { address, source },
-        };
-        // Who no longer waits does not want to know.
-        let _ = reply.send(Err(error));
+        match listen(swarm, &address) {
+            Ok(id) => drop(self.0.insert(id, (address, reply))),
+            // Who no longer waits does not want to know.
+            Err(error) => drop(reply.send(Err(error))),
+        }
     }
 
     pub(super) fn bound(&mut self, id: ListenerId, address: &Multiaddr) {
@@ -61,4 +69,31 @@ impl Listeners {
             let _ = reply.send(Err(ListenError::Io { address, source }));
         }
     }
+}
+
+fn listen(swarm: &mut Swarm<Channels>, address: &Multiaddr) -> Result<ListenerId, ListenError> {
+    if let Some(port) = in_use(address) {
+        return Err(ListenError::InUse { address: address.clone(), port });
+    }
+    swarm.listen_on(address.clone()).map_err(|error| match error {
+        TransportError::MultiaddrNotSupported(address) => ListenError::Address(address),
+        TransportError::Other(source) => ListenError::Io { address: address.clone(), source },
+    })
+}
+
+/// The port of `address`, if something has it. What else may be wrong with an address is left to who listens.
+fn in_use(address: &Multiaddr) -> Option<u16> {
+    let mut parts = address.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => IpAddr::V4(ip),
+        Protocol::Ip6(ip) => IpAddr::V6(ip),
+        _ => return None,
+    };
+    // The standard library's sockets share their port with nobody.
+    let (port, bound) = match parts.next()? {
+        Protocol::Tcp(port) => (port, TcpListener::bind(SocketAddr::new(ip, port)).map(drop)),
+        Protocol::Udp(port) => (port, UdpSocket::bind(SocketAddr::new(ip, port)).map(drop)),
+        _ => return None,
+    };
+    bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse).then_some(port)
 }

@@ -15,6 +15,7 @@ use shoal_proto::id::Name;
 use shoal_proto::limits::{UNPACK_BYTES_PER_BYTE_MAX, UNPACK_ENTRIES_MAX};
 
 use super::archive;
+use crate::disk::free_bytes;
 
 /// Prefix of hidden folders: unpacked halfway, replaced, or being removed.
 const HIDDEN: &str = ".shoal-";
@@ -80,8 +81,10 @@ pub(super) enum UnpackError {
         "the archive holds more than {bytes_max} bytes, over {UNPACK_BYTES_PER_BYTE_MAX} times its own size: a bomb"
     )]
     TooLarge { bytes_max: u64 },
-    #[error("the disk is full: no room for {}", path.display())]
+    #[error("no space for {}: free some", path.display())]
     DiskFull { path: PathBuf },
+    #[error("no space in {}: the release needs more than the {free_bytes} bytes free: free some", folder.display())]
+    NoSpace { folder: PathBuf, free_bytes: u64 },
     #[error("cannot {doing} {}: {source}", path.display())]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("it was stopped")]
@@ -93,6 +96,14 @@ impl UnpackError {
         match source.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::DiskFull { path: path.to_owned() },
             _ => Self::Io { doing, path: path.to_owned(), source },
+        }
+    }
+
+    /// Tells how much room there was when what had been written in `folder` is gone again.
+    fn in_folder(self, folder: &Path) -> Self {
+        match (&self, free_bytes(folder)) {
+            (Self::DiskFull { .. }, Some(free_bytes)) => Self::NoSpace { folder: folder.to_owned(), free_bytes },
+            _ => self,
         }
     }
 }
@@ -113,9 +124,10 @@ pub(super) fn unpack(job: &Job, stop: &dyn Fn() -> bool) -> Result<Unpacked, Unp
     }
 
     let hidden = releases.join(format!("{HIDDEN}new"));
-    let (entries, bytes) = unpack_hidden(job, &hidden, stop).inspect_err(|_| {
+    let (entries, bytes) = unpack_hidden(job, &hidden, stop).map_err(|error| {
         // The error that is reported matters more; what stays is removed by the next run.
         let _ = fs::remove_dir_all(&hidden);
+        error.in_folder(&releases)
     })?;
     let folder = releases.join(job.release.as_str());
     publish(&hidden, &folder)?;

@@ -134,7 +134,7 @@ impl StoreError {
             return Self::Io { action, path: path.to_owned(), source };
         }
         let folder = path.parent().unwrap_or(path).to_owned();
-        let free_bytes = super::files::free_bytes(&folder).unwrap_or(0);
+        let free_bytes = crate::disk::free_bytes(&folder).unwrap_or(0);
         Self::NoSpace { folder, needed_bytes, free_bytes }
     }
 }

@@ -12,6 +12,7 @@ use shoal_proto::id::ContentId;
 use tracing::warn;
 
 use super::StoreError;
+use crate::disk::{allocate, free_bytes};
 
 /// What a content is; each kind has a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -148,32 +149,6 @@ fn reserve(file: &File, folder: &Path, size: u64) -> io::Result<()> {
         return Err(io::ErrorKind::StorageFull.into());
     }
     if size > 0 { allocate(file, size) } else { Ok(()) }
-}
-
-#[cfg(target_os = "linux")]
-fn allocate(file: &File, size: u64) -> io::Result<()> {
-    use nix::errno::Errno;
-    use nix::fcntl::{FallocateFlags, fallocate};
-
-    let len = i64::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
-    match fallocate(file, FallocateFlags::empty(), 0, len) {
-        // Some file systems cannot reserve; `posix_fallocate` would write the whole file once instead.
-        Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn allocate(_file: &File, _size: u64) -> io::Result<()> {
-    Ok(())
-}
-
-/// Bytes that this process may still write in `folder`, if the file system says.
-pub(super) fn free_bytes(folder: &Path) -> Option<u64> {
-    let stat = nix::sys::statvfs::statvfs(folder).ok()?;
-    // Both are 32 bits wide on some systems.
-    #[allow(clippy::useless_conversion)]
-    Some(u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size())))
 }
 
 /// Renames durably: contents first, then the name, then the folder.

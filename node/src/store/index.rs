@@ -10,13 +10,14 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use shoal_proto::codec;
 use shoal_proto::id::{DeploymentId, PackageId, RecipeId};
 use shoal_proto::limits::PACKAGE_RECORD_BYTES_MAX;
 use shoal_proto::time::WallTime;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::StoreError;
 use super::files::Folders;
@@ -40,10 +41,14 @@ const MARK: &[u8] = b"shoal package index 1";
 /// sled's page cache; the records of 10,000 packages fit.
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// By how much sled makes its file longer.
+const GROWTH_BYTES: u64 = 512 * 1024;
+
 /// The records' home.
 #[derive(Debug)]
 pub(super) struct Index {
-    database: sled::Db,
+    /// `None` after it failed, until it can be opened again.
+    database: Mutex<Option<sled::Db>>,
     folder: PathBuf,
 }
 
@@ -59,6 +64,8 @@ pub(super) struct Opened {
 enum Trouble {
     /// The lock of an index that this process closed a moment ago: sled's threads let go of it when they end.
     Locked,
+    /// There is no room.
+    Full,
     /// The operating system refused, which says nothing about what is on the disk.
     Refused(String),
     /// What is on the disk makes no sense.
@@ -72,18 +79,16 @@ impl Index {
     /// Opens the index of `folders`, or makes an empty one.
     pub(super) fn open(folders: &Folders) -> Result<Opened, StoreError> {
         let folder = folders.index();
-        let failed = |cause| StoreError::Index { folder: folders.index(), cause };
         let existed = folder.exists();
         match Self::read_unlocked(&folder, existed) {
             Ok((index, records)) => Ok(Opened { index, records, lost: false }),
             Err(Trouble::Damage(cause)) if existed => {
                 error!(folder = %folder.display(), %cause, "the package index is damaged; package files are hashed instead");
                 folders.set_aside(&folder, "sled could not read it")?;
-                let (index, records) =
-                    Self::read_unlocked(&folder, false).map_err(|trouble| failed(trouble.cause()))?;
+                let (index, records) = Self::read_unlocked(&folder, false).map_err(|t| failed(&folder, t))?;
                 Ok(Opened { index, records, lost: true })
             }
-            Err(trouble) => Err(failed(trouble.cause())),
+            Err(trouble) => Err(failed(&folder, trouble)),
         }
     }
 
@@ -112,11 +117,10 @@ impl Index {
             Ok((database, entries))
         }));
         let (database, entries) = opened.map_err(|_| Trouble::Damage("sled panicked".to_owned()))??;
-        let index = Self { database, folder: folder.to_owned() };
         if !existed {
-            index.database.insert(MARK, &[])?;
-            index.database.flush()?;
-            return Ok((index, BTreeMap::new()));
+            database.insert(MARK, &[])?;
+            database.flush()?;
+            return Ok((Self::of(database, folder), BTreeMap::new()));
         }
         let mut marked = false;
         let mut records = BTreeMap::new();
@@ -130,43 +134,84 @@ impl Index {
             let record = codec::decode(&value, PACKAGE_RECORD_BYTES_MAX);
             records.insert(PackageId(package), record.map_err(|e| Trouble::Damage(e.to_string()))?);
         }
-        if marked { Ok((index, records)) } else { Err(Trouble::Damage("it has lost its records".to_owned())) }
+        if !marked {
+            return Err(Trouble::Damage("it has lost its records".to_owned()));
+        }
+        Ok((Self::of(database, folder), records))
+    }
+
+    fn of(database: sled::Db, folder: &Path) -> Self {
+        Self { database: Mutex::new(Some(database)), folder: folder.to_owned() }
+    }
+
+    /// Does something with the database, after opening it again if need be: once the disk refused one of its writes, sled
+    /// refuses everything, though there may be room again.
+    fn with(&self, action: impl Fn(&sled::Db) -> sled::Result<()>) -> Result<(), StoreError> {
+        // If sled panicked, the database is gone, and opened again like any other that failed.
+        let mut open = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(database) = open.take() {
+            match action(&database) {
+                Ok(()) => {
+                    *open = Some(database);
+                    return Ok(());
+                }
+                Err(error) => warn!(folder = %self.folder.display(), %error, "the package index is opened again"),
+            }
+        }
+        let (again, _) = Self::read_unlocked(&self.folder, true).map_err(|trouble| failed(&self.folder, trouble))?;
+        let database = again.database.into_inner().expect("it was just made");
+        let database = open.insert(database.expect("what was read is open"));
+        action(database).map_err(|error| failed(&self.folder, error.into()))
     }
 
     /// Writes a record durably.
     pub(super) fn put(&self, package: PackageId, record: &Record) -> Result<(), StoreError> {
-        self.put_soon(package, record)?;
-        self.flush()
+        let bytes = self.encoded(record)?;
+        self.with(|database| {
+            database.insert(package.0, &*bytes)?;
+            database.flush().map(drop)
+        })
     }
 
     /// Writes records durably; if that fails, any of them may be written.
     pub(super) fn put_all(&self, records: &[(PackageId, Record)]) -> Result<(), StoreError> {
-        for (package, record) in records {
-            self.put_soon(*package, record)?;
+        if records.is_empty() {
+            return Ok(());
         }
-        if records.is_empty() { Ok(()) } else { self.flush() }
+        let encode = |(package, record): &(PackageId, Record)| Ok((*package, self.encoded(record)?));
+        let records = records.iter().map(encode).collect::<Result<Vec<_>, StoreError>>()?;
+        self.with(|database| {
+            for (package, bytes) in &records {
+                database.insert(package.0, &**bytes)?;
+            }
+            database.flush().map(drop)
+        })
     }
 
     /// Writes a record that a crash may undo.
     pub(super) fn put_soon(&self, package: PackageId, record: &Record) -> Result<(), StoreError> {
-        let bytes = codec::encode(record, PACKAGE_RECORD_BYTES_MAX).map_err(|e| self.failed(&e))?;
-        self.database.insert(package.0, bytes).map_err(|e| self.failed(&e))?;
-        Ok(())
+        let bytes = self.encoded(record)?;
+        self.with(|database| database.insert(package.0, &*bytes).map(drop))
     }
 
     /// Removes a record durably.
     pub(super) fn remove(&self, package: PackageId) -> Result<(), StoreError> {
-        self.database.remove(package.0).map_err(|e| self.failed(&e))?;
-        self.flush()
+        self.with(|database| {
+            database.remove(package.0)?;
+            database.flush().map(drop)
+        })
     }
 
-    fn flush(&self) -> Result<(), StoreError> {
-        self.database.flush().map_err(|e| self.failed(&e))?;
-        Ok(())
+    fn encoded(&self, record: &Record) -> Result<Vec<u8>, StoreError> {
+        codec::encode(record, PACKAGE_RECORD_BYTES_MAX)
+            .map_err(|error| failed(&self.folder, Trouble::Damage(error.to_string())))
     }
+}
 
-    fn failed(&self, cause: &dyn std::fmt::Display) -> StoreError {
-        StoreError::Index { folder: self.folder.clone(), cause: cause.to_string() }
+fn failed(folder: &Path, trouble: Trouble) -> StoreError {
+    match trouble {
+        Trouble::Full => StoreError::io("write", &folder.join("db"), GROWTH_BYTES, ErrorKind::StorageFull.into()),
+        trouble => StoreError::Index { folder: folder.to_owned(), cause: trouble.cause() },
     }
 }
 
@@ -174,6 +219,7 @@ impl Trouble {
     fn cause(self) -> String {
         match self {
             Self::Locked => "it is locked".to_owned(),
+            Self::Full => "the disk is full".to_owned(),
             Self::Refused(cause) | Self::Damage(cause) => cause,
         }
     }
@@ -187,6 +233,8 @@ impl From<sled::Error> for Trouble {
             sled::Error::Io(e) if e.kind() == ErrorKind::Other && cause.contains("could not acquire lock") => {
                 Self::Locked
             }
+            // The number is lost when sled tells of an earlier write.
+            sled::Error::Io(e) if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => Self::Full,
             sled::Error::Io(e) if e.raw_os_error().is_some() => Self::Refused(cause),
             _ => Self::Damage(cause),
         }
@@ -216,6 +264,10 @@ mod tests {
     fn what_the_operating_system_refuses_is_no_damage() {
         let refused = std::io::Error::from_raw_os_error(24);
         assert!(matches!(Trouble::from(sled::Error::Io(refused)), Trouble::Refused(_)));
+        let full = sled::Error::Io(ErrorKind::StorageFull.into());
+        for full in [full.clone(), full] {
+            assert!(matches!(Trouble::from(full), Trouble::Full));
+        }
         assert!(matches!(Trouble::from(sled::Error::Unsupported(String::new())), Trouble::Damage(_)));
     }
 }

@@ -294,7 +294,7 @@ impl Store {
         if !self.inner.is_sealed(key) {
             return Err(StoreError::NotHeld(key.1));
         }
-        self.inner.touch(package)?;
+        self.inner.touch(package);
         Ok(self.inner.folders.sealed(key.0, key.1))
     }
 

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use shoal_proto::content::{Layout, Recipe};
 use shoal_proto::id::{ContentId, PackageId, RecipeId};
 use shoal_proto::time::WallTime;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::content::{Believed, Shared};
 use super::files::{self, Folders};
@@ -218,12 +218,19 @@ impl Inner {
     }
 
     /// Marks a package as used at this moment; a crash may forget it.
-    pub(super) fn touch(&self, package: PackageId) -> Result<(), StoreError> {
+    pub(super) fn touch(&self, package: PackageId) {
         let mut state = self.state();
         let last_use = state.now();
-        let Some(record) = state.records.get_mut(&package) else { return Ok(()) };
+        let Some(record) = state.records.get_mut(&package) else { return };
         record.last_use = last_use;
-        self.index.put_soon(package, record)
+        self.note_use(package, record);
+    }
+
+    /// Writes down when a package was used. That fails on a full disk, where the package can be used all the same.
+    fn note_use(&self, package: PackageId, record: &Record) {
+        if let Err(error) = self.index.put_soon(package, record) {
+            debug!(%package, %error, "when the package was last used is not written down");
+        }
     }
 
     /// Changes a package's record, or a fresh one made for `recipe`, and flushes it if `change` says that it changed.
@@ -244,7 +251,7 @@ impl Inner {
         if change(&mut record) || is_fresh {
             self.index.put(package, &record)?;
         } else {
-            self.index.put_soon(package, &record)?;
+            self.note_use(package, &record);
         }
         state.records.insert(package, record);
         Ok(())

@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex};
 
 use shoal_proto::bulk::{BlockRequest, Encoding, Refusal, Status};
 use shoal_proto::id::{BlockIndex, NodeId, RecipeId};
+use shoal_proto::limits::CONNECT_TIMEOUT;
 use shoal_proto::node::Input;
 use shoal_proto::origin::HttpOrigin;
 use shoal_proto::wan::{Lacking, Outcome};
 use shoal_proto::wire::{Fault, FaultKind, Grant, LeaseEnd, Origin};
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -96,8 +98,8 @@ pub struct Readers {
     http: OriginReader,
     bulk: BulkMesh,
     coordinator: NodeId,
-    /// Where the coordinator's bulk mesh is.
-    addresses: Arc<Mutex<Vec<Multiaddr>>>,
+    /// Where the coordinator's bulk mesh is; empty until the first roster tells.
+    addresses: Arc<watch::Sender<Vec<Multiaddr>>>,
     /// Connections to the coordinator that are not in use.
     idle: Arc<Mutex<Vec<BlockClient>>>,
 }
@@ -105,13 +107,20 @@ pub struct Readers {
 impl Readers {
     /// Readers for leases of `coordinator`.
     pub fn new(store: Store, http: OriginReader, bulk: BulkMesh, coordinator: NodeId) -> Self {
-        let (addresses, idle) = (Arc::default(), Arc::default());
+        let (addresses, idle) = (Arc::new(watch::Sender::default()), Arc::default());
         Self { store, http, bulk, coordinator, addresses, idle }
     }
 
     /// Says where the coordinator's bulk mesh is.
     pub fn set_coordinator(&self, addresses: Vec<Multiaddr>) {
-        *self.addresses.lock().expect("no panic while held") = addresses;
+        self.addresses.send_replace(addresses);
+    }
+
+    /// Where the coordinator's bulk mesh is. A node's first lease may come before its first roster.
+    async fn coordinator_addresses(&self) -> Vec<Multiaddr> {
+        let mut told = self.addresses.subscribe();
+        let known = timeout(CONNECT_TIMEOUT, told.wait_for(|addresses| !addresses.is_empty())).await;
+        known.map_or_else(|_| Vec::new(), |told| told.map(|addresses| addresses.clone()).unwrap_or_default())
     }
 
     /// Reads for `grant` into `content` until it is done, fails or is cancelled; says [`Input::Landed`] for each block and
@@ -185,7 +194,7 @@ impl Readers {
         let mut client = match idle {
             Some(client) => client,
             None => {
-                let addresses = self.addresses.lock().expect("no panic while held").clone();
+                let addresses = self.coordinator_addresses().await;
                 BlockClient::new(self.bulk.connect(self.coordinator, addresses).await?)
             }
         };

@@ -27,7 +27,7 @@ use thiserror::Error;
 
 pub use budgets::BudgetWait;
 pub use input::{AllowReading, BudgetOf, Created, Input, Notice, Output, Part, Record, WanTotals};
-pub use view::{DeploymentView, SiteView};
+pub use view::{DeploymentView, ReadTrouble, SiteView};
 
 use supply::Supply;
 

@@ -1,8 +1,9 @@
 //! One content's way into one site: the ledger of its leases, and for which deployment they are granted.
 
 use super::input::WanTotals;
-use crate::id::{ContentId, DeploymentId, PackageIndex};
+use crate::id::{ContentId, DeploymentId, NodeId, PackageIndex};
 use crate::limits::WRONG_READS_MAX;
+use crate::rollout::cut;
 use crate::wan::{self, WanLedger};
 use crate::wire::{Fault, FaultKind, LeaseEnd};
 
@@ -31,19 +32,29 @@ pub(super) struct Supply {
     pub(super) whole: bool,
     /// Reads that brought wrong bytes.
     wrong: u32,
+    /// Whose read failed last and why, if none brought anything since.
+    pub(super) trouble: Option<(NodeId, String)>,
 }
 
 impl Supply {
     pub(super) fn new(ledger: WanLedger, blocks: u32, purpose: Purpose) -> Self {
         // A content's next ledger is for another deployment: what nodes still say of leases of this one is not its.
         let first = u32::try_from(purpose.deployment.0 % LEDGERS_TOLD_APART).unwrap_or(0) * LEASES_PER_LEDGER;
-        Self { ledger: ledger.with_first_lease(first), purpose, blocks, whole: false, wrong: 0 }
+        let ledger = ledger.with_first_lease(first);
+        Self { ledger, purpose, blocks, whole: false, wrong: 0, trouble: None }
     }
 
     /// What the ledger is to know of a lease's end.
-    pub(super) fn ended(&mut self, node: crate::id::NodeId, end: &LeaseEnd, begun: Vec<wan::Lacking>) -> wan::Input {
+    pub(super) fn ended(&mut self, node: NodeId, end: &LeaseEnd, begun: Vec<wan::Lacking>) -> wan::Input {
         let ignores_ranges = matches!(&end.fault, Some(Fault { kind: FaultKind::IgnoresRanges, .. }));
         self.whole |= ignores_ranges;
+        if end.outcome == wan::Outcome::Done || !end.landed.is_empty() {
+            self.trouble = None;
+        }
+        // Whoever ignores ranges is read in another way.
+        if let Some(fault) = end.fault.as_ref().filter(|_| !ignores_ranges) {
+            self.trouble = Some((node, cut(fault.cause.clone())));
+        }
         wan::Input::LeaseEnded {
             node,
             lease: end.lease,

@@ -47,7 +47,30 @@ pub struct SiteView {
     pub rates: wan::Rates,
 }
 
+/// A read over a site's WAN that failed, none having brought anything since, of a package that the site still lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadTrouble {
+    /// Which site.
+    pub site: Name,
+    /// Which package of the deployment.
+    pub package: PackageIndex,
+    /// Who read.
+    pub node: NodeId,
+    /// What went wrong.
+    pub cause: String,
+}
+
 impl Coordinator {
+    /// The reads that fail for a deployment at this moment.
+    pub fn read_troubles(&self, id: DeploymentId) -> impl Iterator<Item = ReadTrouble> {
+        let manifest = self.deployments.get(&id).map(|deployment| &deployment.manifest);
+        self.supplies.iter().filter_map(move |((site, content), supply)| {
+            let (node, cause) = supply.trouble.clone().filter(|_| supply.ledger.stats().missing_bytes > 0)?;
+            let (package, _) = manifest?.part(*content)?;
+            Some(ReadTrouble { site: site.clone(), package, node, cause })
+        })
+    }
+
     /// A deployment's status at `now`.
     pub fn view(&self, id: DeploymentId, now: Time) -> Option<DeploymentView> {
         let deployment = self.deployments.get(&id)?;

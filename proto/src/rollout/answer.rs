@@ -73,7 +73,8 @@ fn bounded(outcome: StepOutcome) -> StepOutcome {
     }
 }
 
-fn cut(mut cause: String) -> String {
+/// `cause` within [`CAUSE_BYTES_MAX`].
+pub(crate) fn cut(mut cause: String) -> String {
     let end = (0..=CAUSE_BYTES_MAX.min(cause.len())).rev().find(|end| cause.is_char_boundary(*end));
     cause.truncate(end.unwrap_or(0));
     cause

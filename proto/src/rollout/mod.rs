@@ -38,6 +38,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use answer::cut;
 pub use effect::{Decision, Effect};
 pub use input::{Actor, Failure, Input, Now, Operator, Refusal, StepOutcome, Which};
 pub use record::{Change, End, Exclusion, Outcome, Record};

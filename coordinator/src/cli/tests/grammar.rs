@@ -75,6 +75,34 @@ async fn completions_need_no_coordinator() {
     assert!(out.contains("complete -F _shoal"), "{out}");
 }
 
+#[tokio::test]
+async fn manual_pages_need_no_coordinator() {
+    let man = async |args: &[&str]| shoal_until("http://127.0.0.1:1", "", args, std::future::pending()).await;
+    let (exit, page, _) = man(&["man"]).await;
+    assert_eq!(exit, Exit::Done);
+    for words in [".SH NAME\nshoal ", "\nshoal\\-deploy(1)\n", "Exit codes:"] {
+        assert!(page.contains(words), "{words} is not in {page}");
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("man1");
+    let (exit, out, err) = man(&["man", "--dir", dir.to_str().unwrap()]).await;
+    assert_eq!((exit, out.as_str()), (Exit::Done, ""), "{err}");
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    for command in Cli::command().get_subcommands() {
+        let page = read(&format!("shoal-{}.1", command.get_name()));
+        assert!(page.contains(&format!(".TH shoal-{} 1", command.get_name())), "{page}");
+    }
+    assert_eq!(read("shoal.1"), page);
+    assert!(read("shoal-token-create.1").contains("The site that nodes join with it"));
+    assert!(read("shoal-node.1").contains("\\-\\-bulk\\-listen"));
+
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    let (exit, _, err) = man(&["man", "--dir", folder.path().join("file/man1").to_str().unwrap()]).await;
+    assert_eq!(exit, Exit::Unexpected);
+    assert!(err.starts_with("error: cannot write the manual pages to "), "{err}");
+}
+
 fn help(of: &[&str]) -> String {
     let mut command = Cli::command().term_width(100);
     command.build();
@@ -111,6 +139,7 @@ fn the_grammar_is_sound_and_its_help_is_stable() {
       feeds        The feeds of the coordinator
       recipe       Cut packages where they are built, and look into recipes; needs no coordinator
       completions  Print a shell's completion script
+      man          Print this program's manual page, to be read with `shoal man | man -l -`
       help         Print this message or the help of the given subcommand(s)
 
     Options:

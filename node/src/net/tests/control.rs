@@ -11,7 +11,9 @@ use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, CONTROL_QUEUE_BYTES_MAX};
 use tokio::sync::mpsc;
 
 use super::{loopback, raw_stream, within};
-use crate::net::{Allow, ControlConfig, ControlEvent, ControlMesh, DialCause, DownReason, Identity, SendError};
+use crate::net::{
+    Allow, ControlConfig, ControlEvent, ControlMesh, DialCause, DownReason, Identity, ListenError, SendError,
+};
 
 struct Member {
     identity: Identity,
@@ -109,6 +111,17 @@ async fn frames_go_both_ways_over_tcp() {
 #[tokio::test]
 async fn frames_go_both_ways_over_quic() {
     exchange_frames("/ip4/127.0.0.1/udp/0/quic-v1").await;
+}
+
+#[tokio::test]
+async fn a_port_is_not_shared_with_another_mesh() {
+    for address in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"] {
+        let first =
+            Member::start_with(Identity::ephemeral(), address.parse().unwrap(), &ControlConfig::default()).await;
+        let (mesh, _events) = ControlMesh::start(&Identity::ephemeral(), &ControlConfig::default()).unwrap();
+        let error = within("listening", mesh.listen(first.address.clone())).await.unwrap_err();
+        assert!(matches!(error, ListenError::InUse { .. }), "{error}");
+    }
 }
 
 #[tokio::test]
