@@ -85,6 +85,15 @@ impl WanLedger {
         self.sites().for_each(Site::check);
     }
 
+    /// The nodes that may be reading: those with leases that own blocks. One may come several times.
+    pub fn holders(&self) -> impl Iterator<Item = NodeId> {
+        let holding = |site: &Site| {
+            let held: Vec<_> = site.members.iter().filter(|member| !member.queue.is_empty()).map(|m| m.id).collect();
+            held
+        };
+        self.sites().flat_map(holding)
+    }
+
     fn sites(&self) -> impl Iterator<Item = &Site> {
         let (shared, apart) = match &self.sites {
             Sites::Shared(site) => (Some(site.as_ref()), None),
@@ -105,7 +114,7 @@ impl Input {
             | Self::NodeDown { node }
             | Self::Release { node }
             | Self::Stuck { node, .. } => Some(*node),
-            Self::Await { .. } | Self::Override { .. } | Self::Tick => None,
+            Self::Await { .. } | Self::Override { .. } | Self::Tick | Self::Allowed { .. } => None,
         }
     }
 }
