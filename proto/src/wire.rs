@@ -96,6 +96,11 @@ pub enum ToCoordinator {
         /// The content.
         content: ContentId,
     },
+    /// How fast the node read over the WAN of late; said while it has leases and a limit.
+    WanRate {
+        /// Bytes a second.
+        rate: u64,
+    },
 }
 
 /// Who a node is.
@@ -275,6 +280,14 @@ pub enum ToNode {
     /// Who reads a content without leases if the coordinator is out of reach, and where; replaces what was said of it
     /// before. Told to those who are named, and to one that was and is not any more.
     Standby(Standby),
+    /// How fast the node may read over the WAN, for all leases together. Said on each connection, and again when
+    /// it changes; what was said last holds meanwhile.
+    WanRate {
+        /// Bytes a second; none for as fast as it can, 0 for not at all.
+        rate: Option<u64>,
+        /// The same for a deputy, while the coordinator is out of reach.
+        away: Option<u64>,
+    },
 }
 
 /// What a site's deputies for a content are to know (see `node/deputy.rs`).

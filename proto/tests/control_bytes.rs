@@ -85,6 +85,7 @@ samples!(to_coordinator, ToCoordinator {
         output(OutputStream::Notice),
     ],
     Lied => [ToCoordinator::Lied { neighbour: NODE, content: CONTENT }],
+    WanRate => [ToCoordinator::WanRate { rate: 2_000_000 }],
 });
 
 samples!(to_node, ToNode {
@@ -106,6 +107,10 @@ samples!(to_node, ToNode {
     Standby => [
         ToNode::Standby(Standby { content: CONTENT, deputies: vec![NODE], origin: Origin::Http(http()) }),
         ToNode::Standby(Standby { content: CONTENT, deputies: Vec::new(), origin: Origin::Coordinator { dictionary: None } }),
+    ],
+    WanRate => [
+        ToNode::WanRate { rate: None, away: None },
+        ToNode::WanRate { rate: Some(0), away: Some(2_000_000) },
     ],
 });
 

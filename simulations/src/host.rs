@@ -217,7 +217,7 @@ impl World {
                 let (at, life) = (self.now + Duration::from_millis(20), self.hosts[node].life);
                 self.queue.push(at, Event::StepKilled { place: Place::Node(node), life, run });
             }
-            Output::Welcomed { .. } | Output::Persist(_) => {}
+            Output::Welcomed { .. } | Output::Persist(_) | Output::WanRate(_) => {}
         }
     }
 

@@ -225,6 +225,7 @@ impl Server {
 fn entry(record: &Record) -> Entry {
     let stream = match record {
         Record::Directory(_) => "directory".to_owned(),
+        Record::SiteLimit { .. } => "sites".to_owned(),
         Record::Created(_) => "deployments".to_owned(),
         Record::Rollout { deployment, .. } | Record::Acquired { deployment, .. } | Record::Read { deployment, .. } => {
             deployment.to_string()

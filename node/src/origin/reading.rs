@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::request::{self, Request, Tries, send};
 use super::{Chunk, OriginError, OriginReader, WanBytes};
+use crate::transfer::pacer::{piece_of_all, take_all};
 
 /// One read of one package.
 #[derive(Clone, Copy)]
@@ -43,7 +44,12 @@ impl Transfer<'_> {
         let mut tries = Tries::new(self.reader.patience);
         let (mut at, mut counted) = (range.start, range.start);
         while at < range.end {
-            let Err(error) = self.range_once(&mut at, range.end, wanted).await else { break };
+            // Under a limit a little is asked for at a time, and paid for before: what crosses the WAN is then as smooth
+            // as what is asked for, however much a connection has room for.
+            let piece = piece_of_all(&self.reader.pacers, range.end - at);
+            take_all(&self.reader.pacers, piece).await;
+            let end = at + piece;
+            let Err(error) = self.range_once(&mut at, end, wanted).await else { continue };
             if at - counted >= ORIGIN_PROGRESS_BYTES {
                 tries.reset();
                 counted = at;
@@ -93,6 +99,7 @@ impl Transfer<'_> {
             let Some(bytes) = request::chunk(&mut response, reader.patience, self.wan).await? else {
                 return Err(self.broken(format!("it ended at byte {at} of {}", self.origin.size)));
             };
+            take_all(&reader.pacers, bytes.len() as u64).await;
             self.deliver_wanted(at, &bytes, wanted).await?;
             at += bytes.len() as u64;
         }

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::pacer::Pacer;
 use super::{runs, segments};
 use crate::net::{BlockClient, BlockError, BulkMesh, Multiaddr};
 use crate::store::{Content, WriteError};
@@ -84,13 +85,14 @@ impl Fetcher {
         node: NodeId,
         addresses: Vec<Multiaddr>,
         bulk: BulkMesh,
+        pacer: Pacer,
         events: mpsc::Sender<E>,
     ) -> Self {
         let (orders, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
             let (waiting, open) = (VecDeque::new(), VecDeque::new());
             let (next_id, writing, spare) = (0, None, Vec::new());
-            let mut task = Task { node, orders: receiver, waiting, open, next_id, writing, spare, events };
+            let mut task = Task { node, orders: receiver, waiting, open, next_id, writing, spare, pacer, events };
             let why = match bulk.connect(node, addresses).await {
                 Ok(stream) => match task.run(BlockClient::new(stream)).await {
                     Ended::Idle => return,
@@ -133,6 +135,8 @@ struct Task<E> {
     writing: Option<Writing>,
     /// A buffer that is not in use.
     spare: Vec<u8>,
+    /// What all downloads of the node keep to.
+    pacer: Pacer,
     events: mpsc::Sender<E>,
 }
 
@@ -249,7 +253,7 @@ impl<E: From<Input>> Task<E> {
             rest = after;
             let mut buffer = std::mem::take(&mut self.spare);
             buffer.resize(len, 0);
-            if let Err(error) = client.read_payload(&mut buffer).await {
+            if let Err(error) = read_paced(client, &mut buffer, &self.pacer).await {
                 self.failed(&open, FetchError::Timeout).await;
                 return Err(self.broken(&error));
             }
@@ -340,6 +344,18 @@ impl<E: From<Input>> Task<E> {
             self.fail(content, block, why).await;
         }
     }
+}
+
+/// Fills `buffer` from the payload, no faster than is allowed.
+async fn read_paced(client: &mut BlockClient, buffer: &mut [u8], pacer: &Pacer) -> Result<(), BlockError> {
+    let mut rest = buffer;
+    while !rest.is_empty() {
+        let (piece, after) = rest.split_at_mut(pacer.piece_of(rest.len()));
+        pacer.take(piece.len() as u64).await;
+        client.read_payload(piece).await?;
+        rest = after;
+    }
+    Ok(())
 }
 
 /// The outcome of the batch that is being written; waits for ever if there is none. Safe to cancel.

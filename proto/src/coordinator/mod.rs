@@ -15,6 +15,7 @@ mod standby;
 mod supplies;
 mod supply;
 mod view;
+mod wan_limit;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -34,6 +35,8 @@ use crate::manifest::Manifest;
 use crate::rollout::{self, Now, Operator, Rollout};
 use crate::runs::{RunEffect, Runs, StepRecord};
 use crate::time::Time;
+use crate::wan::calendar::Override;
+use crate::wan::shares::Shares;
 use crate::wire::AcquireStats;
 
 /// How a coordinator is set up.
@@ -67,6 +70,8 @@ pub enum Why {
     Rollout,
     /// Rosters changed and are to be told.
     Roster,
+    /// Shares of a site's WAN limit are to be told.
+    Shares,
 }
 
 /// The decisions of one coordinator.
@@ -76,6 +81,14 @@ pub struct Coordinator {
     directory: Directory,
     deployments: BTreeMap<DeploymentId, Deployment>,
     supplies: BTreeMap<(Name, ContentId), Supply>,
+    /// The WAN limit of each site that has or had one, and who reads.
+    shares: BTreeMap<Name, Shares>,
+    /// Sites with limits whose readers may have changed.
+    wan_touched: BTreeSet<Name>,
+    /// What each connected node was told last: how fast it may read, and how fast as a deputy.
+    wan_told: BTreeMap<NodeId, (Option<u64>, Option<u64>)>,
+    /// What operators set in place of calendars.
+    overrides: BTreeMap<Name, Override>,
     standbys: standby::Told,
     runs: Runs,
     /// Deployments that an earlier run began, and until when their nodes are waited for.
@@ -98,6 +111,8 @@ struct Deployment {
     rollout: Rollout,
     stats: BTreeMap<(NodeId, PackageIndex), AcquireStats>,
     wan: BTreeMap<Name, WanTotals>,
+    /// The greatest limit of each site while it was live; none for none. A site whose limit did not change is left out.
+    wan_bounds: BTreeMap<Name, Option<u64>>,
     over: bool,
 }
 
@@ -115,6 +130,10 @@ impl Coordinator {
             directory: Directory::default(),
             deployments: BTreeMap::new(),
             supplies: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            wan_touched: BTreeSet::new(),
+            wan_told: BTreeMap::new(),
+            overrides: BTreeMap::new(),
             standbys: BTreeMap::new(),
             runs: Runs::default(),
             resumed: BTreeSet::new(),
@@ -151,8 +170,14 @@ impl Coordinator {
     /// Takes notice of `input`; what follows from it is in [`Self::poll`].
     pub fn handle(&mut self, input: Input, now: Now) {
         match input {
-            Input::Node { from, message } => self.on_node(from, message, now),
-            Input::NodeDown(node) => self.on_node_down(node, now),
+            Input::Node { from, message } => {
+                self.on_node(from, message, now);
+                return self.settle_for(from, now);
+            }
+            Input::NodeDown(node) => {
+                self.on_node_down(node, now);
+                return self.settle_for(node, now);
+            }
             Input::Directory(record) => self.record(Record::Directory(record)),
             Input::Create(created) => self.on_create(created, now),
             Input::StepEnded { run, outcome } => {
@@ -165,6 +190,8 @@ impl Coordinator {
                     supply.ledger.handle(crate::wan::Input::Override { bytes }, now.time);
                 }
             }
+            Input::OverrideLimit { site, limit } => self.record(Record::SiteLimit { site, limit }),
+            Input::WanLimit { site, limit } => self.set_wan_limit(site, limit),
             Input::Tick => self.on_tick(now),
         }
         self.settle(now);
@@ -196,7 +223,8 @@ impl Coordinator {
         let rollouts = self.live().filter_map(|id| self.deployments[&id].rollout.next_wake());
         let rollouts = rollouts.map(|(at, _)| (at, Why::Rollout));
         let rosters = self.rosters_at.map(|at| (at, Why::Roster));
-        wan.chain(rollouts).chain(rosters).min_by_key(|(at, _)| *at)
+        let shares = self.shares.values().filter_map(Shares::next_wake).map(|at| (at, Why::Shares));
+        wan.chain(rollouts).chain(rosters).chain(shares).min_by_key(|(at, _)| *at)
     }
 
     /// Tokens, members, sites.
@@ -238,6 +266,7 @@ impl Coordinator {
             supply.ledger.check();
             assert!(self.deployments.contains_key(&supply.purpose.deployment), "a supply for no deployment");
         }
+        self.shares.values().for_each(Shares::check);
         for (id, deployment) in &self.deployments {
             deployment.rollout.check();
             assert_eq!(deployment.manifest.deployment, *id);
@@ -269,6 +298,7 @@ impl Coordinator {
                     rollout,
                     stats: BTreeMap::new(),
                     wan: BTreeMap::new(),
+                    wan_bounds: BTreeMap::new(),
                     over: false,
                 };
                 self.deployments.insert(deployment.manifest.deployment, deployment);
@@ -280,6 +310,10 @@ impl Coordinator {
                 }
             }
             Record::Step(_) => {}
+            Record::SiteLimit { site, limit } => match limit {
+                Some(limit) => drop(self.overrides.insert(site.clone(), *limit)),
+                None => drop(self.overrides.remove(site)),
+            },
             Record::Acquired { deployment, node, package, stats } => {
                 if let Some(deployment) = self.deployments.get_mut(deployment) {
                     deployment.stats.insert((*node, *package), *stats);
@@ -296,9 +330,25 @@ impl Coordinator {
 
     /// Lets everything that follows from an input follow.
     fn settle(&mut self, now: Now) {
+        self.touch_wan(None);
+        self.settle_touched(now);
+    }
+
+    /// The same after an input that changes who reads in one node's site only: there are many of them.
+    fn settle_for(&mut self, node: NodeId, now: Now) {
+        let site = self.directory.site_of(node).cloned();
+        if let Some(site) = site {
+            self.touch_wan(Some(&site));
+        }
+        self.settle_touched(now);
+    }
+
+    fn settle_touched(&mut self, now: Now) {
         while let Some(report) = self.reports.pop_front() {
             self.on_own_report(report, now);
         }
+        // Before the grants: a node that reads has to know how fast.
+        self.share_wan(now);
         self.drain_supplies(now);
     }
 

@@ -51,6 +51,7 @@ impl Coordinator {
                     self.outbox.push_back(Output::StepOutput { from, run, stream, text });
                 }
             }
+            ToCoordinator::WanRate { rate } => self.wan_used(from, rate),
             ToCoordinator::Lied { neighbour, content } => {
                 self.outbox.push_back(Output::Notice(Notice::Lied { by: from, neighbour, content }));
             }
@@ -78,6 +79,7 @@ impl Coordinator {
         self.told.insert(from, BTreeSet::new());
         let welcome = ToNode::Welcome { epoch: self.config.epoch, site: site.clone() };
         self.outbox.push_back(Output::Node { to: from, message: welcome });
+        self.wan_node_up(from, &site);
         self.outbox.push_back(Output::Notice(Notice::NodeOnline(from)));
         self.stale_rosters.insert(site);
         self.rosters_at.get_or_insert(now.time + ROSTER_DELAY);
@@ -99,6 +101,7 @@ impl Coordinator {
             return;
         }
         self.directory.set_offline(node);
+        self.wan_told.remove(&node);
         self.standby_gone(node);
         self.outbox.push_back(Output::Notice(Notice::NodeOffline(node)));
         if let Some(site) = self.directory.site_of(node) {

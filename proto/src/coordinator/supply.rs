@@ -23,13 +23,15 @@ pub(super) struct Supply {
     pub(super) blocks: u32,
     /// The origin ignores ranges.
     pub(super) whole: bool,
+    /// How fast a reader of the site may be, as the ledger knows it.
+    pub(super) allowed: Option<u64>,
     /// Reads that brought wrong bytes.
     wrong: u32,
 }
 
 impl Supply {
     pub(super) fn new(ledger: WanLedger, blocks: u32, purpose: Purpose) -> Self {
-        Self { ledger, purpose, blocks, whole: false, wrong: 0 }
+        Self { ledger, purpose, blocks, whole: false, allowed: None, wrong: 0 }
     }
 
     /// What the ledger is to know of a lease's end.

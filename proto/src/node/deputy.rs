@@ -91,6 +91,11 @@ impl Deputy {
         }
     }
 
+    /// Whether it reads without its coordinator.
+    pub(super) fn reads(&self) -> bool {
+        self.own.is_some()
+    }
+
     /// Takes notice of what concerns it.
     pub(super) fn note(&mut self, input: &Input, contents: &Contents, now: Time) {
         match input {

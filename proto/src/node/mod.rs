@@ -53,7 +53,21 @@ pub struct Node {
     contents: Contents,
     deputy: Deputy,
     runs: Runs,
+    wan: WanRates,
+    /// What the shell was told to keep to.
+    wan_said: Option<u64>,
     outbox: VecDeque<Output>,
+}
+
+/// How fast this node may read over the WAN, in bytes a second; none for as fast as it can.
+#[derive(Debug, Default)]
+struct WanRates {
+    /// By its coordinator's leases.
+    told: Option<u64>,
+    /// As a deputy.
+    away: Option<u64>,
+    /// It has read as a deputy since its coordinator was last here.
+    alone: bool,
 }
 
 /// What the node is to do for one deployment.
@@ -80,7 +94,18 @@ impl Node {
         let outbox = unseen.into_iter().map(Output::from).collect();
         let (contents, deputy) = (Contents::new(seed), Deputy::new(me, seed));
         let (now, deployments) = (Time::ZERO, BTreeMap::new());
-        Self { me, now, welcomed: false, deployments, contents, deputy, runs, outbox }
+        Self {
+            me,
+            now,
+            welcomed: false,
+            deployments,
+            contents,
+            deputy,
+            runs,
+            wan: WanRates::default(),
+            wan_said: None,
+            outbox,
+        }
     }
 
     /// The same with another time than [`crate::limits::COORDINATOR_GRACE`] for which the coordinator has to be out of reach
@@ -113,6 +138,12 @@ impl Node {
         }
         self.settle(now);
         self.deputy.act(&mut self.contents, now, &mut self.outbox);
+        self.wan.alone |= self.deputy.reads();
+        let rate = if self.wan.alone { self.wan.away } else { self.wan.told };
+        if self.wan_said != rate {
+            self.wan_said = rate;
+            self.outbox.push_back(Output::WanRate(rate));
+        }
     }
 
     fn set_welcomed(&mut self, welcomed: bool) {
@@ -157,6 +188,8 @@ impl Node {
             ToNode::Welcome { epoch, site } => {
                 self.set_welcomed(true);
                 self.outbox.push_back(Output::Welcomed { epoch, site });
+                // What it may read is said next; until then it goes on as it was told last.
+                self.wan.alone = false;
                 self.say_all_again();
             }
             ToNode::Roster(roster) => self.contents.on_roster(roster, &mut self.outbox),
@@ -178,6 +211,7 @@ impl Node {
                 }
             }
             ToNode::End { deployment } => self.on_end(deployment),
+            ToNode::WanRate { rate, away } => (self.wan.told, self.wan.away) = (rate, away),
             // For the deputy, which has noted it.
             ToNode::Standby(_) => {}
             // The shell opens signed manifests ([`Input::Deploy`]) and ends refused connections.

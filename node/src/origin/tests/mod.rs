@@ -19,7 +19,11 @@ fn reader() -> OriginReader {
         retry_after_max: Duration::from_secs(2),
     };
     // No CA certificates are loaded: the servers here speak plain HTTP.
-    OriginReader { client: client_builder().no_proxy().tls_certs_only([]).build().unwrap(), patience }
+    OriginReader {
+        client: client_builder().no_proxy().tls_certs_only([]).build().unwrap(),
+        patience,
+        pacers: Vec::new(),
+    }
 }
 
 /// Bytes in which every position can be told from its neighbours.
