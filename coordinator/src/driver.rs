@@ -7,6 +7,7 @@
 mod carry;
 mod deploy;
 mod events;
+mod limits;
 mod logs;
 mod operator;
 mod status;
@@ -147,6 +148,8 @@ pub struct Server {
     event_log: EventLog,
     logs: LogBook,
     waiters: Vec<Waiter>,
+    /// When limits of sites are looked at next.
+    limits_at: Instant,
     /// Deployments of which something changed since waiters were looked at.
     touched: BTreeSet<DeploymentId>,
 }
@@ -214,6 +217,7 @@ impl Server {
             event_log,
             logs,
             waiters: Vec::new(),
+            limits_at: started,
             touched: BTreeSet::new(),
             config,
         };
@@ -260,11 +264,14 @@ impl Server {
     /// [`ServeError`] if something is wrong that only an operator can change.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), ServeError> {
         loop {
+            if self.limits_at <= Instant::now() {
+                self.limits_at = Instant::now() + self.keep_limits();
+            }
             self.settle().await?;
             self.answer_waiters();
             let core = self.core.next_wake().map(|(at, _)| self.started + Duration::from_nanos(at.as_nanos()));
             let waiter = self.waiters.iter().map(|waiter| waiter.deadline).min();
-            let wake = core.into_iter().chain(waiter).min();
+            let wake = core.into_iter().chain(waiter).chain([self.limits_at]).min();
             tokio::select! {
                 () = stop.cancelled() => {
                     self.stop_api.cancel();

@@ -53,7 +53,7 @@ impl Server {
         let now = self.now().wall;
         let times = rollout.times;
         let began = times.began.unwrap_or(now);
-        let bound = |site: &SiteView| self.config.sites.get(&site.site).and_then(|config| config.wan_limit);
+        let bound = |site: &SiteView| self.core.wan_bound(id, &site.site);
         let site_statuses = sites.iter().map(|site| site_status(site, bound(site), &rollout, now)).collect();
         let mut status = Status {
             schema: StatusSchema::V1,
