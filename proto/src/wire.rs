@@ -282,12 +282,18 @@ pub enum ToNode {
     Standby(Standby),
     /// How fast the node may read over the WAN, for all leases together. Said on each connection, and again when
     /// it changes; what was said last holds meanwhile.
-    WanRate {
-        /// Bytes a second; none for as fast as it can, 0 for not at all.
-        rate: Option<u64>,
-        /// The same for a deputy, while the coordinator is out of reach.
-        away: Option<u64>,
-    },
+    WanRate(WanRates),
+}
+
+/// How fast a node may read over its site's WAN, in bytes a second: none for as fast as it can, 0 for not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WanRates {
+    /// While the coordinator is there.
+    pub rate: Option<u64>,
+    /// While it is out of reach: with deputies and those that still hold leases.
+    pub away: Option<u64>,
+    /// The same once only deputies read.
+    pub alone: Option<u64>,
 }
 
 /// What a site's deputies for a content are to know (see `node/deputy.rs`).

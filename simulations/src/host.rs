@@ -56,6 +56,8 @@ pub(crate) struct Process {
     /// The connection to each neighbour.
     pub(crate) neighbours: BTreeMap<usize, usize>,
     pub(crate) reads: VecDeque<Read>,
+    /// How fast it may read over the WAN.
+    pub(crate) wan_rate: Option<u64>,
     pub(crate) fetches: BTreeMap<u64, Fetch>,
     pub(crate) uploads: BTreeMap<(usize, u64), Upload>,
     running: BTreeSet<StepRun>,
@@ -93,6 +95,7 @@ impl World {
             wanted: BTreeSet::new(),
             neighbours: BTreeMap::new(),
             reads: VecDeque::new(),
+            wan_rate: None,
             fetches: BTreeMap::new(),
             uploads: BTreeMap::new(),
             running: BTreeSet::new(),
@@ -217,7 +220,8 @@ impl World {
                 let (at, life) = (self.now + Duration::from_millis(20), self.hosts[node].life);
                 self.queue.push(at, Event::StepKilled { place: Place::Node(node), life, run });
             }
-            Output::Welcomed { .. } | Output::Persist(_) | Output::WanRate(_) => {}
+            Output::WanRate(rate) => self.set_wan_rate(node, rate),
+            Output::Welcomed { .. } | Output::Persist(_) => {}
         }
     }
 
@@ -367,7 +371,7 @@ impl World {
         link.is_some_and(|link| !self.links.link(link).broken)
     }
 
-    fn tell_coordinator(&mut self, node: usize, message: ToCoordinator) {
+    pub(crate) fn tell_coordinator(&mut self, node: usize, message: ToCoordinator) {
         let verdict = self.check_claim(node, &message);
         self.verify("VERIFIED", verdict);
         let link = self.hosts[node].process.as_ref().and_then(|process| process.control);
@@ -407,6 +411,9 @@ impl World {
                 ToNode::Standby(standby) => drop(process.standbys.remove(&standby.content)),
                 _ => {}
             }
+        }
+        if let ToNode::WanRate(rates) = &message {
+            self.checks.limit.heard(node, *rates);
         }
         match message {
             ToNode::Deploy { generation, signed } => {

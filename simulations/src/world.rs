@@ -80,6 +80,8 @@ pub(crate) struct World {
     pub(crate) origin_down_until: Time,
     /// When the WAN of each site is free again.
     pub(crate) wan_free: Vec<Time>,
+    /// Each site's WAN limit, in bytes a second.
+    pub(crate) limits: Vec<Option<u64>>,
     pub(crate) numbers: u64,
     /// What sites wait for because their budget is spent, in bytes.
     pub(crate) unaffordable: BTreeMap<(Name, ContentId), u64>,
@@ -119,6 +121,7 @@ impl World {
             calm: false,
             origin_down_until: Time::ZERO,
             wan_free: vec![Time::ZERO; scenario.sites.len()],
+            limits: vec![None; scenario.sites.len()],
             numbers: 0,
             unaffordable: BTreeMap::new(),
             progress: Progress::default(),
@@ -137,6 +140,7 @@ impl World {
             self.totals.events += 1;
             self.trace.note(at, format_args!("{event:?}"));
             self.happen(event);
+            self.judge_limits();
             if let Some(violation) = self.broken.take() {
                 return Err(violation);
             }
@@ -241,6 +245,7 @@ impl World {
             host.cut_until = host.cut_until.min(self.now);
             host.slow_until = host.slow_until.min(self.now);
         }
+        self.end_limits();
         self.queue.push(self.now, Event::StartCoordinator);
         for node in 0..self.hosts.len() {
             self.queue.push(self.now, Event::StartNode { node });

@@ -37,7 +37,7 @@ use crate::runs::{RunEffect, Runs, StepRecord};
 use crate::time::Time;
 use crate::wan::calendar::Override;
 use crate::wan::shares::Shares;
-use crate::wire::AcquireStats;
+use crate::wire::{AcquireStats, WanRates};
 
 /// How a coordinator is set up.
 #[derive(Clone, Debug)]
@@ -85,8 +85,8 @@ pub struct Coordinator {
     shares: BTreeMap<Name, Shares>,
     /// Sites with limits whose readers may have changed.
     wan_touched: BTreeSet<Name>,
-    /// What each connected node was told last: how fast it may read, and how fast as a deputy.
-    wan_told: BTreeMap<NodeId, (Option<u64>, Option<u64>)>,
+    /// How fast each connected node was told that it may read.
+    wan_told: BTreeMap<NodeId, WanRates>,
     /// What operators set in place of calendars.
     overrides: BTreeMap<Name, Override>,
     standbys: standby::Told,
@@ -358,6 +358,7 @@ impl Coordinator {
             _ => return,
         };
         self.record(Record::Created(created));
+        self.note_wan_bounds(id);
         let online: Vec<_> = self.told.keys().copied().collect();
         for node in online {
             self.decide(id, rollout::Input::NodeOnline(node), now);

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::{Coordinator, Output};
-use crate::id::{ContentId, Name, NodeId};
+use crate::id::{ContentId, DeploymentId, Name, NodeId};
 use crate::rollout::Now;
 use crate::wan::calendar::Override;
 use crate::wan::{self, shares::Shares};
-use crate::wire::ToNode;
+use crate::wire::{ToNode, WanRates};
 
 impl Coordinator {
     /// What an operator set in place of a site's calendar; it may have ended.
@@ -38,7 +38,7 @@ impl Coordinator {
 
     /// The greatest limit that held for a site while a deployment was live, in bytes a second: the bound in summaries is
     /// reckoned with it. None if there was none, or was none for a time.
-    pub fn wan_bound(&self, deployment: crate::id::DeploymentId, site: &Name) -> Option<u64> {
+    pub fn wan_bound(&self, deployment: DeploymentId, site: &Name) -> Option<u64> {
         let bounds = self.deployments.get(&deployment).map(|deployment| &deployment.wan_bounds);
         bounds.and_then(|bounds| bounds.get(site).copied()).unwrap_or_else(|| self.wan_limit(site))
     }
@@ -48,6 +48,7 @@ impl Coordinator {
         if limit.is_some() || self.shares.contains_key(&site) {
             let before = self.shares.get(&site).and_then(Shares::limit);
             for deployment in self.deployments.values_mut() {
+                // What held before is not known of one that an earlier run began.
                 let bound = deployment.wan_bounds.entry(site.clone()).or_insert(before.or(limit));
                 if !deployment.over {
                     *bound = bound.zip(limit).map(|(bound, limit)| bound.max(limit));
@@ -55,6 +56,17 @@ impl Coordinator {
             }
             self.wan_touched.insert(site.clone());
             self.shares.entry(site).or_default().set_limit(limit);
+        }
+    }
+
+    /// The limits that a deployment begins with.
+    pub(super) fn note_wan_bounds(&mut self, id: DeploymentId) {
+        let Some(sites) = self.deployments.get(&id).map(|deployment| deployment.created.sites.values().cloned()) else {
+            return;
+        };
+        let bounds = sites.map(|site| (site.clone(), self.wan_limit(&site))).collect();
+        if let Some(deployment) = self.deployments.get_mut(&id) {
+            deployment.wan_bounds = bounds;
         }
     }
 
@@ -70,8 +82,8 @@ impl Coordinator {
         if let Some(shares) = self.shares.get_mut(site) {
             shares.forget(node);
         }
-        let (limit, away) = (self.wan_limit(site), self.wan_away(site));
-        self.tell_wan_rate(node, limit.map(|_| 0), away);
+        let rate = self.wan_limit(site).map(|_| 0);
+        self.tell_wan_rates(node, WanRates { rate, ..self.wan_away(site) });
     }
 
     /// A site's readers may have changed; that of all sites, without one.
@@ -83,35 +95,51 @@ impl Coordinator {
         }
     }
 
-    /// Tells readers and deputies of sites that were touched their shares.
+    /// The deputies of a site changed: what nodes may read while the coordinator is away has to be reckoned anew.
+    pub(super) fn deputies_changed(&mut self, site: &Name) {
+        if let Some(shares) = self.shares.get_mut(site) {
+            shares.reckon_anew();
+            self.wan_touched.insert(site.clone());
+        }
+    }
+
+    /// Tells readers and deputies of sites that were touched how fast they may read.
     pub(super) fn share_wan(&mut self, now: Now) {
-        for site in std::mem::take(&mut self.wan_touched) {
-            let of_site = || self.supplies.range((site.clone(), ContentId([0; 32]))..);
-            let supplies = of_site().take_while(|((of, _), _)| *of == site);
-            let readers: BTreeSet<NodeId> = supplies.flat_map(|(_, supply)| supply.ledger.holders()).collect();
-            let away = self.wan_away(&site);
+        while let Some(site) = self.wan_touched.pop_first() {
+            let of_site = self.supplies.range((site.clone(), ContentId([0; 32]))..);
+            let of_site = of_site.take_while(|((of, _), _)| *of == site);
+            let readers: BTreeSet<NodeId> = of_site.flat_map(|(_, supply)| supply.ledger.holders()).collect();
             let Some(shares) = self.shares.get_mut(&site) else { continue };
             shares.set_readers(&readers, now.time);
-            let told = shares.reckon(now.time);
-            let even = shares.limit().map(|limit| limit / shares.count().max(1) as u64);
+            let reckoned = shares.reckon(now.time);
+            let even = shares.limit().map(|limit| limit / shares.readers().count().max(1) as u64);
             let of_site = self.supplies.range_mut((site.clone(), ContentId([0; 32]))..);
             for (_, supply) in of_site.take_while(|((of, _), _)| *of == site) {
                 if supply.allowed != even {
                     supply.allowed = even;
                     supply.ledger.handle(wan::Input::Allowed { rate: even }, now.time);
+                    // It may have granted leases to others on that occasion.
+                    self.wan_touched.insert(site.clone());
                 }
             }
-            for (node, rate) in told {
-                self.tell_wan_rate(node, rate, away);
+            for (node, rate) in reckoned.told {
+                let rates = self.wan_told.get(&node).copied().unwrap_or_default();
+                self.tell_wan_rates(node, WanRates { rate, ..rates });
             }
-            self.tell_away(&site, away);
+            if reckoned.anew {
+                self.tell_away(&site);
+            }
         }
     }
 
-    /// What each of a site's deputies may read while the coordinator is out of reach: the limit is divided among all.
-    fn wan_away(&self, site: &Name) -> Option<u64> {
-        let limit = self.wan_limit(site)?;
-        Some(limit / self.deputies_of(site).len().max(1) as u64)
+    /// What a site's nodes may read while the coordinator is out of reach, when nobody divides the limit anew: each that
+    /// may read then, deputies and those that hold leases, has the same.
+    fn wan_away(&self, site: &Name) -> WanRates {
+        let Some(shares) = self.shares.get(site) else { return WanRates::default() };
+        let deputies = self.deputies_of(site);
+        let others = shares.readers().filter(|node| !deputies.contains(node)).count();
+        let part = |count: usize| shares.limit().map(|limit| limit / count.max(1) as u64);
+        WanRates { rate: None, away: part(deputies.len() + others), alone: part(deputies.len()) }
     }
 
     /// The nodes that are a deputy of a site for any content.
@@ -121,21 +149,27 @@ impl Coordinator {
         named.map(|(node, _)| *node).collect()
     }
 
-    /// Tells deputies whose share for the coordinator's absence changed.
-    fn tell_away(&mut self, site: &Name, away: Option<u64>) {
+    /// Tells those that may read without the coordinator how fast, where that changed.
+    fn tell_away(&mut self, site: &Name) {
+        let WanRates { away, alone, .. } = self.wan_away(site);
         let limited = self.wan_limit(site).is_some();
-        for node in self.deputies_of(site) {
-            let Some((rate, had)) = self.wan_told.get(&node).copied() else { continue };
+        let mut nodes = self.deputies_of(site);
+        nodes.extend(self.shares.get(site).into_iter().flat_map(|shares| shares.readers()));
+        for node in nodes {
+            let Some(had) = self.wan_told.get(&node).copied() else { continue };
             // One that does not read was told nothing when the limit went.
-            let rate = if limited { rate } else { None };
-            if had != away {
-                self.tell_wan_rate(node, rate, away);
+            let rates = WanRates { rate: had.rate.filter(|_| limited), away, alone };
+            if had != rates {
+                self.tell_wan_rates(node, rates);
             }
         }
     }
 
-    fn tell_wan_rate(&mut self, to: NodeId, rate: Option<u64>, away: Option<u64>) {
-        self.wan_told.insert(to, (rate, away));
-        self.outbox.push_back(Output::Node { to, message: ToNode::WanRate { rate, away } });
+    fn tell_wan_rates(&mut self, to: NodeId, rates: WanRates) {
+        // Only of connected nodes is it kept what they were told.
+        if self.told.contains_key(&to) {
+            self.wan_told.insert(to, rates);
+            self.outbox.push_back(Output::Node { to, message: ToNode::WanRate(rates) });
+        }
     }
 }

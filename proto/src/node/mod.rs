@@ -13,6 +13,7 @@ mod deputy;
 mod input;
 mod reach;
 mod trade;
+mod wan_rate;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,6 +25,7 @@ pub use input::{Input, Opened, Output};
 
 use contents::Contents;
 use deputy::Deputy;
+use wan_rate::WanRate;
 
 use crate::id::{ContentId, DeploymentId, Generation, NodeId, PackageIndex};
 use crate::manifest::Manifest;
@@ -40,6 +42,8 @@ pub enum Why {
     Exchange,
     /// The coordinator is away, and a run may have to be read without a lease.
     Deputy,
+    /// It may read over the WAN at another rate.
+    WanRate,
 }
 
 /// The decisions of one node.
@@ -53,21 +57,8 @@ pub struct Node {
     contents: Contents,
     deputy: Deputy,
     runs: Runs,
-    wan: WanRates,
-    /// What the shell was told to keep to.
-    wan_said: Option<u64>,
+    wan_rate: WanRate,
     outbox: VecDeque<Output>,
-}
-
-/// How fast this node may read over the WAN, in bytes a second; none for as fast as it can.
-#[derive(Debug, Default)]
-struct WanRates {
-    /// By its coordinator's leases.
-    told: Option<u64>,
-    /// As a deputy.
-    away: Option<u64>,
-    /// It has read as a deputy since its coordinator was last here.
-    alone: bool,
 }
 
 /// What the node is to do for one deployment.
@@ -94,18 +85,8 @@ impl Node {
         let outbox = unseen.into_iter().map(Output::from).collect();
         let (contents, deputy) = (Contents::new(seed), Deputy::new(me, seed));
         let (now, deployments) = (Time::ZERO, BTreeMap::new());
-        Self {
-            me,
-            now,
-            welcomed: false,
-            deployments,
-            contents,
-            deputy,
-            runs,
-            wan: WanRates::default(),
-            wan_said: None,
-            outbox,
-        }
+        let wan_rate = WanRate::default();
+        Self { me, now, welcomed: false, deployments, contents, deputy, runs, wan_rate, outbox }
     }
 
     /// The same with another time than [`crate::limits::COORDINATOR_GRACE`] for which the coordinator has to be out of reach
@@ -137,13 +118,9 @@ impl Node {
             other => self.contents.handle(other, now, &mut self.outbox),
         }
         self.settle(now);
+        // Before what is read at it.
+        self.outbox.extend(self.wan_rate.change(&self.deputy, now).map(Output::WanRate));
         self.deputy.act(&mut self.contents, now, &mut self.outbox);
-        self.wan.alone |= self.deputy.reads();
-        let rate = if self.wan.alone { self.wan.away } else { self.wan.told };
-        if self.wan_said != rate {
-            self.wan_said = rate;
-            self.outbox.push_back(Output::WanRate(rate));
-        }
     }
 
     fn set_welcomed(&mut self, welcomed: bool) {
@@ -165,7 +142,8 @@ impl Node {
     /// When [`Input::Tick`] is wanted, and for what.
     pub fn next_wake(&self) -> Option<(Time, Why)> {
         let deputy = self.deputy.next_wake(&self.contents, self.now);
-        self.contents.next_wake().into_iter().chain(deputy).min_by_key(|(at, _)| *at)
+        let wan_rate = self.wan_rate.next_wake(&self.deputy.reach, self.now).map(|at| (at, Why::WanRate));
+        self.contents.next_wake().into_iter().chain(deputy).chain(wan_rate).min_by_key(|(at, _)| *at)
     }
 
     /// Asserts every invariant.
@@ -188,8 +166,6 @@ impl Node {
             ToNode::Welcome { epoch, site } => {
                 self.set_welcomed(true);
                 self.outbox.push_back(Output::Welcomed { epoch, site });
-                // What it may read is said next; until then it goes on as it was told last.
-                self.wan.alone = false;
                 self.say_all_again();
             }
             ToNode::Roster(roster) => self.contents.on_roster(roster, &mut self.outbox),
@@ -211,7 +187,7 @@ impl Node {
                 }
             }
             ToNode::End { deployment } => self.on_end(deployment),
-            ToNode::WanRate { rate, away } => (self.wan.told, self.wan.away) = (rate, away),
+            ToNode::WanRate(rates) => self.wan_rate.set(rates),
             // For the deputy, which has noted it.
             ToNode::Standby(_) => {}
             // The shell opens signed manifests ([`Input::Deploy`]) and ends refused connections.

@@ -14,6 +14,15 @@ use crate::time::Time;
 /// What to tell a node: bytes a second that it may read over the WAN, none for as many as it can.
 pub type Told = (NodeId, Option<u64>);
 
+/// What [`Shares::reckon`] comes to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reckoned {
+    /// To be told, in this order: who is to read less comes first.
+    pub told: Vec<Told>,
+    /// Whether shares were reckoned, or only newcomers told to wait.
+    pub anew: bool,
+}
+
 /// The shares of one site's readers.
 #[derive(Debug, Default)]
 pub struct Shares {
@@ -21,7 +30,7 @@ pub struct Shares {
     readers: BTreeMap<NodeId, Reader>,
     /// Something changed since shares were last reckoned.
     stale: bool,
-    /// Shares are not reckoned again before this, but for a reader without any.
+    /// Shares are not reckoned again before this.
     reckoned_next: Time,
     /// Nobody's share is raised before this.
     raise_at: Time,
@@ -93,22 +102,42 @@ impl Shares {
         reader.wants = wants;
     }
 
-    /// What the nodes are to be told by now.
-    pub fn reckon(&mut self, now: Time) -> Vec<Told> {
-        let newcomers = self.readers.values().any(|reader| reader.told.is_none());
-        let due = self.stale && (newcomers || now >= self.reckoned_next) || self.raises && now >= self.raise_at;
-        if !due {
-            return Vec::new();
+    /// Something else that goes by who reads changed.
+    pub fn reckon_anew(&mut self) {
+        self.stale = true;
+    }
+
+    /// What the nodes are to be told by now. Readers that just came wait until shares are reckoned, which is not for each
+    /// of them: then all would be told anew each time.
+    pub fn reckon(&mut self, now: Time) -> Reckoned {
+        let anew = self.stale && now >= self.reckoned_next || self.raises && now >= self.raise_at;
+        if !anew {
+            let nothing = self.limit.map(|_| 0);
+            let newcomers = self.readers.iter_mut().filter(|(_, reader)| reader.told.is_none());
+            let told = newcomers.map(|(node, reader)| {
+                reader.told = Some(nothing);
+                (*node, nothing)
+            });
+            return Reckoned { told: told.collect(), anew };
         }
         (self.stale, self.raises, self.reckoned_next) = (false, false, now + SHARES_EVERY);
-        let Some(limit) = self.limit else {
-            let tell = |(node, reader): (&NodeId, &mut Reader)| {
-                let news = reader.told != Some(None);
-                (reader.told, reader.wants) = (Some(None), None);
-                news.then_some((*node, None))
-            };
-            return self.readers.iter_mut().filter_map(tell).collect();
+        let told = match self.limit {
+            Some(limit) => self.divide_anew(limit, now),
+            None => self.free_all(),
         };
+        Reckoned { told, anew }
+    }
+
+    fn free_all(&mut self) -> Vec<Told> {
+        let tell = |(node, reader): (&NodeId, &mut Reader)| {
+            let news = reader.told != Some(None);
+            (reader.told, reader.wants) = (Some(None), None);
+            news.then_some((*node, None))
+        };
+        self.readers.iter_mut().filter_map(tell).collect()
+    }
+
+    fn divide_anew(&mut self, limit: u64, now: Time) -> Vec<Told> {
         let wants: Vec<_> = self.readers.values().map(|reader| reader.wants).collect();
         let targets = divide(limit, &wants);
         let mut told = Vec::new();
@@ -144,9 +173,9 @@ impl Shares {
         self.readers.values().map(|reader| reader.used).sum()
     }
 
-    /// How many nodes read.
-    pub fn count(&self) -> usize {
-        self.readers.len()
+    /// The nodes that read.
+    pub fn readers(&self) -> impl Iterator<Item = NodeId> {
+        self.readers.keys().copied()
     }
 
     /// Asserts the invariant.
@@ -212,20 +241,23 @@ mod tests {
         let mut shares = Shares::default();
         shares.set_limit(Some(100));
         shares.set_readers(&[node(1)].into(), Time::ZERO);
-        assert_eq!(shares.reckon(Time::ZERO), [(node(1), Some(100))]);
+        assert_eq!(shares.reckon(Time::ZERO).told, [(node(1), Some(100))]);
         shares.set_readers(&[node(1), node(2)].into(), Time::ZERO);
-        assert_eq!(shares.reckon(Time::ZERO), [(node(1), Some(50)), (node(2), Some(0))]);
-        let raised = shares.next_wake().expect("the second waits for its share");
-        assert_eq!(raised, Time::ZERO + SHARE_RAISE_DELAY);
-        assert_eq!(shares.reckon(raised), [(node(2), Some(50))]);
+        assert_eq!(shares.reckon(Time::ZERO).told, [(node(2), Some(0))], "shares were only just reckoned");
+        let again = shares.next_wake().expect("the second waits for its share");
+        assert_eq!(again, Time::ZERO + SHARES_EVERY);
+        assert_eq!(shares.reckon(again).told, [(node(1), Some(50))]);
+        let raised = shares.next_wake().expect("until the first has heard");
+        assert_eq!(raised, again + SHARE_RAISE_DELAY);
+        assert_eq!(shares.reckon(raised).told, [(node(2), Some(50))]);
         assert_eq!(shares.next_wake(), None);
         shares.set_readers(&[node(2)].into(), raised);
         let later = raised + SHARE_LINGER;
         assert_eq!(shares.next_wake(), Some(later));
         shares.set_readers(&[node(2)].into(), later);
-        assert_eq!(shares.reckon(later), [(node(2), Some(100))]);
+        assert_eq!(shares.reckon(later).told, [(node(2), Some(100))]);
         shares.set_limit(None);
-        assert_eq!(shares.reckon(later), [(node(2), None)]);
+        assert_eq!(shares.reckon(later).told, [(node(2), None)]);
     }
 
     proptest! {
@@ -262,14 +294,14 @@ mod tests {
                 }
                 shares.set_readers(&readers, Time::from_millis(now_ms));
                 told.retain(|node, _| shares.readers.contains_key(node));
-                told.extend(shares.reckon(Time::from_millis(now_ms)));
+                told.extend(shares.reckon(Time::from_millis(now_ms)).told);
                 shares.check();
             }
             // Left alone, everybody who reads comes to a share.
             while let Some(at) = shares.next_wake() {
                 shares.set_readers(&readers, at);
                 told.retain(|node, _| shares.readers.contains_key(node));
-                told.extend(shares.reckon(at));
+                told.extend(shares.reckon(at).told);
                 shares.check();
             }
             let sum: u64 = told.values().map(|rate| rate.expect("limited")).sum();

@@ -3,6 +3,7 @@
 pub(crate) mod acked;
 pub(crate) mod away;
 pub(crate) mod gate;
+pub(crate) mod limit;
 pub(crate) mod wan_once;
 
 use std::fmt;
@@ -14,6 +15,7 @@ pub(crate) struct Checks {
     pub(crate) gate: gate::Gate,
     pub(crate) acked: acked::Acked,
     pub(crate) away: away::Away,
+    pub(crate) limit: limit::Limit,
 }
 
 /// A promise that was not kept.
