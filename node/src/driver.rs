@@ -245,9 +245,15 @@ impl Agent {
 
     fn set_wan_rate(&mut self, rate: Option<u64>) {
         debug!(rate, "may read over the WAN at this rate");
-        self.wan.set(rate);
-        // What it read before it was told says nothing of what it can do with it.
-        self.wan_report = rate.map(|_| (Instant::now() + WAN_RATE_EVERY, self.readers.read_bytes()));
+        let before = self.wan.set(rate);
+        let Some(rate) = rate else {
+            self.wan_report = None;
+            return;
+        };
+        // What it read before it was allowed more says nothing of what it can do with it.
+        if self.wan_report.is_none() || before.is_none_or(|before| before < rate) {
+            self.wan_report = Some((Instant::now() + WAN_RATE_EVERY, self.readers.read_bytes()));
+        }
     }
 
     fn now(&self) -> Time {

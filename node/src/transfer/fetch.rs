@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::pacer::Pacer;
+use super::pacer::{Pacer, read_payload};
 use super::{runs, segments};
 use crate::net::{BlockClient, BlockError, BulkMesh, Multiaddr};
 use crate::store::{Content, WriteError};
@@ -253,7 +253,7 @@ impl<E: From<Input>> Task<E> {
             rest = after;
             let mut buffer = std::mem::take(&mut self.spare);
             buffer.resize(len, 0);
-            if let Err(error) = read_paced(client, &mut buffer, &self.pacer).await {
+            if let Err(error) = read_payload(client, &mut buffer, std::slice::from_ref(&self.pacer)).await {
                 self.failed(&open, FetchError::Timeout).await;
                 return Err(self.broken(&error));
             }
@@ -344,18 +344,6 @@ impl<E: From<Input>> Task<E> {
             self.fail(content, block, why).await;
         }
     }
-}
-
-/// Fills `buffer` from the payload, no faster than is allowed.
-async fn read_paced(client: &mut BlockClient, buffer: &mut [u8], pacer: &Pacer) -> Result<(), BlockError> {
-    let mut rest = buffer;
-    while !rest.is_empty() {
-        let (piece, after) = rest.split_at_mut(pacer.piece_of(rest.len()));
-        pacer.take(piece.len() as u64).await;
-        client.read_payload(piece).await?;
-        rest = after;
-    }
-    Ok(())
 }
 
 /// The outcome of the batch that is being written; waits for ever if there is none. Safe to cancel.

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::assemble::Assembler;
-use super::pacer::{Pacer, piece_of_all, take_all};
+use super::pacer::{Pacer, piece_of_all, read_payload, take_all};
 use super::runs;
 use crate::net::{BlockClient, BlockError, BulkMesh, ConnectError, Multiaddr};
 use crate::origin::{Chunk, Mode, OriginError, OriginReader, WanBytes};
@@ -253,19 +253,18 @@ impl Readers {
         let dictionary = dictionary.map(|(_, plain)| Arc::<[u8]>::from(plain));
         let (mut payload, mut writing) = (Vec::new(), None::<JoinHandle<_>>);
         loop {
-            while pieces.len() < AHEAD
-                && let Some(block) = blocks.next()
-            {
-                pieces.extend(self.pieces(content, block));
-            }
-            while open.len() < AHEAD
-                && let Some((runs, bytes)) = pieces.pop_front()
-            {
+            while open.len() < AHEAD {
+                let Some((runs, bytes)) = pieces.pop_front() else {
+                    // Block by block, so that pieces are as large as the limit allows when they are asked for.
+                    let Some(block) = blocks.next() else { break };
+                    pieces.extend(self.pieces(content, block));
+                    continue;
+                };
                 // A recipe comes compressed: what it takes less is given back with its answer.
-                take_all(&self.pacers, bytes).await;
+                let unpaid = take_all(&self.pacers, bytes).await;
                 id += 1;
                 client.request(&BlockRequest { id, content: content.id(), runs: runs.clone(), encoding })?;
-                open.push_back((id, runs, bytes));
+                open.push_back(Asked { id, runs, bytes, unpaid });
             }
             if open.is_empty() {
                 if let Some(last) = writing {
@@ -274,10 +273,10 @@ impl Readers {
                 return Ok(());
             }
             let answer = client.next_answer().await?;
-            let Some(at) = open.iter().position(|(id, ..)| *id == answer.id) else {
+            let Some(at) = open.iter().position(|asked: &Asked| asked.id == answer.id) else {
                 return Err(BlockError::Unasked(answer.id).into());
             };
-            let Some((_, runs, paid)) = open.remove(at) else { continue };
+            let Some(Asked { runs, bytes: paid, unpaid, .. }) = open.remove(at) else { continue };
             let bytes = match answer.status {
                 Status::Ok { bytes } => bytes as usize,
                 Status::NotFound => return Err(ReadLeaseError::Declined("it does not have it".to_owned())),
@@ -285,7 +284,7 @@ impl Readers {
                 Status::Refused(why) => return Err(ReadLeaseError::Declined(format!("{why:?}"))),
             };
             payload.resize(bytes, 0);
-            client.read_payload(&mut payload).await?;
+            read_payload(client, &mut payload, &unpaid).await?;
             wan.count(bytes);
             self.pacers.iter().for_each(|pacer| pacer.give_back(paid.saturating_sub(bytes as u64)));
             // While one block is hashed and written, the next is read.
@@ -300,6 +299,15 @@ impl Readers {
             }));
         }
     }
+}
+
+/// What was asked of the coordinator and has not come.
+struct Asked {
+    id: u32,
+    runs: Vec<SegmentRun>,
+    bytes: u64,
+    /// Pacers that had no limit when it was asked for.
+    unpaid: Vec<Pacer>,
 }
 
 /// Where what is read goes. Clones write to the same.

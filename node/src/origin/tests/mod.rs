@@ -2,6 +2,7 @@
 
 #![expect(clippy::single_range_in_vec_init, reason = "a read takes a list of ranges, of which one may be the only one")]
 
+mod paced;
 mod server;
 
 use std::time::Duration;
@@ -62,9 +63,12 @@ impl Got {
 }
 
 async fn read(origin: &HttpOrigin, ranges: &[Range<u64>], mode: Mode) -> Got {
+    read_with(&reader(), origin, ranges, mode).await
+}
+
+async fn read_with(reader: &OriginReader, origin: &HttpOrigin, ranges: &[Range<u64>], mode: Mode) -> Got {
     let (sink, mut chunks) = mpsc::channel(4);
     let wan = WanBytes::default();
-    let reader = reader();
     let reading = async {
         let result = reader.read(origin, ranges, mode, &wan, &sink).await;
         drop(sink);
