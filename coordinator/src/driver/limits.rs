@@ -129,10 +129,13 @@ fn until_time(text: &str, site: &SiteConfig, now: WallTime) -> Result<WallTime, 
     let minutes: Span = i64::from(minute).minutes();
     for day in 0..=1 {
         let midnight = today.checked_add(day.days()).map_err(error)?.to_datetime(CivilTime::midnight());
-        let at =
-            midnight.checked_add(minutes).map_err(error)?.to_zoned_datetime(site.timezone.clone()).map_err(error)?;
-        if at.timestamp() > now {
-            return Ok(wall(at.timestamp()));
+        let shown = site.timezone.to_ambiguous_zoned_datetime(midnight.checked_add(minutes).map_err(error)?);
+        // Clocks that go back show a time twice. One that they skip is as long after the last that they do show.
+        for at in [shown.clone().compatible(), shown.later()] {
+            let at = at.map_err(error)?.timestamp();
+            if at > now {
+                return Ok(wall(at));
+            }
         }
     }
     Err(wrong(String::new()))
@@ -157,6 +160,12 @@ mod tests {
             ("24:00", "2026-11-26T06:59:00Z", "2026-11-26T13:00:00Z"),
             // Clocks go forward in this night: the day has 23 hours.
             ("18:00", "2026-10-03T09:00:00Z", "2026-10-04T07:00:00Z"),
+            // At 03:00 they go back to 02:00: half past two comes twice, and then only on the day after.
+            ("02:30", "2026-04-04T15:00:00Z", "2026-04-04T15:30:00Z"),
+            ("02:30", "2026-04-04T15:30:00Z", "2026-04-04T16:30:00Z"),
+            ("02:30", "2026-04-04T16:30:00Z", "2026-04-05T16:30:00Z"),
+            // At 02:00 they go on to 03:00: half past two never comes.
+            ("02:30", "2026-10-03T15:59:00Z", "2026-10-03T16:30:00Z"),
             ("2026-11-26T18:00:00+11:00", "2026-11-26T06:00:00Z", "2026-11-26T07:00:00Z"),
         ];
         for (text, now, until) in cases {
