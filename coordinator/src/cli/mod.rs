@@ -28,10 +28,11 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use crate::api::types::{Action, Answer, LimitRequest, TokenRequest};
+use crate::api::types::{Action, AllowRequest, Answer, LimitRequest, TokenRequest};
 use crate::demo;
 use args::{
-    AnswerArgs, Cli, Command, Format, Global, ListCommand, NodesCommand, SitesCommand, StatusArgs, TokenCommand,
+    AllowArgs, AnswerArgs, Cli, Command, Format, Global, ListCommand, NodesCommand, SitesCommand, StatusArgs,
+    TokenCommand,
 };
 use client::Client;
 use exit::{CliError, Exit};
@@ -128,6 +129,9 @@ async fn dispatch(
         Command::Ignore(args) => answer(&client, terminal, Answer::Ignore, args).await?,
         Command::Exclude(args) => answer(&client, terminal, Answer::Exclude, args).await?,
         Command::Fail(args) => answer(&client, terminal, Answer::Fail, args).await?,
+        Command::Allow(AllowArgs { id, site, bytes, package }) => {
+            done(terminal, client.allow(id, &AllowRequest { site, bytes, package }).await?)?;
+        }
         Command::Nodes(command) => nodes(&client, terminal, command).await?,
         Command::Sites(SitesCommand::Limit { site, limit, until, for_time }) => {
             let request = limit_request(limit, until, for_time)?;

@@ -1,7 +1,7 @@
 //! Figures as people read them: bytes by powers of ten, times, ratios. How they are written is in `proto`.
 
 use shoal_proto::limits::RATE_LIMIT_MIN;
-use shoal_proto::rollout::units::{UnitError, parse_duration, parse_rate};
+use shoal_proto::rollout::units::{UnitError, parse_duration, parse_rate, parse_size};
 
 /// `51.5 MB`; powers of ten, as networks and feeds count.
 pub fn bytes(bytes: u64) -> String {
@@ -77,6 +77,18 @@ pub fn parse_limit(text: &str) -> Result<Limit, String> {
             rate if rate < RATE_LIMIT_MIN => Err(format!("at least {RATE_LIMIT_MIN} B/s are wanted")),
             rate => Ok(Limit::Rate(rate)),
         },
+    }
+}
+
+/// A size in bytes that is not 0.
+///
+/// # Errors
+/// Text that is no size, or 0.
+pub fn parse_positive_size(text: &str) -> Result<u64, String> {
+    match parse_size(text) {
+        Ok(0) => Err("0 allows nothing".to_owned()),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -62,7 +62,7 @@ impl Server {
             limited_by,
             limited_until,
             base_limit: config.and_then(|config| config.calendar.base),
-            wan_rate: self.core.wan_rate(name),
+            wan_rate: self.core.wan_rate(name, self.now().time),
             timezone: config.and_then(|config| config.timezone.iana_name()).map(str::to_owned),
             ..site
         }

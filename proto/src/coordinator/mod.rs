@@ -8,6 +8,7 @@
 //! Invariant: the state is a function of the records, the connections, and what connected nodes said since they
 //! connected; so [`Coordinator::new`] with the journal's records, plus the nodes' hellos and wants, is the state again.
 
+mod budgets;
 mod input;
 mod nodes;
 mod orders;
@@ -23,7 +24,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use input::{Created, Input, Notice, Output, Part, Record, WanTotals};
+pub use budgets::BudgetWait;
+pub use input::{AllowReading, BudgetOf, Created, Input, Notice, Output, Part, Record, WanTotals};
 pub use view::{DeploymentView, SiteView};
 
 use supply::Supply;
@@ -35,6 +37,7 @@ use crate::manifest::Manifest;
 use crate::rollout::{self, Now, Operator, Rollout};
 use crate::runs::{RunEffect, Runs, StepRecord};
 use crate::time::Time;
+use crate::wan::BudgetSums;
 use crate::wan::calendar::Override;
 use crate::wan::shares::Shares;
 use crate::wire::{AcquireStats, WanRates};
@@ -59,6 +62,15 @@ pub enum OperateError {
     /// It does not fit.
     #[error(transparent)]
     Refused(#[from] rollout::Refusal),
+    /// It has no target node there.
+    #[error("{0} has no node in site `{1}`: `shoal status {0}` shows its sites")]
+    NoSite(DeploymentId, Name),
+    /// It is over.
+    #[error("{0} is over: nothing is read for it any more")]
+    Over(DeploymentId),
+    /// No reading waits for its budget.
+    #[error("nothing that {0} reads in site `{1}` waits for its budget: name a package to allow more ahead of need")]
+    NothingWaits(DeploymentId, Name),
 }
 
 /// Why a core wants to be woken.
@@ -113,6 +125,7 @@ struct Deployment {
     wan: BTreeMap<Name, WanTotals>,
     /// The greatest limit of each site while it was live; none for none. A site whose limit did not change is left out.
     wan_bounds: BTreeMap<Name, Option<u64>>,
+    budgets: BTreeMap<BudgetOf, BudgetSums>,
     over: bool,
 }
 
@@ -185,11 +198,6 @@ impl Coordinator {
                 self.carry_out_runs(effects);
             }
             Input::Stop { deployment, cause } => self.decide(deployment, rollout::Input::Stop { cause }, now),
-            Input::AllowReading { site, content, bytes } => {
-                if let Some(supply) = self.supplies.get_mut(&(site, content)) {
-                    supply.ledger.handle(crate::wan::Input::Override { bytes }, now.time);
-                }
-            }
             Input::OverrideLimit { site, limit } => self.record(Record::SiteLimit { site, limit }),
             Input::WanLimit { site, limit } => self.set_wan_limit(site, limit),
             Input::Tick => self.on_tick(now),
@@ -299,6 +307,7 @@ impl Coordinator {
                     stats: BTreeMap::new(),
                     wan: BTreeMap::new(),
                     wan_bounds: BTreeMap::new(),
+                    budgets: BTreeMap::new(),
                     over: false,
                 };
                 self.deployments.insert(deployment.manifest.deployment, deployment);
@@ -322,6 +331,11 @@ impl Coordinator {
             Record::Read { deployment, site, wan } => {
                 if let Some(deployment) = self.deployments.get_mut(deployment) {
                     deployment.wan.insert(site.clone(), *wan);
+                }
+            }
+            Record::Budget { deployment, of, sums } => {
+                if let Some(deployment) = self.deployments.get_mut(deployment) {
+                    deployment.budgets.insert(of.clone(), *sums);
                 }
             }
         }
@@ -349,7 +363,7 @@ impl Coordinator {
         }
         // Before the grants: a node that reads has to know how fast.
         self.share_wan(now);
-        self.drain_supplies(now);
+        self.drain_supplies();
     }
 
     fn on_create(&mut self, created: Box<Created>, now: Now) {

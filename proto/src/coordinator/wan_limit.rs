@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use super::supply::Supply;
 use super::{Coordinator, Output};
 use crate::id::{ContentId, DeploymentId, Name, NodeId};
 use crate::rollout::Now;
+use crate::time::Time;
 use crate::wan::calendar::Override;
 use crate::wan::{self, shares::Shares};
 use crate::wire::{ToNode, WanRates};
@@ -25,15 +27,17 @@ impl Coordinator {
         self.shares.get(site).and_then(Shares::limit)
     }
 
-    /// What a site's nodes read over its WAN of late, in bytes a second, as they say under a limit.
-    pub fn wan_rate(&self, site: &Name) -> u64 {
+    /// What a site's nodes read over its WAN of late, in bytes a second: as they say under a limit, else as blocks land.
+    pub fn wan_rate(&self, site: &Name, now: Time) -> u64 {
         match self.shares.get(site).filter(|shares| shares.limit().is_some()) {
             Some(shares) => shares.rate(),
-            None => {
-                let supplies = self.supplies.iter().filter(|((of, _), _)| of == site);
-                supplies.map(|(_, supply)| supply.ledger.stats()).filter(|stats| stats.leases > 0).map(|s| s.rate).sum()
-            }
+            None => self.supplies_of(site).map(|supply| supply.ledger.rates(now).wan).sum(),
         }
+    }
+
+    fn supplies_of(&self, site: &Name) -> impl Iterator<Item = &Supply> {
+        let from = self.supplies.range((site.clone(), ContentId([0; 32]))..);
+        from.take_while(move |((of, _), _)| of == site).map(|(_, supply)| supply)
     }
 
     /// The greatest limit that held for a site while a deployment was live, in bytes a second: the bound in summaries is
@@ -106,9 +110,8 @@ impl Coordinator {
     /// Tells readers and deputies of sites that were touched how fast they may read.
     pub(super) fn share_wan(&mut self, now: Now) {
         while let Some(site) = self.wan_touched.pop_first() {
-            let of_site = self.supplies.range((site.clone(), ContentId([0; 32]))..);
-            let of_site = of_site.take_while(|((of, _), _)| *of == site);
-            let readers: BTreeSet<NodeId> = of_site.flat_map(|(_, supply)| supply.ledger.holders()).collect();
+            let readers: BTreeSet<NodeId> =
+                self.supplies_of(&site).flat_map(|supply| supply.ledger.holders()).collect();
             let Some(shares) = self.shares.get_mut(&site) else { continue };
             shares.set_readers(&readers, now.time);
             let reckoned = shares.reckon(now.time);

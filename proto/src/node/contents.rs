@@ -59,6 +59,8 @@ pub(super) struct Contents {
     /// Neighbours that are connected.
     neighbours: BTreeSet<NodeId>,
     contents: BTreeMap<ContentId, Content>,
+    /// Leases of contents that were closed: they are being cancelled, and what was read for them is still to be told.
+    ending: BTreeSet<(ContentId, LeaseId)>,
 }
 
 #[derive(Debug)]
@@ -81,7 +83,7 @@ enum Phase {
 
 impl Contents {
     pub(super) fn new(seed: u64) -> Self {
-        Self { seed, away: true, neighbours: BTreeSet::new(), contents: BTreeMap::new() }
+        Self { seed, away: true, neighbours: BTreeSet::new(), contents: BTreeMap::new(), ending: BTreeSet::new() }
     }
 
     /// Opens the content of `package`, unless it is open.
@@ -197,15 +199,15 @@ impl Contents {
         let sealed = trade.sealing == Sealing::Done;
         entry.phase = Phase::Trading(Box::new(trade));
         let recipe = match &entry.what {
-            What::Package { recipe, .. } if sealed => Some(recipe.clone()),
-            _ => None,
+            What::Package { recipe, .. } => Some(recipe.clone()),
+            What::Recipe(_) => None,
         };
         let swarm = entry.swarm;
         self.with_trade(content, now, out, |trade, _| trade.tick(now));
         if sealed {
             self.after_sealed(content, out);
         }
-        // A holder serves the recipe as well as the package.
+        // A package cannot be opened without its recipe: who has a part of it serves the recipe too.
         if let Some(outline) = recipe {
             self.open(What::Recipe(outline), swarm, out);
         }
@@ -252,6 +254,9 @@ impl Contents {
     }
 
     pub(super) fn on_revoke(&mut self, content: ContentId, lease: LeaseId, out: &mut VecDeque<Output>) {
+        if self.ending.contains(&(content, lease)) {
+            return;
+        }
         out.push_back(if self.holds(content, lease) {
             Output::CancelRead { content, lease }
         } else {
@@ -277,7 +282,8 @@ impl Contents {
                 }
             }
         });
-        if known {
+        // What crossed the WAN counts, also for a content that was closed meanwhile (WAN-ONCE).
+        if known || self.ending.remove(&(end.content, end.lease)) {
             out.push_back(Output::Coordinator(ToCoordinator::LeaseEnded { end, begun }));
         }
     }
@@ -292,6 +298,7 @@ impl Contents {
         if let Some(entry) = self.contents.get_mut(&content) {
             let phase = std::mem::replace(&mut entry.phase, Phase::Failed);
             if let Phase::Trading(trade) = phase {
+                self.ending.extend(trade.leases.keys().map(|lease| (content, *lease)));
                 leave(content, &trade, &self.neighbours, out);
             }
         }
@@ -299,12 +306,15 @@ impl Contents {
 
     /// Closes every content that is not in `wanted`.
     pub(super) fn retain(&mut self, wanted: &BTreeSet<ContentId>, out: &mut VecDeque<Output>) {
-        let neighbours = &self.neighbours;
+        let (neighbours, ending) = (&self.neighbours, &mut self.ending);
         self.contents.retain(|content, entry| {
             let stays = wanted.contains(content);
             if !stays {
                 match &entry.phase {
-                    Phase::Trading(trade) => leave(*content, trade, neighbours, out),
+                    Phase::Trading(trade) => {
+                        ending.extend(trade.leases.keys().map(|lease| (*content, *lease)));
+                        leave(*content, trade, neighbours, out);
+                    }
                     Phase::Opening => out.push_back(Output::Close { content: *content }),
                     Phase::Failed => {}
                 }
