@@ -4,6 +4,8 @@
 //! are taken from the folder of the file. Passwords are not here but in the files that it names, and are read when they
 //! are used. Whether an address can be listened on is found out by whoever listens.
 
+pub mod site;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -12,8 +14,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use shoal_proto::id::Name;
 use shoal_proto::limits::FEEDS_MAX;
-use shoal_proto::rollout::units::deserialize_rate_option;
 use toml::Spanned;
+
+use site::{RawSite, SiteConfig};
 
 use crate::input_file::{FileError, Problem, problem_of, read_text};
 
@@ -84,13 +87,6 @@ pub struct Mirror {
 /// A site's name, in which `*` stands for any letters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SitePattern(String);
-
-/// What is known of a site.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SiteConfig {
-    /// How fast its WAN is, in bytes per second: the bound in summaries is reckoned with it.
-    pub wan_limit: Option<u64>,
-}
 
 impl Config {
     /// Reads and checks the file at `path`.
@@ -215,14 +211,6 @@ struct RawMirror {
     url: Spanned<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawSite {
-    name: Spanned<String>,
-    #[serde(default, deserialize_with = "deserialize_rate_option")]
-    wan_limit: Option<u64>,
-}
-
 impl Raw {
     fn check(self, folder: &Path) -> Result<Config, Wrong> {
         let api_listen = self.api_listen.get_ref().parse().map_err(|_| {
@@ -243,9 +231,9 @@ impl Raw {
         }
         let mut sites = BTreeMap::new();
         for site in self.site {
-            let key = name(&site.name)?;
-            if sites.insert(key.clone(), SiteConfig { wan_limit: site.wan_limit }).is_some() {
-                return Err(at(&site.name, format!("two sites are named `{key}`")));
+            let (key, span) = (name(&site.name)?, site.name.span());
+            if sites.insert(key.clone(), site.check()?).is_some() {
+                return Err((Some(span), format!("two sites are named `{key}`")));
             }
         }
         Ok(Config {
@@ -438,7 +426,7 @@ wan_limit = "50 Mbit/s"
         assert!(feed.mirrors[0].sites[0].matches(&sydney) && !feed.mirrors[0].sites[0].matches(&oslo));
         let path = PathBuf::from("/srv/models");
         assert_eq!(config.feeds[&Name::new("models").unwrap()], FeedConfig::Folder { path });
-        assert_eq!(config.sites[&Name::new("branch-017").unwrap()].wan_limit, Some(6_250_000));
+        assert_eq!(config.sites[&Name::new("branch-017").unwrap()].calendar.base, Some(6_250_000));
     }
 
     #[test]
@@ -458,8 +446,8 @@ wan_limit = "50 Mbit/s"
             ),
             (FULL.replace("data_dir", "datadir"), ":2: unknown key `datadir`: did you mean `data_dir`?"),
             (
-                FULL.replace("wan_limit", "calendar"),
-                ":21: unknown key `calendar` in [[site]]: known are `name`, `wan_limit`",
+                FULL.replace("wan_limit", "hours"),
+                ":21: unknown key `hours` in [[site]]: known are `name`, `wan_limit`, `timezone`, `calendar`",
             ),
             (FULL.replace("sites = [", "site = ["), ":12: unknown key `site` in [[feed]]: did you mean `sites`?"),
             (FULL.replace("\"folder\"", "\"foldr\""), ":16: unknown value `foldr` in [[feed]]: did you mean `folder`?"),

@@ -7,6 +7,7 @@
 mod carry;
 mod deploy;
 mod events;
+mod limits;
 mod logs;
 mod operator;
 mod status;
@@ -17,7 +18,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use shoal_node::clock::{Clock, sleep_until};
 use shoal_node::net::{
@@ -160,6 +161,8 @@ pub struct Server {
     event_log: EventLog,
     logs: LogBook,
     waiters: Vec<Waiter>,
+    /// When limits of sites are looked at next.
+    limits_at: Instant,
     /// Deployments of which something changed since waiters were looked at.
     touched: BTreeSet<DeploymentId>,
 }
@@ -227,6 +230,7 @@ impl Server {
             event_log,
             logs,
             waiters: Vec::new(),
+            limits_at: Instant::now(),
             touched: BTreeSet::new(),
             config,
         };
@@ -273,11 +277,14 @@ impl Server {
     /// [`ServeError`] if something is wrong that only an operator can change.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), ServeError> {
         loop {
+            if self.limits_at <= Instant::now() {
+                self.limits_at = Instant::now() + self.keep_limits();
+            }
             self.settle().await?;
             self.answer_waiters();
             let core = self.core.next_wake().map(|(at, _)| self.clock.at(at));
             let waiter = self.waiters.iter().map(|waiter| waiter.deadline).min();
-            let wake = core.into_iter().chain(waiter).min();
+            let wake = core.into_iter().chain(waiter).chain([self.limits_at]).min();
             tokio::select! {
                 () = stop.cancelled() => {
                     self.stop_api.cancel();

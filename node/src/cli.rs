@@ -49,6 +49,12 @@ pub struct Args {
     /// Most that the package cache may hold, such as `20 GiB`; what deployments need stays beyond it [default: all].
     #[arg(long, value_name = "SIZE", env = "SHOAL_CACHE_MAX")]
     cache_max: Option<String>,
+    /// Most that is sent to neighbours, such as `2MB/s` [default: no limit].
+    #[arg(long, value_name = "RATE", env = "SHOAL_UPLOAD_LIMIT")]
+    upload_limit: Option<String>,
+    /// Most that is received, from neighbours and over the WAN together [default: no limit].
+    #[arg(long, value_name = "RATE", env = "SHOAL_DOWNLOAD_LIMIT")]
+    download_limit: Option<String>,
     /// Address to listen on, `/ip4/0.0.0.0/tcp/7442` or `0.0.0.0:7442`; may be given several times.
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
@@ -79,6 +85,8 @@ impl Args {
             labels: self.labels.into_iter().collect(),
             data_dir: self.data_dir,
             cache_max: self.cache_max,
+            upload_limit: self.upload_limit,
+            download_limit: self.download_limit,
             listen: self.listen,
             bulk_listen: self.bulk_listen,
             coordinator_grace: self.coordinator_grace,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use shoal_proto::id::Name;
 use shoal_proto::join::{JoinError, JoinString};
-use shoal_proto::limits::COORDINATOR_GRACE;
-use shoal_proto::rollout::units::{UnitError, parse_duration, parse_size};
+use shoal_proto::limits::{COORDINATOR_GRACE, RATE_LIMIT_MIN};
+use shoal_proto::rollout::units::{UnitError, parse_duration, parse_rate, parse_size};
 use thiserror::Error;
 
 use crate::net::Multiaddr;
@@ -31,6 +31,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// How much the package cache may hold, in bytes.
     pub cache_max: Option<u64>,
+    /// How fast it sends to neighbours, in bytes per second.
+    pub upload_limit: Option<u64>,
+    /// How fast it receives, from neighbours and over the WAN together, in bytes per second.
+    pub download_limit: Option<u64>,
     /// Where the control mesh listens.
     pub listen: Vec<Multiaddr>,
     /// Where the bulk mesh listens.
@@ -58,6 +62,10 @@ pub struct Settings {
     pub data_dir: Option<PathBuf>,
     /// See [`Config::cache_max`], with its unit.
     pub cache_max: Option<String>,
+    /// See [`Config::upload_limit`], with its unit.
+    pub upload_limit: Option<String>,
+    /// See [`Config::download_limit`], with its unit.
+    pub download_limit: Option<String>,
     /// Multiaddresses, or `address:port`.
     pub listen: Vec<String>,
     /// The same for the bulk mesh; by default the TCP addresses of `listen` with the next port.
@@ -106,6 +114,22 @@ pub enum ConfigError {
     /// Not a size.
     #[error("cache_max: {0}")]
     CacheMax(#[from] UnitError),
+    /// Not a rate.
+    #[error("{key}: {source}")]
+    Rate {
+        /// Which setting.
+        key: &'static str,
+        /// Why.
+        source: UnitError,
+    },
+    /// Too low a rate.
+    #[error("{key}: `{text}` is too little: at least {RATE_LIMIT_MIN} B/s are wanted")]
+    TooSlow {
+        /// Which setting.
+        key: &'static str,
+        /// What it says.
+        text: String,
+    },
     /// Not a span.
     #[error("coordinator_grace: {0}")]
     CoordinatorGrace(UnitError),
@@ -135,6 +159,8 @@ impl Settings {
             labels,
             data_dir: self.data_dir.or(file.data_dir),
             cache_max: self.cache_max.or(file.cache_max),
+            upload_limit: self.upload_limit.or(file.upload_limit),
+            download_limit: self.download_limit.or(file.download_limit),
             listen: or(self.listen, file.listen),
             bulk_listen: or(self.bulk_listen, file.bulk_listen),
             coordinator_grace: self.coordinator_grace.or(file.coordinator_grace),
@@ -173,6 +199,8 @@ impl Settings {
             // Scripts run elsewhere and are told absolute paths.
             data_dir: absolute(self.data_dir.unwrap_or_else(|| "/var/lib/shoal-node".into()))?,
             cache_max: self.cache_max.map(|text| parse_size(&text)).transpose()?,
+            upload_limit: limit("upload_limit", self.upload_limit)?,
+            download_limit: limit("download_limit", self.download_limit)?,
             listen,
             bulk_listen,
             coordinator_grace: match self.coordinator_grace {
@@ -185,6 +213,12 @@ impl Settings {
 
 fn read(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}
+
+fn limit(key: &'static str, text: Option<String>) -> Result<Option<u64>, ConfigError> {
+    let Some(text) = text else { return Ok(None) };
+    let rate = parse_rate(&text).map_err(|source| ConfigError::Rate { key, source })?;
+    if rate < RATE_LIMIT_MIN { Err(ConfigError::TooSlow { key, text }) } else { Ok(Some(rate)) }
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, ConfigError> {
@@ -248,6 +282,19 @@ mod tests {
         assert_eq!((config.name.as_str(), config.site.map(|site| site.to_string()).as_deref()), ("b", Some("syd")));
         let labels: Vec<_> = config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         assert_eq!(labels, ["rack=2", "role=web"]);
+    }
+
+    #[test]
+    fn limits_have_units_and_are_not_too_low() {
+        let check = |toml: &str| toml::from_str::<Settings>(toml).unwrap().check("host");
+        let config = check("upload_limit = '2MB/s'\ndownload_limit = '8 Mbit/s'").unwrap();
+        assert_eq!((config.upload_limit, config.download_limit), (Some(2_000_000), Some(1_000_000)));
+        let error = |toml| check(toml).unwrap_err().to_string();
+        assert_eq!(
+            error("upload_limit = '1 kB/s'"),
+            "upload_limit: `1 kB/s` is too little: at least 16384 B/s are wanted"
+        );
+        assert!(error("download_limit = '5'").starts_with("download_limit: "));
     }
 
     #[test]

@@ -6,11 +6,11 @@
 mod carry;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use shoal_proto::codec;
 use shoal_proto::id::{ContentId, DeploymentId, LeaseId, Name, NodeId};
-use shoal_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
+use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, WAN_RATE_EVERY};
 use shoal_proto::manifest::SignedError;
 use shoal_proto::node::{Input, Node};
 use shoal_proto::rng::mix;
@@ -32,6 +32,7 @@ use crate::runner::RunReport;
 use crate::step_log::{StepLog, StepLogError};
 use crate::store::{Content, Store, StoreError};
 use crate::transfer::fetch::Fetcher;
+use crate::transfer::pacer::Pacer;
 use crate::transfer::read::Readers;
 use crate::transfer::serve::{self, Shelf, UploadEvent};
 
@@ -146,6 +147,11 @@ pub struct Agent {
     uploads: BTreeMap<u64, (ContentId, oneshot::Sender<bool>)>,
     runs: BTreeMap<StepRun, CancellationToken>,
     values: BTreeMap<DeploymentId, BTreeMap<String, String>>,
+    /// What the node may receive in all, and what of it over the WAN.
+    download: Pacer,
+    wan: Pacer,
+    /// When the coordinator is told next how fast the WAN is read, and what was read before; while that has a limit.
+    wan_report: Option<(Instant, u64)>,
 }
 
 impl Agent {
@@ -167,6 +173,7 @@ impl Agent {
         for address in &config.bulk_listen {
             bulk_bound.push(bulk.listen(address.clone()).await.map_err(cannot_listen("--bulk-listen"))?);
         }
+        let (wan, download) = (Pacer::new(None), Pacer::new(config.download_limit));
         let me = membership.identity.node_id();
         // Another one in each process: the numbers of leases that a deputy grants itself begin there.
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -190,8 +197,14 @@ impl Agent {
             bulk_streams,
             control_addresses: Vec::new(),
             bulk_bound,
-            shelf: Shelf::new(store.clone()),
-            readers: Readers::new(store.clone(), OriginReader::new()?, bulk, coordinator),
+            shelf: Shelf { pacer: Pacer::new(config.upload_limit), ..Shelf::new(store.clone()) },
+            readers: Readers::new(
+                store.clone(),
+                OriginReader::new()?,
+                bulk,
+                coordinator,
+                vec![wan.clone(), download.clone()],
+            ),
             store,
             step_log,
             events_sender,
@@ -206,6 +219,9 @@ impl Agent {
             uploads: BTreeMap::new(),
             runs: BTreeMap::new(),
             values: BTreeMap::new(),
+            download,
+            wan,
+            wan_report: None,
             config,
             membership,
         })
@@ -242,7 +258,34 @@ impl Agent {
                 Some(event) = self.events.recv() => self.on_event(event),
                 Some(event) = self.uploads_receiver.recv() => self.on_event(Event::Upload(event)),
                 () = sleep_until(wake) => self.handle(Input::Tick),
+                () = sleep_until(self.wan_report.map(|(at, _)| at)) => self.report_wan_rate().await?,
             }
+        }
+    }
+
+    /// Tells the coordinator how fast the WAN was read since it was last told, so that what is not used goes to others.
+    async fn report_wan_rate(&mut self) -> Result<(), AgentError> {
+        let Some((at, before)) = self.wan_report else { return Ok(()) };
+        let (now, total) = (Instant::now(), self.readers.read_bytes());
+        let span = (now - at + WAN_RATE_EVERY).as_secs_f64();
+        let rate = (total.saturating_sub(before) as f64 / span) as u64;
+        self.wan_report = Some((now + WAN_RATE_EVERY, total));
+        if self.reads.is_empty() {
+            return Ok(());
+        }
+        self.send(self.membership.join.coordinator, &Frame::ToCoordinator(ToCoordinator::WanRate { rate })).await
+    }
+
+    fn set_wan_rate(&mut self, rate: Option<u64>) {
+        debug!(rate, "may read over the WAN at this rate");
+        let before = self.wan.set(rate);
+        let Some(rate) = rate else {
+            self.wan_report = None;
+            return;
+        };
+        // What it read before it was allowed more says nothing of what it can do with it.
+        if self.wan_report.is_none() || before.is_none_or(|before| before < rate) {
+            self.wan_report = Some((Instant::now() + WAN_RATE_EVERY, self.readers.read_bytes()));
         }
     }
 

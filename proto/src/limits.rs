@@ -440,3 +440,21 @@ pub const FACTS_MAX: usize = 65_536;
 
 /// Leases whose ends are awaited though their ledger is gone: as many as all nodes hold of one content.
 pub const LATE_ENDS_MAX: usize = NODES_MAX * LEASES_PER_NODE_MAX;
+
+/// Shares of a site's WAN limit are reckoned this often at most: readers come and go faster than a change shows.
+pub const SHARES_EVERY: Duration = Duration::from_millis(250);
+
+/// A share is raised this long after others were lowered, so that these have heard of it. Over 10 s it costs 3 % once.
+pub const SHARE_RAISE_DELAY: Duration = Duration::from_millis(300);
+
+/// A node says this often how fast it reads under a limit: often enough that what it leaves is used soon.
+pub const WAN_RATE_EVERY: Duration = Duration::from_secs(1);
+
+/// The least limit of a site or node, in bytes a second: with less, a lease's end is out of sight.
+pub const RATE_LIMIT_MIN: u64 = 16 * 1024;
+
+/// Entries in a site's calendar: more are a mistake.
+pub const CALENDAR_ENTRIES_MAX: usize = 64;
+
+/// A node without a lease keeps its share of the WAN limit this long: longer than it waits for its next lease.
+pub const SHARE_LINGER: Duration = Duration::from_millis(700);

@@ -96,6 +96,11 @@ pub enum ToCoordinator {
         /// The content.
         content: ContentId,
     },
+    /// How fast the node read over the WAN of late; said while it has leases and a limit.
+    WanRate {
+        /// Bytes a second.
+        rate: u64,
+    },
 }
 
 /// Who a node is.
@@ -277,6 +282,20 @@ pub enum ToNode {
     /// Who reads a content without leases if the coordinator is out of reach, and where; replaces what was said of it
     /// before. Told to those who are named, and to one that was and is not any more.
     Standby(Standby),
+    /// How fast the node may read over the WAN, for all leases together. Said on each connection, and again when
+    /// it changes; what was said last holds meanwhile.
+    WanRate(WanRates),
+}
+
+/// How fast a node may read over its site's WAN, in bytes a second: none for as fast as it can, 0 for not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WanRates {
+    /// While the coordinator is there.
+    pub rate: Option<u64>,
+    /// While it is out of reach: with deputies and those that still hold leases.
+    pub away: Option<u64>,
+    /// The same once only deputies read.
+    pub alone: Option<u64>,
 }
 
 /// What a site's deputies for a content are to know (see `node/deputy.rs`).

@@ -14,7 +14,7 @@ use shoal_proto::rollout::{Failure, StepOutcome};
 use shoal_proto::wan::{BlockRange, HeldLease, Lacking, Outcome};
 use shoal_proto::wire::{
     AcquireStats, Fault, FaultKind, Frame, Grant, Hello, JoinProof, LeaseEnd, Neighbour, Origin, OutputStream, Roster,
-    Standby, StepRun, ToCoordinator, ToNeighbour, ToNode,
+    Standby, StepRun, ToCoordinator, ToNeighbour, ToNode, WanRates,
 };
 
 /// No message here has more bytes: a message that grows past this is to be noticed.
@@ -85,6 +85,7 @@ samples!(to_coordinator, ToCoordinator {
         output(OutputStream::Notice),
     ],
     Lied => [ToCoordinator::Lied { neighbour: NODE, content: CONTENT }],
+    WanRate => [ToCoordinator::WanRate { rate: 2_000_000 }],
 });
 
 samples!(to_node, ToNode {
@@ -106,6 +107,10 @@ samples!(to_node, ToNode {
     Standby => [
         ToNode::Standby(Standby { content: CONTENT, deputies: vec![NODE], origin: Origin::Http(http()) }),
         ToNode::Standby(Standby { content: CONTENT, deputies: Vec::new(), origin: Origin::Coordinator { dictionary: None } }),
+    ],
+    WanRate => [
+        ToNode::WanRate(WanRates::default()),
+        ToNode::WanRate(WanRates { rate: Some(0), away: Some(1_000_000), alone: Some(2_000_000) }),
     ],
 });
 

@@ -293,6 +293,62 @@ fn a_lease_that_does_not_end_is_revoked_and_in_the_end_lost() {
     assert_eq!(table.grants.len(), 1, "nothing was read, so that a first grant is free again");
 }
 
+/// Two nodes read by turns, B a fifth as fast as A; whether B is given more after a while.
+fn slow_reader_goes_on(allowed: Option<u64>) -> bool {
+    let mut table = Table::new(2_000);
+    table.tell(Input::Allowed { rate: allowed });
+    table.wants(A, |_| MIB, Vec::new());
+    table.wants(B, |_| MIB, Vec::new());
+    let mut last_of_b = Time::ZERO;
+    for tenth in 0..200 {
+        table.pass(Duration::from_millis(100));
+        for node in [A, B] {
+            let turn = node == A || tenth % 5 == 0;
+            let Some(at) = table.grants.iter().position(|(to, ..)| *to == node).filter(|_| turn) else { continue };
+            let block = table.grants[at].2.remove(0);
+            if node == B {
+                last_of_b = table.now;
+            }
+            table.lands(node, &[block]);
+            table.lands(if node == A { B } else { A }, &[block]);
+            if table.grants[at].2.is_empty() {
+                let (_, lease, _) = table.grants.remove(at);
+                table.ends(node, lease, u64::from(MIB), &[block], Outcome::Done);
+            }
+        }
+    }
+    table.now.since(last_of_b) < Duration::from_secs(3)
+}
+
+#[test]
+fn a_slow_reader_rests_unless_a_limit_makes_it_slow() {
+    assert!(!slow_reader_goes_on(None), "without a limit it is left out for a while");
+    assert!(slow_reader_goes_on(Some(u64::from(MIB) * 4)), "it may be as slow as that under a limit");
+    assert!(!slow_reader_goes_on(Some(u64::from(MIB) * 100)), "far below what it may is slow");
+}
+
+#[test]
+fn a_lease_gets_the_time_that_a_limit_makes_it_take() {
+    let revoked_after = |allowed: Option<u64>, span| {
+        let mut table = Table::new(40);
+        table.wants(A, |_| MIB, Vec::new());
+        table.wants(B, |_| MIB, Vec::new());
+        table.pass(Duration::from_secs(1));
+        // What A was granted while it was alone is more than it may have at stake beside B.
+        for lease in std::mem::take(&mut table.revoked) {
+            table.ends(A, lease, 0, &[], Outcome::Revoked);
+        }
+        // Set while leases are held: they were granted for another rate.
+        table.tell(Input::Allowed { rate: allowed });
+        table.pass(span);
+        !table.revoked.is_empty()
+    };
+    let minutes = |count: u64| Duration::from_secs(60 * count);
+    assert!(revoked_after(None, minutes(3)));
+    assert!(!revoked_after(Some(16 * 1024), minutes(3)));
+    assert!(revoked_after(Some(16 * 1024), minutes(600)), "in the end it is late all the same");
+}
+
 #[test]
 fn what_moves_is_told_apart_by_where_it_came_from() {
     let mut table = Table::new(40);

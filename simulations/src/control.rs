@@ -106,6 +106,7 @@ impl World {
             running: BTreeSet::new(),
         });
         self.settle_coordinator();
+        self.say_limits();
     }
 
     pub(crate) fn crash_coordinator(&mut self) {
@@ -226,6 +227,9 @@ impl World {
                 if let ToNode::Run { run, .. } = &message {
                     let verdict = self.checks.gate.ordered(Actor::Node(to), *run);
                     self.verify("GATE", verdict);
+                }
+                if let ToNode::WanRate(rates) = &message {
+                    self.wan_rates_sent(to, *rates);
                 }
                 self.tell_node(to, message);
             }

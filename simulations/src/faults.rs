@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     OriginDown { span: Duration },
     /// The coordinator is out of reach for some, for this long.
     Away { away: Away, span: Duration },
+    /// A site's WAN limit changes: no fault, but it comes at any time.
+    Limit { site: usize, limit: Option<u64> },
 }
 
 /// The faults of one storm: none where `wild` is 0, more the greater it is.
@@ -94,6 +96,7 @@ impl World {
                 }
             }
             Fault::Away { away, span } => self.go_away(away, span),
+            Fault::Limit { site, limit } => self.change_limit(site, limit),
             Fault::Slow { node, span } => self.hosts[node].slow_until = self.now + span,
             Fault::OriginDown { span } => self.origin_down_until = self.origin_down_until.max(self.now + span),
         }

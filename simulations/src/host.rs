@@ -56,6 +56,8 @@ pub(crate) struct Process {
     /// The connection to each neighbour.
     pub(crate) neighbours: BTreeMap<usize, usize>,
     pub(crate) reads: VecDeque<Read>,
+    /// How fast it may read over the WAN.
+    pub(crate) wan_rate: Option<u64>,
     pub(crate) fetches: BTreeMap<u64, Fetch>,
     pub(crate) uploads: BTreeMap<(usize, u64), Upload>,
     running: BTreeSet<StepRun>,
@@ -95,6 +97,7 @@ impl World {
             wanted: BTreeSet::new(),
             neighbours: BTreeMap::new(),
             reads: VecDeque::new(),
+            wan_rate: None,
             fetches: BTreeMap::new(),
             uploads: BTreeMap::new(),
             running: BTreeSet::new(),
@@ -221,6 +224,7 @@ impl World {
                 self.queue.push(at, Event::StepKilled { place: Place::Node(node), life, run });
             }
             Output::Pins(pins) => self.pin(node, pins),
+            Output::WanRate(rate) => self.set_wan_rate(node, rate),
             // Disks in storms are large enough.
             Output::Welcomed { .. } | Output::MakeRoom | Output::Persist(_) => {}
         }
@@ -372,7 +376,7 @@ impl World {
         link.is_some_and(|link| !self.links.link(link).broken)
     }
 
-    fn tell_coordinator(&mut self, node: usize, message: ToCoordinator) {
+    pub(crate) fn tell_coordinator(&mut self, node: usize, message: ToCoordinator) {
         let verdict = self.check_claim(node, &message);
         self.verify("VERIFIED", verdict);
         let link = self.hosts[node].process.as_ref().and_then(|process| process.control);
@@ -412,6 +416,9 @@ impl World {
                 ToNode::Standby(standby) => drop(process.standbys.remove(&standby.content)),
                 _ => {}
             }
+        }
+        if let ToNode::WanRate(rates) = &message {
+            self.checks.limit.heard(node, *rates);
         }
         match message {
             ToNode::Deploy { generation, signed } => {

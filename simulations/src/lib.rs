@@ -6,7 +6,7 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | `scenario`, `faults`, `away` | what a seed means: the world, and what goes wrong in it |
+//! | `scenario`, `faults`, `away`, `limits` | what a seed means: the world, what goes wrong in it, limits of sites |
 //! | `world`, `queue` | time, and what happens when |
 //! | `host`, `disk`, `transfer` | a node's shell, its disk, bytes on the move |
 //! | `control` | the coordinator's shell, its journal and its operator |
@@ -23,6 +23,7 @@ mod control;
 mod disk;
 mod faults;
 mod host;
+mod limits;
 mod links;
 mod net;
 mod queue;

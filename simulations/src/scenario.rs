@@ -16,6 +16,7 @@ use shoal_proto::time::Time;
 use crate::away;
 use crate::disk::SEGMENT_BYTES;
 use crate::faults::{Fault, forecast};
+use crate::limits;
 
 /// The coordinator's key.
 pub(crate) const COORDINATOR: NodeId = NodeId([0xc0; 32]);
@@ -115,6 +116,10 @@ impl Scenario {
         let mut new = Self { sites, nodes, packages, deployments, swarm, faults, quiet, calm_at, mishaps, latency };
         if seed.is_multiple_of(4) {
             away::go(&mut new, seed);
+        }
+        // Where progress is judged by what the WAN allows, nothing else is to bound it.
+        if seed % 3 == 1 && !new.quiet {
+            limits::set(&mut new, seed);
         }
         new
     }

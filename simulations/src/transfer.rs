@@ -110,12 +110,15 @@ impl World {
     }
 
     /// Begins the next piece of the first lease; ends leases that have none.
-    fn read_on(&mut self, node: usize) {
+    pub(crate) fn read_on(&mut self, node: usize) {
         loop {
             let disk = &self.hosts[node].disk;
             let Some(read) = self.hosts[node].process.as_ref().and_then(|process| process.reads.front()) else {
                 return;
             };
+            if read.piece.is_some() {
+                return;
+            }
             let content = read.grant.content;
             let lacks = |block: &BlockIndex| disk.lacking(content, *block).is_some_and(|bytes| bytes > 0);
             match read.blocks[read.next..].iter().position(lacks) {
@@ -126,6 +129,11 @@ impl World {
     }
 
     fn begin_piece(&mut self, node: usize, ahead: usize) {
+        let paced = self.hosts[node].process.as_ref().and_then(|process| process.wan_rate);
+        if paced == Some(0) {
+            // It goes on when it is told another rate.
+            return;
+        }
         let number = self.number();
         let rate = self.rate(node);
         let site = self.scenario.nodes[node].site;
@@ -139,8 +147,10 @@ impl World {
         let rate = rate.min(self.scenario.sites[site].wan_rate);
         let begins = self.wan_free[site].max(self.now);
         let fails = fails.map(|(kind, permille)| (kind, (u64::from(bytes) * permille / 1000) as u32));
-        let ends = begins + span(fails.map_or(bytes, |(_, bytes)| bytes), rate);
+        let moves = fails.map_or(bytes, |(_, bytes)| bytes);
+        let ends = begins + span(moves, rate);
         self.wan_free[site] = ends;
+        let ends = ends.max(self.now + paced.map_or(Duration::ZERO, |paced| span(moves, paced)));
         // An origin that is down is given up after a while.
         let patience = if fails.is_some() { Duration::from_millis(300) } else { Duration::ZERO };
         let there = [there_at_grant, self.is_in_site(node, content, block)];
@@ -191,6 +201,7 @@ impl World {
         let fresh = self.hosts[node].disk.store(content, piece.block);
         let wasted = if fresh { 0 } else { piece.bytes };
         self.count(node, content, lease, piece, piece.bytes, wasted);
+        self.say_wan_rate(node, piece.bytes, self.now.since(piece.begins));
         if fresh {
             self.checks.away.stored(node, content, piece.block, self.now);
             self.feed_node(node, Input::Landed { content, block: piece.block });

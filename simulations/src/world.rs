@@ -79,6 +79,8 @@ pub(crate) struct World {
     pub(crate) origin_down_until: Time,
     /// When the WAN of each site is free again.
     pub(crate) wan_free: Vec<Time>,
+    /// Each site's WAN limit, in bytes a second.
+    pub(crate) limits: Vec<Option<u64>>,
     pub(crate) numbers: u64,
     pub(crate) progress: Progress,
     pub(crate) over: bool,
@@ -116,6 +118,7 @@ impl World {
             calm: false,
             origin_down_until: Time::ZERO,
             wan_free: vec![Time::ZERO; scenario.sites.len()],
+            limits: vec![None; scenario.sites.len()],
             numbers: 0,
             progress: Progress::default(),
             over: false,
@@ -133,6 +136,7 @@ impl World {
             self.totals.events += 1;
             self.trace.note(at, format_args!("{event:?}"));
             self.happen(event);
+            self.judge_limits();
             if let Some(violation) = self.broken.take() {
                 return Err(violation);
             }
@@ -237,6 +241,7 @@ impl World {
             host.cut_until = host.cut_until.min(self.now);
             host.slow_until = host.slow_until.min(self.now);
         }
+        self.end_limits();
         self.queue.push(self.now, Event::StartCoordinator);
         for node in 0..self.hosts.len() {
             self.queue.push(self.now, Event::StartNode { node });

@@ -142,7 +142,14 @@ fn inventory(mesh: &Mesh) {
     assert_eq!(sites, [json!(["osl", 2, 2]), json!(["syd", 2, 2])]);
     let table = mesh.shoal(&["sites", "ls"]).stdout;
     let table: Vec<String> = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    assert_eq!(table, ["site nodes online WAN limit time zone", "osl 2 2 none –", "syd 2 2 none –"]);
+    assert_eq!(
+        table,
+        [
+            "site nodes online WAN limit limited by WAN rate time zone",
+            "osl 2 2 none – 0 B/s –",
+            "syd 2 2 none – 0 B/s –"
+        ]
+    );
     let list = mesh.shoal(&["status", "--list", "-o", "json"]).json();
     assert_eq!(list["deployments"].as_array().map(Vec::len), Some(1));
 }

@@ -68,6 +68,8 @@ struct State {
     sent: BTreeMap<String, u64>,
     /// Requests answered with 401, by the whole path.
     refused: BTreeMap<String, u64>,
+    /// When body bytes were sent, how many, and by which path.
+    sendings: Vec<(Instant, u64, String)>,
 }
 
 /// A running server; stops when it is dropped.
@@ -127,6 +129,18 @@ impl Origin {
         let mirrors = sites.iter().map(mirror).collect::<Vec<_>>().join(", ");
         let url = self.url("/main/");
         format!("[[feed]]\nname = \"files\"\nkind = \"http\"\nurl = \"{url}\"\nmirrors = [{mirrors}]\n")
+    }
+
+    /// Body bytes sent between two moments to requests whose path begins with `start`.
+    pub fn sent_between(&self, start: &str, from: Instant, to: Instant) -> u64 {
+        let state = lock(&self.state);
+        let within = state.sendings.iter().filter(|(at, _, path)| (from..to).contains(at) && path.starts_with(start));
+        within.map(|(_, bytes, _)| bytes).sum()
+    }
+
+    /// When the first body byte was sent to a request whose path begins with `start`.
+    pub fn first_sent(&self, start: &str) -> Option<Instant> {
+        lock(&self.state).sendings.iter().find(|(_, _, path)| path.starts_with(start)).map(|(at, ..)| *at)
     }
 
     /// Body bytes sent so far to requests whose path begins with `start`.
@@ -226,7 +240,9 @@ fn send(
             return Err(io::ErrorKind::Interrupted.into());
         }
         stream.write_all(&chunk)?;
-        *lock(state).sent.entry(path.to_owned()).or_default() += chunk.len() as u64;
+        let mut state = lock(state);
+        *state.sent.entry(path.to_owned()).or_default() += chunk.len() as u64;
+        state.sendings.push((Instant::now(), chunk.len() as u64, path.to_owned()));
     }
     Ok(())
 }

@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 
 use super::error::ApiError;
 use super::types::{
-    Action, AllowRequest, DeployRequest, Deployment, Deployments, Done, Events, Feeds, Logs, NewToken, Nodes, Sites,
-    Status, TokenRequest, Tokens,
+    Action, AllowRequest, DeployRequest, Deployment, Deployments, Done, Events, Feeds, LimitRequest, Logs, NewToken,
+    Nodes, Sites, Status, TokenRequest, Tokens,
 };
 
 /// Where the driver puts its answer.
@@ -48,6 +48,15 @@ pub enum Command {
     Sites {
         /// Them.
         reply: Reply<Sites>,
+    },
+    /// Sets a site's WAN limit.
+    LimitSite {
+        /// Which site.
+        site: Name,
+        /// To what.
+        request: LimitRequest,
+        /// Done.
+        reply: Reply<Done>,
     },
     /// Lists feeds.
     Feeds {

@@ -71,7 +71,10 @@ impl Play {
             Command::ListTokens { reply } => put(reply, Ok(Tokens::default())),
             Command::RevokeToken { id, reply } => put(reply, Ok(done(format!("token {id} is revoked"), vec![]))),
             Command::Nodes { reply } => put(reply, Ok(sample::nodes())),
-            Command::Sites { reply } => put(reply, Ok(Sites::default())),
+            Command::Sites { reply } => put(reply, Ok(sample::sites())),
+            Command::LimitSite { site, request, reply } => {
+                put(reply, Ok(done(format!("{site}: {request:?}"), vec![])));
+            }
             Command::Feeds { reply } => put(reply, Ok(Feeds::default())),
             Command::Deploy { request, reply } => {
                 let bad =

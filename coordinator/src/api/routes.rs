@@ -23,8 +23,8 @@ use super::limits::{
 };
 use super::token::AdminToken;
 use super::types::{
-    Action, AllowRequest, DeployRequest, Deployment, Deployments, Done, Events, Feeds, Logs, NewToken, Nodes, Sites,
-    Status, TokenRequest, Tokens,
+    Action, AllowRequest, DeployRequest, Deployment, Deployments, Done, Events, Feeds, LimitRequest, Logs, NewToken,
+    Nodes, Sites, Status, TokenRequest, Tokens,
 };
 
 type Answer<T> = Result<Json<T>, ApiError>;
@@ -39,6 +39,7 @@ pub(super) fn router(token: AdminToken, commands: mpsc::Sender<Command>) -> Rout
         .route("/v1/tokens/{id}", delete(revoke_token))
         .route("/v1/nodes", get(nodes))
         .route("/v1/sites", get(sites))
+        .route("/v1/sites/{name}/limit", post(limit_site))
         .route("/v1/feeds", get(feeds))
         .route("/v1/deployments", get(deployments).post(deploy))
         .route("/v1/deployments/{id}", get(status))
@@ -115,6 +116,15 @@ async fn nodes(State(driver): State<Driver>) -> Answer<Nodes> {
 
 async fn sites(State(driver): State<Driver>) -> Answer<Sites> {
     driver.ask(ANSWER_TIMEOUT, |reply| Command::Sites { reply }).await
+}
+
+async fn limit_site(
+    State(driver): State<Driver>,
+    Path(name): Path<String>,
+    Body(request): Body<LimitRequest>,
+) -> Answer<Done> {
+    let site = Name::new(name).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
+    driver.ask(ANSWER_TIMEOUT, |reply| Command::LimitSite { site, request, reply }).await
 }
 
 async fn feeds(State(driver): State<Driver>) -> Answer<Feeds> {

@@ -202,3 +202,28 @@ pub(crate) fn deployment(status: &Status) -> Deployment {
         ended: status.ended,
     }
 }
+
+/// Sites with limits of every kind.
+pub(crate) fn sites() -> Sites {
+    let site = |name: &str, wan_limit, limited_by, limited_until| Site {
+        name: name.to_owned(),
+        nodes: 4,
+        online: 4,
+        wan_limit,
+        limited_by,
+        limited_until,
+        base_limit: Some(6_250_000),
+        wan_rate: 600_000,
+        timezone: Some("Europe/Oslo".to_owned()),
+    };
+    let until = Some(Timestamp::from(WallTime(1_795_383_838_000)));
+    let free = Site { base_limit: None, wan_rate: 0, timezone: None, ..site("ams", None, LimitedBy::Base, None) };
+    let sites = vec![
+        free,
+        site("bgo", Some(6_250_000), LimitedBy::Base, None),
+        site("osl", Some(625_000), LimitedBy::Calendar, None),
+        site("syd", Some(2_000_000), LimitedBy::Operator, until),
+        site("trd", None, LimitedBy::Operator, None),
+    ];
+    Sites { schema: SitesSchema::V1, sites }
+}

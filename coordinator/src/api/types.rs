@@ -111,12 +111,54 @@ pub struct Site {
     pub nodes: u32,
     /// How many of them are connected.
     pub online: u32,
-    /// The limit on its WAN at this hour in bytes per second, if there is one.
+    /// The limit on its WAN at present in bytes per second, if there is one.
     #[serde(default)]
     pub wan_limit: Option<u64>,
+    /// Why that is the limit: `base`, `calendar` or `operator`.
+    #[serde(default)]
+    pub limited_by: LimitedBy,
+    /// When an operator's limit ends, if it does.
+    #[serde(default)]
+    pub limited_until: Option<Timestamp>,
+    /// The limit where neither calendar nor operator say another.
+    #[serde(default)]
+    pub base_limit: Option<u64>,
+    /// What it reads over its WAN of late, in bytes per second.
+    #[serde(default)]
+    pub wan_rate: u64,
     /// Its time zone, if it is configured.
     #[serde(default)]
     pub timezone: Option<String>,
+}
+
+/// Who says what a site's WAN limit is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitedBy {
+    /// The site's `wan_limit`.
+    #[default]
+    Base,
+    /// An entry of its calendar.
+    Calendar,
+    /// An operator.
+    Operator,
+}
+
+/// Body of `POST /v1/sites/{name}/limit`: what an operator sets in place of the calendar.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum LimitRequest {
+    /// What the calendar says.
+    Default,
+    /// At most so much, or no limit.
+    Set {
+        /// Bytes per second; none for no limit.
+        limit: Option<u64>,
+        /// Until when: `18:00` is the next one on the site's clocks; or a time as RFC 3339. None for ever.
+        until: Option<String>,
+        /// For how many milliseconds, instead.
+        for_ms: Option<u64>,
+    },
 }
 
 /// Answer to `GET /v1/feeds`.

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use shoal_proto::id::{DeploymentId, Name};
 
-use super::units::{parse_positive_size, parse_ttl_s};
+use super::units::{Limit, parse_limit, parse_positive_size, parse_ttl_s};
 use shoal_proto::rollout::units::{parse_duration, parse_rate};
 
 const EXIT_CODES: &str = "Exit codes:
@@ -126,7 +126,7 @@ pub enum Command {
     Nodes(NodesCommand),
     /// The sites of the mesh
     #[command(subcommand)]
-    Sites(ListCommand),
+    Sites(SitesCommand),
     /// The feeds of the coordinator
     #[command(subcommand)]
     Feeds(ListCommand),
@@ -329,6 +329,27 @@ pub enum NodesCommand {
     Show {
         /// Its name
         name: Name,
+    },
+}
+
+/// What to do with sites.
+#[derive(Debug, Subcommand)]
+pub enum SitesCommand {
+    /// List them
+    Ls,
+    /// Set how fast a site reads over its WAN, in place of what its calendar says; holds at once
+    Limit {
+        /// The site
+        site: Name,
+        /// Such as 2MB/s or 20mbit; `none` for no limit, `default` for what the calendar says
+        #[arg(value_name = "RATE", value_parser = parse_limit)]
+        limit: Limit,
+        /// Until this time, such as 18:00 on the site's clocks, or 2026-11-26T18:00:00+11:00
+        #[arg(long, value_name = "TIME", conflicts_with = "for_time")]
+        until: Option<String>,
+        /// For this long, such as 2h
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+        for_time: Option<std::time::Duration>,
     },
 }
 

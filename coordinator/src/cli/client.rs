@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use shoal_proto::id::DeploymentId;
+use shoal_proto::id::{DeploymentId, Name};
 
 use super::exit::{CliError, Exit};
 use crate::api::command::LogFilter;
@@ -76,6 +76,11 @@ impl Client {
     /// Lists sites.
     pub async fn sites(&self) -> Result<Sites, CliError> {
         self.fetch(&["sites"], "", ANSWER_TIMEOUT).await
+    }
+
+    /// Sets a site's WAN limit.
+    pub async fn limit_site(&self, site: &Name, request: &LimitRequest) -> Result<Done, CliError> {
+        self.post(&["sites", site.as_str(), "limit"], request, ANSWER_TIMEOUT).await
     }
 
     /// Lists feeds.

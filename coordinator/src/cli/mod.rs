@@ -24,16 +24,21 @@ mod tests;
 
 use std::fs;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use crate::api::types::{Action, AllowRequest, Answer, TokenRequest};
+use crate::api::types::{Action, AllowRequest, Answer, LimitRequest, TokenRequest};
 use crate::demo;
-use args::{AllowArgs, AnswerArgs, Cli, Command, Format, Global, ListCommand, NodesCommand, StatusArgs, TokenCommand};
+use args::{
+    AllowArgs, AnswerArgs, Cli, Command, Format, Global, ListCommand, NodesCommand, SitesCommand, StatusArgs,
+    TokenCommand,
+};
 use client::Client;
 use exit::{CliError, Exit};
 use terminal::Terminal;
+use units::Limit;
 
 /// Parses the process's arguments, does what they say and returns its exit code.
 pub fn main() -> ExitCode {
@@ -133,7 +138,11 @@ async fn dispatch(
             done(terminal, client.allow(id, &AllowRequest { site, bytes, package }).await?)?;
         }
         Command::Nodes(command) => nodes(&client, terminal, command).await?,
-        Command::Sites(ListCommand::Ls) => {
+        Command::Sites(SitesCommand::Limit { site, limit, until, for_time }) => {
+            let request = limit_request(limit, until, for_time)?;
+            done(terminal, client.limit_site(&site, &request).await?)?;
+        }
+        Command::Sites(SitesCommand::Ls) => {
             let document = client.sites().await?;
             terminal.list(&document, &document.sites, render::sites)?;
         }
@@ -193,6 +202,18 @@ async fn status(client: &Client, terminal: &mut Terminal, args: StatusArgs) -> R
         (Format::Table, Some(summary)) => terminal.text(&summary::render(summary, terminal.paint)),
         (Format::Table, None) => terminal.text(&render::status(&status, terminal.paint)),
         (Format::Json | Format::Jsonl, _) => terminal.json(&status),
+    }
+}
+
+fn limit_request(limit: Limit, until: Option<String>, span: Option<Duration>) -> Result<LimitRequest, CliError> {
+    let for_ms = span.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+    match limit {
+        Limit::Default if until.is_some() || for_ms.is_some() => {
+            Err(CliError::new(Exit::Usage, "`default` holds for ever: leave out --until and --for"))
+        }
+        Limit::Default => Ok(LimitRequest::Default),
+        Limit::None => Ok(LimitRequest::Set { limit: None, until, for_ms }),
+        Limit::Rate(rate) => Ok(LimitRequest::Set { limit: Some(rate), until, for_ms }),
     }
 }
 

@@ -51,15 +51,28 @@ pub fn node(node: &Node, paint: Paint) -> String {
     text
 }
 
+/// Why a site's WAN limit is what it is.
+fn limited_by(site: &Site) -> String {
+    match (site.limited_by, site.limited_until) {
+        (LimitedBy::Base, _) if site.wan_limit.is_none() => UNKNOWN.to_owned(),
+        (LimitedBy::Base, _) => "base".to_owned(),
+        (LimitedBy::Calendar, _) => "calendar".to_owned(),
+        (LimitedBy::Operator, None) => "operator".to_owned(),
+        (LimitedBy::Operator, Some(until)) => format!("operator until {until}"),
+    }
+}
+
 /// `sites ls`.
 pub fn sites(sites: &Sites, paint: Paint) -> String {
-    let mut table = Table::new(0, &["site", "nodes", "online", "WAN limit", "time zone"]);
+    let mut table = Table::new(0, &["site", "nodes", "online", "WAN limit", "limited by", "WAN rate", "time zone"]);
     for site in &sites.sites {
         table.row([
             site.name.as_str().into(),
             site.nodes.to_string().into(),
             Cell::new(site.online.to_string(), if site.online < site.nodes { Style::Warn } else { Style::Good }),
             site.wan_limit.map_or("none".to_owned(), rate).into(),
+            limited_by(site).into(),
+            rate(site.wan_rate).into(),
             site.timezone.as_deref().unwrap_or(UNKNOWN).into(),
         ]);
     }

@@ -1,6 +1,7 @@
 //! Figures as people read them: bytes by powers of ten, times, ratios. How they are written is in `proto`.
 
-use shoal_proto::rollout::units::{UnitError, parse_duration, parse_size};
+use shoal_proto::limits::RATE_LIMIT_MIN;
+use shoal_proto::rollout::units::{UnitError, parse_duration, parse_rate, parse_size};
 
 /// `51.5 MB`; powers of ten, as networks and feeds count.
 pub fn bytes(bytes: u64) -> String {
@@ -54,6 +55,29 @@ pub fn count(number: u32, thing: &str) -> String {
 /// As [`parse_duration`].
 pub fn parse_ttl_s(text: &str) -> Result<u64, UnitError> {
     parse_duration(text).map(|time| time.as_secs())
+}
+
+/// A site's WAN limit as an operator gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// What the calendar says.
+    Default,
+    /// No limit.
+    None,
+    /// Bytes per second.
+    Rate(u64),
+}
+
+/// `2MB/s`, `none` or `default`.
+pub fn parse_limit(text: &str) -> Result<Limit, String> {
+    match text {
+        "default" => Ok(Limit::Default),
+        "none" => Ok(Limit::None),
+        rate => match parse_rate(rate).map_err(|error| error.to_string())? {
+            rate if rate < RATE_LIMIT_MIN => Err(format!("at least {RATE_LIMIT_MIN} B/s are wanted")),
+            rate => Ok(Limit::Rate(rate)),
+        },
+    }
 }
 
 /// A size in bytes that is not 0.

@@ -299,7 +299,7 @@ mod tests {
         let text = coordinator_toml(address("127.0.0.1:10"), &sites, 6_250_000);
         let config = Config::parse(&text, Path::new("/demo/coordinator.toml")).unwrap();
         assert_eq!(config.data_dir, Path::new("/demo/coordinator"));
-        let limits: Vec<_> = config.sites.values().map(|site| site.wan_limit).collect();
+        let limits: Vec<_> = config.sites.values().map(|site| site.calendar.base).collect();
         assert_eq!(limits, [Some(6_250_000); 2]);
         let Some(FeedConfig::Http(feed)) = config.feeds.values().next() else { panic!("{config:?}") };
         assert_eq!(feed.url, "http://127.0.0.1:10/{id}-{version}.zip");

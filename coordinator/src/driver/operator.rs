@@ -16,8 +16,8 @@ use super::{ServeError, Server};
 use crate::api::command::{Command, Cursor, LogFilter, Reply};
 use crate::api::limits::{EVENTS_MAX, LOG_LINES_MAX};
 use crate::api::types::{
-    Action, AllowRequest, Answer, Done, DoneSchema, Events, EventsSchema, Feed, Feeds, FeedsSchema, Logs, LogsSchema,
-    Node, Nodes, NodesSchema, Site, Sites, SitesSchema,
+    Action, AllowRequest, Answer, Done, DoneSchema, Events, EventsSchema, Feed, Feeds, FeedsSchema, LimitedBy, Logs,
+    LogsSchema, Node, Nodes, NodesSchema, Site, Sites, SitesSchema,
 };
 use crate::api::{ApiError, ErrorCode};
 use crate::cli::units;
@@ -51,6 +51,10 @@ impl Server {
             }
             Command::Nodes { reply } => drop(reply.send(Ok(self.nodes()))),
             Command::Sites { reply } => drop(reply.send(Ok(self.sites()))),
+            Command::LimitSite { site, request, reply } => {
+                let answer = self.limit_site(site, request).await?;
+                let _ = reply.send(answer);
+            }
             Command::Feeds { reply } => drop(reply.send(Ok(self.feeds()))),
             Command::Deploy { request, reply } => self.deploy(request, reply),
             Command::Deployments { reply } => drop(reply.send(Ok(self.deployments()))),
@@ -248,16 +252,22 @@ impl Server {
         let directory = self.core.directory();
         let mut names: BTreeSet<&Name> = self.config.sites.keys().collect();
         names.extend(directory.members().map(|member| &member.membership.site));
+        names.extend(self.core.overridden_sites());
         let sites = names.into_iter().map(|name| {
             let members = || directory.members().filter(|member| member.membership.site == *name);
             let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-            Site {
+            let site = Site {
                 name: name.to_string(),
                 nodes: count(members().count()),
                 online: count(members().filter(|member| member.online.is_some()).count()),
-                wan_limit: self.config.sites.get(name).and_then(|site| site.wan_limit),
+                wan_limit: None,
+                limited_by: LimitedBy::Base,
+                limited_until: None,
+                base_limit: None,
+                wan_rate: 0,
                 timezone: None,
-            }
+            };
+            self.show_limit(name, site)
         });
         Sites { schema: SitesSchema::V1, sites: sites.collect() }
     }

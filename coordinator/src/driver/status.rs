@@ -58,7 +58,7 @@ impl Server {
         let now = now.wall;
         let times = rollout.times;
         let began = times.began.unwrap_or(now);
-        let bound = |site: &SiteView| self.config.sites.get(&site.site).and_then(|config| config.wan_limit);
+        let bound = |site: &SiteView| self.core.wan_bound(id, &site.site);
         let mut nodes: Vec<_> =
             rollout.nodes.iter().map(|node| node_status(node, &rollout, manifest, &held_bytes)).collect();
         nodes.sort_by(|a, b| (&a.site, &a.name).cmp(&(&b.site, &b.name)));

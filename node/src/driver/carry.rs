@@ -44,6 +44,7 @@ impl Agent {
                     fetcher.cancel(content, block);
                 }
             }
+            Output::WanRate(rate) => self.set_wan_rate(rate),
             Output::Read(grant) => self.read(grant),
             Output::CancelRead { content, lease } => self.cancel_read(content, lease),
             Output::Serve { request, .. } => self.decide_upload(request, true),
@@ -105,7 +106,15 @@ impl Agent {
             self.inputs.push_back(failed);
             return;
         };
-        let start = || Fetcher::start(node, addresses.clone(), self.bulk.clone(), self.events_sender.clone());
+        let start = || {
+            Fetcher::start(
+                node,
+                addresses.clone(),
+                self.bulk.clone(),
+                self.download.clone(),
+                self.events_sender.clone(),
+            )
+        };
         let job = Job { content: handle.clone(), block };
         let Err(job) = self.fetchers.entry(node).or_insert_with(start).fetch(job) else { return };
         // The task ended, idle or on an error that was reported: a fresh one tries again.

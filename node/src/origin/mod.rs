@@ -23,6 +23,7 @@ use shoal_proto::limits::{ORIGIN_RETRY_AFTER_MAX, ORIGIN_STALL};
 use shoal_proto::origin::{HttpOrigin, Metadata, coalesce, disjoint, shown_url};
 use tokio::sync::mpsc;
 
+use crate::transfer::pacer::Pacer;
 pub use error::OriginError;
 use request::{Request, send};
 
@@ -31,6 +32,8 @@ use request::{Request, send};
 pub struct OriginReader {
     client: reqwest::Client,
     patience: Patience,
+    /// What reads of packages keep to.
+    pacers: Vec<Pacer>,
 }
 
 /// How long an origin is waited for.
@@ -74,16 +77,27 @@ pub enum Mode {
 /// Counts body bytes read from origins, wanted or not. Clones count together. Bytes that were still in a socket when a
 /// transfer was dropped are not counted.
 #[derive(Clone, Debug, Default)]
-pub struct WanBytes(Arc<AtomicU64>);
+pub struct WanBytes {
+    own: Arc<AtomicU64>,
+    /// What it is a part of.
+    whole: Option<Arc<AtomicU64>>,
+}
 
 impl WanBytes {
     /// Bytes so far.
     pub fn total(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.own.load(Ordering::Relaxed)
+    }
+
+    /// A count from 0 of what is also counted here.
+    pub fn part(&self) -> Self {
+        Self { own: Arc::default(), whole: Some(Arc::clone(&self.own)) }
     }
 
     pub(crate) fn count(&self, bytes: usize) {
-        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+        for count in [Some(&self.own), self.whole.as_ref()].into_iter().flatten() {
+            count.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
     }
 }
 
@@ -102,7 +116,13 @@ impl OriginReader {
                 build(client_builder().tls_certs_only([]))?
             }
         };
-        Ok(Self { client, patience: Patience::default() })
+        Ok(Self { client, patience: Patience::default(), pacers: Vec::new() })
+    }
+
+    /// The same reader, whose reads of packages keep to all of `pacers`.
+    #[must_use]
+    pub fn paced(self, pacers: Vec<Pacer>) -> Self {
+        Self { pacers, ..self }
     }
 
     /// Reads `ranges` of a package and sends what was wanted to `sink`, up to

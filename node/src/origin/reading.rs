@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::request::{self, Request, Tries, send};
 use super::{Chunk, OriginError, OriginReader, WanBytes};
+use crate::transfer::pacer::{Pacer, piece_of_all, take_all};
 
 /// One read of one package.
 #[derive(Clone, Copy)]
@@ -30,10 +31,16 @@ impl Transfer<'_> {
         // Not `buffer_unordered`: the closure that it would take keeps this future from being sent to another thread.
         let mut reads = FuturesUnordered::new();
         for range in asked {
-            if reads.len() == ORIGIN_REQUESTS_IN_FLIGHT_MAX {
-                reads.next().await.transpose()?;
+            let mut at = range.start;
+            while at < range.end {
+                if reads.len() == ORIGIN_REQUESTS_IN_FLIGHT_MAX {
+                    reads.next().await.transpose()?;
+                }
+                // Under a limit a little is asked for at a time, and several in flight, or round trips would idle.
+                let piece = piece_of_all(&self.reader.pacers, range.end - at);
+                reads.push(self.range(at..at + piece, wanted));
+                at += piece;
             }
-            reads.push(self.range(range, wanted));
         }
         reads.try_collect().await
     }
@@ -43,7 +50,12 @@ impl Transfer<'_> {
         let mut tries = Tries::new(self.reader.patience);
         let (mut at, mut counted) = (range.start, range.start);
         while at < range.end {
-            let Err(error) = self.range_once(&mut at, range.end, wanted).await else { break };
+            // Paid for before it is asked for: what crosses the WAN is then as smooth as what is asked for, however much
+            // a connection has room for. The limit may be a lower one than when the range was chosen.
+            let piece = piece_of_all(&self.reader.pacers, range.end - at);
+            let unpaid = take_all(&self.reader.pacers, piece).await;
+            let end = at + piece;
+            let Err(error) = self.range_once(&mut at, end, wanted, &unpaid).await else { continue };
             if at - counted >= ORIGIN_PROGRESS_BYTES {
                 tries.reset();
                 counted = at;
@@ -54,7 +66,13 @@ impl Transfer<'_> {
     }
 
     /// Asks once for `*at..end` and moves `at` past what was delivered.
-    async fn range_once(self, at: &mut u64, end: u64, wanted: &[Range<u64>]) -> Result<(), OriginError> {
+    async fn range_once(
+        self,
+        at: &mut u64,
+        end: u64,
+        wanted: &[Range<u64>],
+        unpaid: &[Pacer],
+    ) -> Result<(), OriginError> {
         let request = Request {
             url: &self.origin.url,
             headers: &self.origin.headers,
@@ -71,6 +89,7 @@ impl Transfer<'_> {
             if next > end {
                 return Err(self.bad_answer(format!("it holds more than bytes {at} to {end}")));
             }
+            take_all(unpaid, bytes.len() as u64).await;
             self.deliver_wanted(*at, &bytes, wanted).await?;
             *at = next;
         }
@@ -93,6 +112,7 @@ impl Transfer<'_> {
             let Some(bytes) = request::chunk(&mut response, reader.patience, self.wan).await? else {
                 return Err(self.broken(format!("it ended at byte {at} of {}", self.origin.size)));
             };
+            take_all(&reader.pacers, bytes.len() as u64).await;
             self.deliver_wanted(at, &bytes, wanted).await?;
             at += bytes.len() as u64;
         }

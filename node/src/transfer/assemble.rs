@@ -7,13 +7,38 @@ use shoal_proto::id::BlockIndex;
 
 use crate::store::{Content, WriteError};
 
-/// Segments of one content that have begun to arrive. Pieces of one segment come in order; those of different segments
-/// may alternate, as several ranges are in flight.
+/// Segments of one content that have begun to arrive. Pieces come in any order, as several ranges are in flight, but each
+/// byte once.
 pub(super) struct Assembler<'a> {
     content: &'a Content,
-    begun: BTreeMap<usize, Vec<u8>>,
+    begun: BTreeMap<usize, Begun>,
     /// Buffers to use again.
     spare: Vec<Vec<u8>>,
+}
+
+/// A segment of which something has arrived.
+struct Begun {
+    /// As many as the segment has, wherever nothing has arrived zeros.
+    bytes: Vec<u8>,
+    /// How many have arrived.
+    have: usize,
+}
+
+impl Begun {
+    fn new(mut buffer: Vec<u8>, len: usize) -> Self {
+        buffer.clear();
+        buffer.resize(len, 0);
+        Self { bytes: buffer, have: 0 }
+    }
+
+    /// Puts a piece where it belongs; whether the segment is whole.
+    fn take(&mut self, at: usize, piece: &[u8]) -> bool {
+        if let Some(place) = self.bytes.get_mut(at..).and_then(|rest| rest.get_mut(..piece.len())) {
+            place.copy_from_slice(piece);
+            self.have += piece.len();
+        }
+        self.have >= self.bytes.len()
+    }
 }
 
 impl<'a> Assembler<'a> {
@@ -64,21 +89,14 @@ impl<'a> Assembler<'a> {
         if piece.len() == len {
             return self.write(index, piece);
         }
-        let have = self.begun.get(&index).map_or(0, Vec::len);
-        // The rest of a segment whose beginning was not wanted: nothing to put it behind.
-        if offset != segment.offset + have as u64 {
-            return Ok(None);
-        }
         let spare = &mut self.spare;
-        let buffer = self.begun.entry(index).or_insert_with(|| spare.pop().unwrap_or_default());
-        buffer.extend_from_slice(piece);
-        if buffer.len() < len {
+        let begun = self.begun.entry(index).or_insert_with(|| Begun::new(spare.pop().unwrap_or_default(), len));
+        if !begun.take(usize::try_from(offset - segment.offset).unwrap_or(len), piece) {
             return Ok(None);
         }
-        let mut buffer = self.begun.remove(&index).unwrap_or_default();
-        let written = self.write(index, &buffer);
-        buffer.clear();
-        self.spare.push(buffer);
+        let Some(Begun { bytes, .. }) = self.begun.remove(&index) else { return Ok(None) };
+        let written = self.write(index, &bytes);
+        self.spare.push(bytes);
         written
     }
 

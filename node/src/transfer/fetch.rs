@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::pacer::{Pacer, read_payload};
 use super::{runs, segments};
 use crate::net::{BlockClient, BlockError, BulkMesh, Multiaddr};
 use crate::store::{Content, WriteError};
@@ -84,13 +85,14 @@ impl Fetcher {
         node: NodeId,
         addresses: Vec<Multiaddr>,
         bulk: BulkMesh,
+        pacer: Pacer,
         events: mpsc::Sender<E>,
     ) -> Self {
         let (orders, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
             let (waiting, open) = (VecDeque::new(), VecDeque::new());
             let (next_id, writing, spare) = (0, None, Vec::new());
-            let mut task = Task { node, orders: receiver, waiting, open, next_id, writing, spare, events };
+            let mut task = Task { node, orders: receiver, waiting, open, next_id, writing, spare, pacer, events };
             let why = match bulk.connect(node, addresses).await {
                 Ok(stream) => match task.run(BlockClient::new(stream)).await {
                     Ended::Idle => return,
@@ -133,6 +135,8 @@ struct Task<E> {
     writing: Option<Writing>,
     /// A buffer that is not in use.
     spare: Vec<u8>,
+    /// What all downloads of the node keep to.
+    pacer: Pacer,
     events: mpsc::Sender<E>,
 }
 
@@ -249,7 +253,7 @@ impl<E: From<Input>> Task<E> {
             rest = after;
             let mut buffer = std::mem::take(&mut self.spare);
             buffer.resize(len, 0);
-            if let Err(error) = client.read_payload(&mut buffer).await {
+            if let Err(error) = read_payload(client, &mut buffer, std::slice::from_ref(&self.pacer)).await {
                 self.failed(&open, FetchError::Timeout).await;
                 return Err(self.broken(&error));
             }

@@ -6,6 +6,7 @@
 
 mod assemble;
 pub mod fetch;
+pub mod pacer;
 pub mod read;
 pub mod serve;
 

@@ -3,10 +3,11 @@
 //! Only what is lacking of the blocks is read. Every byte that crosses the WAN is counted, wanted or not, and said when the
 //! read ends, however it ends.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use shoal_proto::bulk::{BlockRequest, Encoding, Refusal, Status};
+use shoal_proto::bulk::{BlockRequest, Encoding, Refusal, SegmentRun, Status};
 use shoal_proto::id::{BlockIndex, NodeId, RecipeId};
 use shoal_proto::limits::CONNECT_TIMEOUT;
 use shoal_proto::node::Input;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::assemble::Assembler;
+use super::pacer::{Pacer, piece_of_all, read_payload, take_all};
 use super::runs;
 use crate::net::{BlockClient, BlockError, BulkMesh, ConnectError, Multiaddr};
 use crate::origin::{Chunk, Mode, OriginError, OriginReader, WanBytes};
@@ -102,13 +104,23 @@ pub struct Readers {
     addresses: Arc<watch::Sender<Vec<Multiaddr>>>,
     /// Connections to the coordinator that are not in use.
     idle: Arc<Mutex<Vec<BlockClient>>>,
+    /// What all reads keep to.
+    pacers: Vec<Pacer>,
+    /// Bytes read by all reads so far.
+    read_bytes: WanBytes,
 }
 
 impl Readers {
     /// Readers for leases of `coordinator`.
-    pub fn new(store: Store, http: OriginReader, bulk: BulkMesh, coordinator: NodeId) -> Self {
+    pub fn new(store: Store, http: OriginReader, bulk: BulkMesh, coordinator: NodeId, pacers: Vec<Pacer>) -> Self {
         let (addresses, idle) = (Arc::new(watch::Sender::default()), Arc::default());
-        Self { store, http, bulk, coordinator, addresses, idle }
+        let http = http.paced(pacers.clone());
+        Self { store, http, bulk, coordinator, addresses, idle, pacers, read_bytes: WanBytes::default() }
+    }
+
+    /// Bytes that crossed the WAN so far, for all leases.
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes.total()
     }
 
     /// Says where the coordinator's bulk mesh is.
@@ -132,7 +144,7 @@ impl Readers {
         cancel: CancellationToken,
         events: mpsc::Sender<E>,
     ) {
-        let wan = WanBytes::default();
+        let wan = self.read_bytes.part();
         let sink = Sink { content: content.clone(), events: events.clone(), writes: TaskTracker::new() };
         let reading = async {
             match &grant.origin {
@@ -210,6 +222,27 @@ impl Readers {
         found.map(|recipe| (recipe.id(), recipe.encode()))
     }
 
+    /// What is lacking of a block, in pieces that are asked for at once: all together if there is no limit.
+    fn pieces(&self, content: &Content, block: BlockIndex) -> Vec<(Vec<SegmentRun>, u64)> {
+        let places = content.layout().segments();
+        let missing = content.missing_segments(block);
+        let bytes_max = piece_of_all(&self.pacers, u64::MAX);
+        let mut pieces: Vec<(Vec<Range<usize>>, u64)> = Vec::new();
+        for index in missing.into_iter().flatten() {
+            let len = places.get(index).map_or(0, |place| u64::from(place.len));
+            if pieces.last().is_none_or(|(_, bytes)| *bytes + len > bytes_max) {
+                pieces.push((Vec::new(), 0));
+            }
+            let Some((ranges, bytes)) = pieces.last_mut() else { continue };
+            *bytes += len;
+            match ranges.last_mut() {
+                Some(last) if last.end == index => last.end += 1,
+                _ => ranges.push(index..index + 1),
+            }
+        }
+        pieces.into_iter().map(|(ranges, bytes)| (runs(&ranges), bytes)).collect()
+    }
+
     async fn ask_coordinator<E: From<Input> + Send + 'static>(
         &self,
         client: &mut BlockClient,
@@ -225,19 +258,22 @@ impl Readers {
             (known, true) => Encoding::Zstd { dictionary: known.as_ref().map(|(id, _)| *id) },
         };
         let mut blocks = leased(grant).into_iter();
-        let mut open = std::collections::VecDeque::new();
+        let (mut open, mut pieces, mut id) = (VecDeque::new(), VecDeque::new(), 0_u32);
         let dictionary = dictionary.map(|(_, plain)| Arc::<[u8]>::from(plain));
         let (mut payload, mut writing) = (Vec::new(), None::<JoinHandle<_>>);
         loop {
-            while open.len() < AHEAD
-                && let Some(block) = blocks.next()
-            {
-                let runs = runs(&content.missing_segments(block));
-                if !runs.is_empty() {
-                    let id = block.0;
-                    client.request(&BlockRequest { id, content: content.id(), runs: runs.clone(), encoding })?;
-                    open.push_back((id, runs));
-                }
+            while open.len() < AHEAD {
+                let Some((runs, bytes)) = pieces.pop_front() else {
+                    // Block by block, so that pieces are as large as the limit allows when they are asked for.
+                    let Some(block) = blocks.next() else { break };
+                    pieces.extend(self.pieces(content, block));
+                    continue;
+                };
+                // A recipe comes compressed: what it takes less is given back with its answer.
+                let unpaid = take_all(&self.pacers, bytes).await;
+                id += 1;
+                client.request(&BlockRequest { id, content: content.id(), runs: runs.clone(), encoding })?;
+                open.push_back(Asked { id, runs, bytes, unpaid });
             }
             if open.is_empty() {
                 if let Some(last) = writing {
@@ -246,10 +282,10 @@ impl Readers {
                 return Ok(());
             }
             let answer = client.next_answer().await?;
-            let Some(at) = open.iter().position(|(id, _)| *id == answer.id) else {
+            let Some(at) = open.iter().position(|asked: &Asked| asked.id == answer.id) else {
                 return Err(BlockError::Unasked(answer.id).into());
             };
-            let Some((_, runs)) = open.remove(at) else { continue };
+            let Some(Asked { runs, bytes: paid, unpaid, .. }) = open.remove(at) else { continue };
             let bytes = match answer.status {
                 Status::Ok { bytes } => bytes as usize,
                 Status::NotFound => return Err(ReadLeaseError::Declined("it does not have it".to_owned())),
@@ -257,8 +293,9 @@ impl Readers {
                 Status::Refused(why) => return Err(ReadLeaseError::Declined(format!("{why:?}"))),
             };
             payload.resize(bytes, 0);
-            client.read_payload(&mut payload).await?;
+            read_payload(client, &mut payload, &unpaid).await?;
             wan.count(bytes);
+            self.pacers.iter().for_each(|pacer| pacer.give_back(paid.saturating_sub(bytes as u64)));
             // While one block is hashed and written, the next is read.
             let before = match writing.take() {
                 Some(before) => before.await.map_err(|_| ReadLeaseError::Interrupted)??,
@@ -271,6 +308,15 @@ impl Readers {
             }));
         }
     }
+}
+
+/// What was asked of the coordinator and has not come.
+struct Asked {
+    id: u32,
+    runs: Vec<SegmentRun>,
+    bytes: u64,
+    /// Pacers that had no limit when it was asked for.
+    unpaid: Vec<Pacer>,
 }
 
 /// Where what is read goes. Clones write to the same.
@@ -326,7 +372,7 @@ fn missing_ranges(content: &Content, grant: &Grant) -> Vec<Range<u64>> {
 /// Writes the segments of `runs` from a payload, which for a recipe is compressed.
 fn store(
     content: &Content,
-    runs: &[shoal_proto::bulk::SegmentRun],
+    runs: &[SegmentRun],
     payload: &[u8],
     compressed: bool,
     dictionary: Option<&[u8]>,

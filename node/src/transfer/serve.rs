@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::debug;
 
+use super::pacer::Pacer;
 use crate::net::{Answers, BlockError, BlockServer, BulkStream, Requests};
 use crate::store::{Content, ReadError, Store};
 
@@ -73,6 +74,8 @@ pub struct Shelf {
     pub store: Store,
     /// Asked before the store.
     pub special: Option<Arc<Special>>,
+    /// What all uploads keep to.
+    pub pacer: Pacer,
     /// Counts requests.
     pub numbers: Arc<AtomicU64>,
 }
@@ -92,7 +95,7 @@ struct Pending {
 impl Shelf {
     /// A shelf that serves what `store` holds.
     pub fn new(store: Store) -> Self {
-        Self { store, special: None, numbers: Arc::new(AtomicU64::new(1)) }
+        Self { store, special: None, pacer: Pacer::new(None), numbers: Arc::new(AtomicU64::new(1)) }
     }
 
     /// What a request comes to. Blocks where a content or a special payload has to be read; not for one of `recent`.
@@ -171,11 +174,11 @@ pub async fn connection(stream: BulkStream, shelf: Shelf, events: mpsc::Sender<U
                     Some(Err((id, declined))) => decline(&mut answers, id, declined).await?,
                     None if undecided.is_empty() => return Ok(()),
                     None => if let Some((pending, served)) = undecided.next().await {
-                        answer(&mut answers, pending, served, node, &events, &mut open).await?;
+                        answer(&mut answers, &shelf.pacer, pending, served, node, &events, &mut open).await?;
                     },
                 },
                 Some((pending, served)) = undecided.next() => {
-                    answer(&mut answers, pending, served, node, &events, &mut open).await?;
+                    answer(&mut answers, &shelf.pacer, pending, served, node, &events, &mut open).await?;
                 }
             }
         }
@@ -227,6 +230,7 @@ async fn ask(
 
 async fn answer(
     answers: &mut Answers,
+    pacer: &Pacer,
     pending: Pending,
     served: bool,
     node: NodeId,
@@ -235,7 +239,7 @@ async fn answer(
 ) -> Result<(), BlockError> {
     let (request, content) = (pending.number, pending.request.content);
     let answered = match served {
-        true => send(answers, &pending).await,
+        true => send(answers, pacer, &pending).await,
         false => answers.refuse(pending.request.id, Refusal::Busy).await,
     };
     open.remove(&request);
@@ -250,7 +254,7 @@ async fn decline(answers: &mut Answers, id: u32, declined: Declined) -> Result<(
     }
 }
 
-async fn send(answers: &mut Answers, pending: &Pending) -> Result<(), BlockError> {
+async fn send(answers: &mut Answers, pacer: &Pacer, pending: &Pending) -> Result<(), BlockError> {
     let id = pending.request.id;
     let (content, bytes) = match &pending.payload {
         Payload::Ready(payload) => return answers.payload(id, payload).await,
@@ -278,7 +282,13 @@ async fn send(answers: &mut Answers, pending: &Pending) -> Result<(), BlockError
             answers.begin_payload(id, bytes).await?;
             announced = true;
         }
-        answers.payload_chunk(&buffer).await?;
+        let mut rest = &buffer[..];
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(pacer.piece_of(rest.len()));
+            pacer.take(piece.len() as u64).await;
+            answers.payload_chunk(piece).await?;
+            rest = after;
+        }
         spare = buffer;
     }
     answers.end_payload().await

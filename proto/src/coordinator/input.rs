@@ -10,6 +10,7 @@ use crate::id::{ContentId, DeploymentId, Name, NodeId, PackageIndex};
 use crate::manifest::{Manifest, Signed};
 use crate::rollout::{self, Options, Outcome, StepOutcome};
 use crate::runs::StepRecord;
+use crate::wan::calendar::Override;
 use crate::wan::{self, BudgetSums};
 use crate::wire::{AcquireStats, Grant, OutputStream, Standby, StepRun, ToCoordinator, ToNode};
 
@@ -45,6 +46,20 @@ pub enum Input {
     },
     /// The time that [`super::Coordinator::next_wake`] named has come.
     Tick,
+    /// An operator sets a site's WAN limit in place of its calendar, or goes back to that.
+    OverrideLimit {
+        /// Which site.
+        site: Name,
+        /// None for what the calendar says.
+        limit: Option<Override>,
+    },
+    /// What a site's calendar and its override come to at this time.
+    WanLimit {
+        /// Which site.
+        site: Name,
+        /// Bytes a second; none for no limit.
+        limit: Option<u64>,
+    },
 }
 
 /// A deployment as it begins: all that it will ever be told by its file and its feeds.
@@ -104,6 +119,13 @@ pub enum Record {
         site: Name,
         /// How much.
         wan: WanTotals,
+    },
+    /// An operator's WAN limit for a site.
+    SiteLimit {
+        /// Which site.
+        site: Name,
+        /// None for what the calendar says.
+        limit: Option<Override>,
     },
     /// How much of a budget is spent, and what operators added to it (WAN-ONCE): on record before the grant that spends it.
     Budget {

@@ -18,6 +18,7 @@ mod standby;
 mod supplies;
 mod supply;
 mod view;
+mod wan_limit;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -39,7 +40,9 @@ use crate::rollout::{self, Now, Operator, Rollout};
 use crate::runs::{RunEffect, Runs, StepRecord};
 use crate::time::Time;
 use crate::wan::BudgetSums;
-use crate::wire::AcquireStats;
+use crate::wan::calendar::Override;
+use crate::wan::shares::Shares;
+use crate::wire::{AcquireStats, WanRates};
 
 /// How a coordinator is set up.
 #[derive(Clone, Debug)]
@@ -81,6 +84,8 @@ pub enum Why {
     Rollout,
     /// Rosters changed and are to be told.
     Roster,
+    /// Shares of a site's WAN limit are to be told.
+    Shares,
 }
 
 /// The decisions of one coordinator.
@@ -90,6 +95,14 @@ pub struct Coordinator {
     directory: Directory,
     deployments: BTreeMap<DeploymentId, Deployment>,
     supplies: BTreeMap<(Name, ContentId), Supply>,
+    /// The WAN limit of each site that has or had one, and who reads.
+    shares: BTreeMap<Name, Shares>,
+    /// Sites with limits whose readers may have changed.
+    wan_touched: BTreeSet<Name>,
+    /// How fast each connected node was told that it may read.
+    wan_told: BTreeMap<NodeId, WanRates>,
+    /// What operators set in place of calendars.
+    overrides: BTreeMap<Name, Override>,
     standbys: standby::Told,
     late: late::Late,
     runs: Runs,
@@ -113,6 +126,8 @@ struct Deployment {
     rollout: Rollout,
     stats: BTreeMap<(NodeId, PackageIndex), AcquireStats>,
     wan: BTreeMap<Name, WanTotals>,
+    /// The greatest limit of each site while it was live; none for none. A site whose limit did not change is left out.
+    wan_bounds: BTreeMap<Name, Option<u64>>,
     budgets: BTreeMap<BudgetOf, BudgetSums>,
     over: bool,
 }
@@ -131,6 +146,10 @@ impl Coordinator {
             directory: Directory::default(),
             deployments: BTreeMap::new(),
             supplies: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            wan_touched: BTreeSet::new(),
+            wan_told: BTreeMap::new(),
+            overrides: BTreeMap::new(),
             standbys: BTreeMap::new(),
             late: BTreeMap::new(),
             runs: Runs::default(),
@@ -168,8 +187,14 @@ impl Coordinator {
     /// Takes notice of `input`; what follows from it is in [`Self::poll`].
     pub fn handle(&mut self, input: Input, now: Now) {
         match input {
-            Input::Node { from, message } => self.on_node(from, message, now),
-            Input::NodeDown(node) => self.on_node_down(node, now),
+            Input::Node { from, message } => {
+                self.on_node(from, message, now);
+                return self.settle_for(from, now);
+            }
+            Input::NodeDown(node) => {
+                self.on_node_down(node, now);
+                return self.settle_for(node, now);
+            }
             Input::Directory(record) => self.record(Record::Directory(record)),
             Input::Create(created) => self.on_create(created, now),
             Input::StepEnded { run, outcome } => {
@@ -177,6 +202,8 @@ impl Coordinator {
                 self.carry_out_runs(effects);
             }
             Input::Stop { deployment, cause } => self.decide(deployment, rollout::Input::Stop { cause }, now),
+            Input::OverrideLimit { site, limit } => self.record(Record::SiteLimit { site, limit }),
+            Input::WanLimit { site, limit } => self.set_wan_limit(site, limit),
             Input::Tick => self.on_tick(now),
         }
         self.settle(now);
@@ -208,7 +235,8 @@ impl Coordinator {
         let rollouts = self.live().filter_map(|id| self.deployments[&id].rollout.next_wake());
         let rollouts = rollouts.map(|(at, _)| (at, Why::Rollout));
         let rosters = self.rosters_at.map(|at| (at, Why::Roster));
-        wan.chain(rollouts).chain(rosters).min_by_key(|(at, _)| *at)
+        let shares = self.shares.values().filter_map(Shares::next_wake).map(|at| (at, Why::Shares));
+        wan.chain(rollouts).chain(rosters).chain(shares).min_by_key(|(at, _)| *at)
     }
 
     /// Tokens, members, sites.
@@ -250,6 +278,7 @@ impl Coordinator {
             supply.ledger.check();
             assert!(self.deployments.contains_key(&supply.purpose.deployment), "a supply for no deployment");
         }
+        self.shares.values().for_each(Shares::check);
         for (id, deployment) in &self.deployments {
             deployment.rollout.check();
             assert_eq!(deployment.manifest.deployment, *id);
@@ -285,6 +314,7 @@ impl Coordinator {
                     rollout,
                     stats: BTreeMap::new(),
                     wan: BTreeMap::new(),
+                    wan_bounds: BTreeMap::new(),
                     budgets: BTreeMap::new(),
                     over: false,
                 };
@@ -297,6 +327,10 @@ impl Coordinator {
                 }
             }
             Record::Step(_) => {}
+            Record::SiteLimit { site, limit } => match limit {
+                Some(limit) => drop(self.overrides.insert(site.clone(), *limit)),
+                None => drop(self.overrides.remove(site)),
+            },
             Record::Acquired { deployment, node, package, stats } => {
                 if let Some(deployment) = self.deployments.get_mut(deployment) {
                     deployment.stats.insert((*node, *package), *stats);
@@ -318,9 +352,25 @@ impl Coordinator {
 
     /// Lets everything that follows from an input follow.
     fn settle(&mut self, now: Now) {
+        self.touch_wan(None);
+        self.settle_touched(now);
+    }
+
+    /// The same after an input that changes who reads in one node's site only: there are many of them.
+    fn settle_for(&mut self, node: NodeId, now: Now) {
+        let site = self.directory.site_of(node).cloned();
+        if let Some(site) = site {
+            self.touch_wan(Some(&site));
+        }
+        self.settle_touched(now);
+    }
+
+    fn settle_touched(&mut self, now: Now) {
         while let Some(report) = self.reports.pop_front() {
             self.on_own_report(report, now);
         }
+        // Before the grants: a node that reads has to know how fast.
+        self.share_wan(now);
         self.drain_supplies();
     }
 
@@ -330,6 +380,7 @@ impl Coordinator {
             _ => return,
         };
         self.record(Record::Created(created));
+        self.note_wan_bounds(id);
         let online: Vec<_> = self.told.keys().copied().collect();
         for node in online {
             self.tell_kept(node, id);

@@ -56,6 +56,7 @@ impl Coordinator {
                     self.outbox.push_back(Output::StepOutput { from, run, stream, text });
                 }
             }
+            ToCoordinator::WanRate { rate } => self.wan_used(from, rate),
             ToCoordinator::Lied { neighbour, content } => {
                 self.outbox.push_back(Output::Notice(Notice::Lied { by: from, neighbour, content }));
             }
@@ -89,6 +90,7 @@ impl Coordinator {
         self.told.insert(from, BTreeSet::new());
         let welcome = ToNode::Welcome { epoch: self.config.epoch, site: site.clone() };
         self.outbox.push_back(Output::Node { to: from, message: welcome });
+        self.wan_node_up(from, &site);
         self.outbox.push_back(Output::Notice(Notice::NodeOnline(from)));
         self.stale_rosters.insert(site);
         self.rosters_at.get_or_insert(now.time + ROSTER_DELAY);
@@ -111,6 +113,7 @@ impl Coordinator {
             return;
         }
         self.directory.set_offline(node);
+        self.wan_told.remove(&node);
         self.standby_gone(node);
         self.late.retain(|_, (holder, _)| *holder != node);
         self.outbox.push_back(Output::Notice(Notice::NodeOffline(node)));

@@ -54,11 +54,15 @@ impl Coordinator {
         let dropped = dropped.map(|(node, _)| (*node, Vec::new()));
         let news = deputies.iter().filter(|node| told.get(node) != Some(&deputies));
         let news: Vec<_> = news.map(|node| (*node, deputies.clone())).chain(dropped).collect();
+        let changed = !news.is_empty();
         for (to, deputies) in news {
             told.insert(to, deputies.clone());
             let standby = Standby { content: key.1, deputies, origin: Origin::Coordinator { dictionary: None } };
             let Purpose { deployment, package, .. } = purpose;
             self.outbox.push_back(Output::Standby { to, site: key.0.clone(), deployment, package, standby });
+        }
+        if changed {
+            self.deputies_changed(&key.0);
         }
     }
 

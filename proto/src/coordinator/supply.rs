@@ -30,6 +30,8 @@ pub(super) struct Supply {
     pub(super) blocks: u32,
     /// The origin ignores ranges.
     pub(super) whole: bool,
+    /// How fast a reader of the site may be, as the ledger knows it.
+    pub(super) allowed: Option<u64>,
     /// Reads that brought wrong bytes.
     wrong: u32,
     /// Whose read failed last and why, if none brought anything since.
@@ -41,7 +43,7 @@ impl Supply {
         // A content's next ledger is for another deployment: what nodes still say of leases of this one is not its.
         let first = u32::try_from(purpose.deployment.0 % LEDGERS_TOLD_APART).unwrap_or(0) * LEASES_PER_LEDGER;
         let ledger = ledger.with_first_lease(first);
-        Self { ledger, purpose, blocks, whole: false, wrong: 0, trouble: None }
+        Self { ledger, purpose, blocks, whole: false, allowed: None, wrong: 0, trouble: None }
     }
 
     /// What the ledger is to know of a lease's end.

@@ -91,6 +91,15 @@ impl Deputy {
         }
     }
 
+    /// Whether nodes that are no deputies may read, as far as is known: those that still hold leases, and this one itself.
+    pub(super) fn others_read(&self) -> bool {
+        let deputies: BTreeSet<&NodeId> =
+            self.standbys.values().flat_map(|standing| &standing.standby.deputies).collect();
+        let mut holders =
+            self.heard.iter().filter(|(_, reading)| !reading.granted.is_empty()).map(|((node, _), _)| node);
+        self.standbys.is_empty() || holders.any(|node| !deputies.contains(node))
+    }
+
     /// Takes notice of what concerns it.
     pub(super) fn note(&mut self, input: &Input, contents: &Contents, now: Time) {
         match input {

@@ -250,6 +250,8 @@ pub enum Output {
     MakeRoom,
     /// Make a record durable before any later output is carried out.
     Persist(StepRecord),
+    /// Read over the WAN at most this fast, in bytes a second; none for as fast as can be.
+    WanRate(Option<u64>),
     /// Run a step. Answer: `StepEnded`.
     Run {
         /// Which run of which step.

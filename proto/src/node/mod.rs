@@ -15,6 +15,7 @@ mod input;
 mod pins;
 mod reach;
 mod trade;
+mod wan_rate;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -28,6 +29,7 @@ pub use pins::Pin;
 use contents::Contents;
 use deputy::Deputy;
 use pins::Pins;
+use wan_rate::WanRate;
 
 use crate::id::{ContentId, DeploymentId, Generation, NodeId, PackageIndex};
 use crate::manifest::{Manifest, Package};
@@ -44,6 +46,8 @@ pub enum Why {
     Exchange,
     /// The coordinator is away, and a run may have to be read without a lease.
     Deputy,
+    /// It may read over the WAN at another rate.
+    WanRate,
 }
 
 /// The decisions of one node.
@@ -58,6 +62,7 @@ pub struct Node {
     deputy: Deputy,
     pins: Pins,
     runs: Runs,
+    wan_rate: WanRate,
     outbox: VecDeque<Output>,
 }
 
@@ -85,7 +90,8 @@ impl Node {
         let outbox = unseen.into_iter().map(Output::from).collect();
         let (contents, deputy) = (Contents::new(seed), Deputy::new(me, seed));
         let (now, deployments) = (Time::ZERO, BTreeMap::new());
-        Self { me, now, welcomed: false, deployments, contents, deputy, pins: Pins::default(), runs, outbox }
+        let (pins, wan_rate) = (Pins::default(), WanRate::default());
+        Self { me, now, welcomed: false, deployments, contents, deputy, pins, runs, wan_rate, outbox }
     }
 
     /// The same with another time than [`crate::limits::COORDINATOR_GRACE`] for which the coordinator has to be out of reach
@@ -117,6 +123,8 @@ impl Node {
             other => self.contents.handle(other, now, &mut self.outbox),
         }
         self.settle(now);
+        // Before what is read at it.
+        self.outbox.extend(self.wan_rate.change(&self.deputy, now).map(Output::WanRate));
         self.deputy.act(&mut self.contents, now, &mut self.outbox);
         self.pins.make_room(|| self.contents.is_idle(), &mut self.outbox);
     }
@@ -140,7 +148,8 @@ impl Node {
     /// When [`Input::Tick`] is wanted, and for what.
     pub fn next_wake(&self) -> Option<(Time, Why)> {
         let deputy = self.deputy.next_wake(&self.contents, self.now);
-        self.contents.next_wake().into_iter().chain(deputy).min_by_key(|(at, _)| *at)
+        let wan_rate = self.wan_rate.next_wake(&self.deputy.reach, self.now).map(|at| (at, Why::WanRate));
+        self.contents.next_wake().into_iter().chain(deputy).chain(wan_rate).min_by_key(|(at, _)| *at)
     }
 
     /// Asserts every invariant.
@@ -189,6 +198,7 @@ impl Node {
                 }
             }
             ToNode::End { deployment } => self.on_end(deployment),
+            ToNode::WanRate(rates) => self.wan_rate.set(rates),
             // For the deputy, which has noted it.
             ToNode::Standby(_) => {}
             // The shell opens signed manifests ([`Input::Deploy`]) and ends refused connections.

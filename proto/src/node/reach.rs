@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::id::NodeId;
-use crate::limits::{NEIGHBOURS_MAX, REACH_HOPS_MAX, RETURN_MAX, VIEW_SETTLED};
+use crate::limits::{HOLDER_GRACE, NEIGHBOURS_MAX, REACH_HOPS_MAX, RETURN_MAX, VIEW_SETTLED};
 use crate::time::Time;
 
 /// What a node knows of the way to the coordinator.
@@ -134,6 +134,11 @@ impl Reach {
     /// Whether the coordinator reaches nobody in sight, as far as is known.
     pub(super) fn is_lost(&self) -> bool {
         self.hops() == REACH_HOPS_MAX
+    }
+
+    /// Until when the coordinator counts on this node to come back, if it is away: then its leases are lost.
+    pub(super) fn kept_until(&self) -> Option<Time> {
+        self.down_since.map(|since| since + HOLDER_GRACE.min(self.grace))
     }
 
     /// From when on a deputy may read if nothing changes; `None` if something has to change first.

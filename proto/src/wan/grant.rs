@@ -148,9 +148,13 @@ impl Site {
         None
     }
 
-    /// Whether the member reads at less than a third of the median of those that read, while others could.
+    /// Whether the member reads at less than a third of the median of those that read, while others could. Under a limit, a
+    /// reader is first as slow as its share, which begins small: then it has to be far below what it may.
     fn is_slow(&self, slot: usize) -> bool {
         let Some(rate) = self.members[slot].speed.rate() else { return false };
+        if self.allowed.is_some_and(|allowed| rate >= allowed / 10) {
+            return false;
+        }
         let mut rates: Vec<_> = self.members.iter().filter(|member| member.trusted()).collect();
         rates.retain(|member| !member.queue.is_empty());
         let mut rates: Vec<_> = rates.iter().filter_map(|member| member.speed.rate()).collect();
@@ -238,7 +242,7 @@ impl Site {
         member.at_stake_bytes += choice.bytes;
         member.granted_bytes += choice.bytes;
         member.stake_changed = now;
-        let patience = patience(member.leased_bytes, member.speed.rate());
+        let patience = patience(member.leased_bytes, member.speed.rate(), self.allowed);
         let deadline = now + patience;
         self.timers.insert((deadline, Why::LeaseDeadline(id)));
         let blocks = runs(&choice.blocks);
@@ -324,8 +328,8 @@ impl Choice {
 }
 
 /// Three times what reading `bytes` should take.
-fn patience(bytes: u64, rate: Option<u64>) -> Duration {
-    let rate = rate.unwrap_or(LEASE_RATE_GUESS).max(1);
+pub(super) fn patience(bytes: u64, rate: Option<u64>, allowed: Option<u64>) -> Duration {
+    let rate = rate.unwrap_or(LEASE_RATE_GUESS).min(allowed.unwrap_or(u64::MAX)).max(1);
     Duration::from_millis(bytes.saturating_mul(3_000) / rate).max(LEASE_TIME_MIN)
 }
 
@@ -356,8 +360,9 @@ mod tests {
 
     #[test]
     fn patience_is_three_times_the_expected_time() {
-        assert_eq!(patience(100_000_000, Some(10_000_000)), Duration::from_secs(30));
-        assert_eq!(patience(1, Some(10_000_000)), LEASE_TIME_MIN);
-        assert_eq!(patience(u64::MAX, Some(0)).as_secs(), u64::MAX / 1000, "saturates");
+        assert_eq!(patience(100_000_000, Some(10_000_000), None), Duration::from_secs(30));
+        assert_eq!(patience(1, Some(10_000_000), None), LEASE_TIME_MIN);
+        assert_eq!(patience(u64::MAX, Some(0), None).as_secs(), u64::MAX / 1000, "saturates");
+        assert_eq!(patience(10_000_000, Some(10_000_000), Some(100_000)).as_secs(), 300, "what is allowed bounds it");
     }
 }

@@ -164,6 +164,15 @@ impl WanLedger {
         self.sites().for_each(Site::check);
     }
 
+    /// The nodes that may be reading: those with leases that own blocks. One may come several times.
+    pub fn holders(&self) -> impl Iterator<Item = NodeId> {
+        let holding = |site: &Site| {
+            let held: Vec<_> = site.members.iter().filter(|member| !member.queue.is_empty()).map(|m| m.id).collect();
+            held
+        };
+        self.sites().flat_map(holding)
+    }
+
     fn sites(&self) -> impl Iterator<Item = &Site> {
         self.budgeted().map(|(_, site)| site)
     }
@@ -190,7 +199,7 @@ impl Input {
             | Self::Release { node }
             | Self::Stuck { node, .. } => Some(*node),
             Self::Override { node, .. } => *node,
-            Self::Await { .. } | Self::Tick => None,
+            Self::Await { .. } | Self::Tick | Self::Allowed { .. } => None,
         }
     }
 }

@@ -21,6 +21,7 @@
 //! request a lease becomes. With `swarm` off each node is a site of its own.
 
 mod budget;
+pub mod calendar;
 mod check;
 mod facts;
 mod grant;
@@ -30,6 +31,7 @@ mod member;
 mod meter;
 mod readers;
 mod settle;
+pub mod shares;
 mod site;
 
 use serde::{Deserialize, Serialize};
@@ -144,6 +146,11 @@ pub enum Input {
     },
     /// Nothing but time passed.
     Tick,
+    /// How fast one node of the site may read at present, in bytes a second: a lease that is slow for that is not late.
+    Allowed {
+        /// None for no limit.
+        rate: Option<u64>,
+    },
 }
 
 /// What a node lacks of a block.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::grant::patience;
 use super::lease::{Lease, State, refunds};
 use super::member::backoff;
 use super::site::Site;
@@ -202,6 +203,27 @@ impl Site {
         lease.state = State::Held;
         lease.deadline = now + Duration::from_nanos(lease.patience_nanos);
         self.timers.insert((lease.deadline, Why::LeaseDeadline(id)));
+    }
+
+    /// Nodes may read this fast: leases that were granted when more was allowed get the time that they need.
+    pub(super) fn allow(&mut self, rate: Option<u64>, now: Time) {
+        if self.allowed == rate {
+            return;
+        }
+        self.allowed = rate;
+        let held = self.leases.iter().filter(|(_, lease)| lease.state == State::Held);
+        let held: Vec<_> = held.map(|(id, lease)| (*id, lease.node)).collect();
+        for (id, slot) in held {
+            let member = &self.members[slot];
+            let patience = patience(member.leased_bytes, member.speed.rate(), rate);
+            let Some(lease) = self.leases.get_mut(&id) else { continue };
+            lease.patience_nanos = lease.patience_nanos.max(u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX));
+            if now + patience > lease.deadline {
+                self.timers.remove(&(lease.deadline, Why::LeaseDeadline(id)));
+                lease.deadline = now + patience;
+                self.timers.insert((lease.deadline, Why::LeaseDeadline(id)));
+            }
+        }
     }
 
     /// A lease should have ended, or its revocation been answered.

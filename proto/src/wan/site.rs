@@ -32,6 +32,8 @@ pub(super) struct Site {
     pub(super) least: Vec<u32>,
     pub(super) least_stale: bool,
     pub(super) budget: Budget,
+    /// How fast a node may read at present, in bytes a second.
+    pub(super) allowed: Option<u64>,
     pub(super) members: Vec<Member>,
     pub(super) slots: BTreeMap<NodeId, usize>,
     pub(super) leases: BTreeMap<LeaseId, Lease>,
@@ -100,6 +102,7 @@ impl Site {
             least: block_bytes.to_vec(),
             least_stale: false,
             budget: Budget::new(block_bytes.len()),
+            allowed: None,
             members: Vec::new(),
             slots: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -145,6 +148,7 @@ impl Site {
                 self.awaited.extend(nodes);
                 self.timers.insert((until, Why::AwaitOver));
             }
+            Input::Allowed { rate } => self.allow(rate, now),
             Input::Override { bytes, .. } => {
                 self.budget.add(bytes);
                 self.said_budget_empty = false;

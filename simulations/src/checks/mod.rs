@@ -3,6 +3,7 @@
 pub(crate) mod acked;
 pub(crate) mod away;
 pub(crate) mod gate;
+pub(crate) mod limit;
 pub(crate) mod pinned;
 pub(crate) mod wan_once;
 
@@ -16,6 +17,7 @@ pub(crate) struct Checks {
     pub(crate) acked: acked::Acked,
     pub(crate) away: away::Away,
     pub(crate) pinned: pinned::Pinned,
+    pub(crate) limit: limit::Limit,
 }
 
 /// A promise that was not kept.

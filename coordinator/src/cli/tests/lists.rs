@@ -45,6 +45,34 @@ async fn lists_are_tables_documents_or_lines() {
 }
 
 #[tokio::test]
+async fn sites_say_their_limit_and_why() {
+    let fake = Fake::start(all_statuses()).await;
+    insta::assert_snapshot!(shoal(&fake, &["sites", "ls"]).await.1, @r"
+    site  nodes  online  WAN limit   limited by                           WAN rate    time zone
+    ams   4      4       none        –                                    0 B/s       –
+    bgo   4      4       6.2 MB/s    base                                 600.0 kB/s  Europe/Oslo
+    osl   4      4       625.0 kB/s  calendar                             600.0 kB/s  Europe/Oslo
+    syd   4      4       2.0 MB/s    operator until 2026-11-22T21:43:58Z  600.0 kB/s  Europe/Oslo
+    trd   4      4       none        operator                             600.0 kB/s  Europe/Oslo
+    ");
+}
+
+#[tokio::test]
+async fn a_limit_is_asked_for_as_it_was_said() {
+    let fake = Fake::start(all_statuses()).await;
+    let limit = async |args: &[&str]| shoal(&fake, &[&["sites", "limit", "syd"], args].concat()).await.1;
+    let set = |limit: &str, until: &str, span: &str| {
+        format!("syd: Set {{ limit: {limit}, until: {until}, for_ms: {span} }}\n")
+    };
+    assert_eq!(limit(&["2MB/s"]).await, set("Some(2000000)", "None", "None"));
+    assert_eq!(limit(&["2MB/s", "--until", "18:00"]).await, set("Some(2000000)", "Some(\"18:00\")", "None"));
+    assert_eq!(limit(&["none", "--for", "2h"]).await, set("None", "None", "Some(7200000)"));
+    assert_eq!(limit(&["default"]).await, "syd: Default\n");
+    let (exit, _, err) = shoal(&fake, &["sites", "limit", "syd", "default", "--for", "2h"]).await;
+    assert_eq!((exit, err.contains("leave out --until and --for")), (Exit::Usage, true), "{err}");
+}
+
+#[tokio::test]
 async fn a_status_shows_what_goes_on_and_what_it_waits_for() {
     let fake = Fake::start(vec![sample::acquiring()]).await;
     insta::assert_snapshot!(shoal(&fake, &["status"]).await.1, @r"

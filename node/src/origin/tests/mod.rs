@@ -2,6 +2,7 @@
 
 #![expect(clippy::single_range_in_vec_init, reason = "a read takes a list of ranges, of which one may be the only one")]
 
+mod paced;
 mod server;
 
 use std::time::Duration;
@@ -19,7 +20,11 @@ fn reader() -> OriginReader {
         retry_after_max: Duration::from_secs(2),
     };
     // No CA certificates are loaded: the servers here speak plain HTTP.
-    OriginReader { client: client_builder().no_proxy().tls_certs_only([]).build().unwrap(), patience }
+    OriginReader {
+        client: client_builder().no_proxy().tls_certs_only([]).build().unwrap(),
+        patience,
+        pacers: Vec::new(),
+    }
 }
 
 /// Bytes in which every position can be told from its neighbours.
@@ -58,9 +63,12 @@ impl Got {
 }
 
 async fn read(origin: &HttpOrigin, ranges: &[Range<u64>], mode: Mode) -> Got {
+    read_with(&reader(), origin, ranges, mode).await
+}
+
+async fn read_with(reader: &OriginReader, origin: &HttpOrigin, ranges: &[Range<u64>], mode: Mode) -> Got {
     let (sink, mut chunks) = mpsc::channel(4);
     let wan = WanBytes::default();
-    let reader = reader();
     let reading = async {
         let result = reader.read(origin, ranges, mode, &wan, &sink).await;
         drop(sink);

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufStream};
 use tokio::net::{TcpListener, TcpStream};
@@ -37,6 +38,8 @@ pub(super) struct Reply {
     pub(super) length: bool,
     /// After this many bytes of the body, do this instead of sending the rest.
     pub(super) then: Option<(usize, Then)>,
+    /// How long it takes to come.
+    pub(super) delay: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +50,7 @@ pub(super) enum Then {
 
 impl Reply {
     pub(super) fn new(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new(), length: true, then: None }
+        Self { status, headers: Vec::new(), body: Vec::new(), length: true, then: None, delay: Duration::ZERO }
     }
 
     pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -63,6 +66,10 @@ impl Reply {
     pub(super) fn then(mut self, after: usize, then: Then) -> Self {
         self.then = Some((after, then));
         self
+    }
+
+    pub(super) fn delayed(self, delay: Duration) -> Self {
+        Self { delay, ..self }
     }
 
     /// What a good server answers: the range that `seen` asks for, or all of `package`.
@@ -145,6 +152,7 @@ async fn serve(socket: TcpStream, log: &Mutex<Vec<Seen>>, answer: &impl Fn(&Seen
             seen
         };
         let reply = answer(&seen);
+        tokio::time::sleep(reply.delay).await;
         let mut head = format!("HTTP/1.1 {} Whatever\r\n", reply.status);
         for (name, value) in &reply.headers {
             head += &format!("{name}: {value}\r\n");
