@@ -93,7 +93,7 @@ impl World {
             Ok(core) => core,
             Err(cause) => return self.verify("ACKED-IS-KEPT", Err(format!("the journal is refused: {cause}"))),
         };
-        let verdict = self.checks.acked.restarted(|id| core.view(id).map(|view| view.rollout.outcome));
+        let verdict = self.checks.acked.restarted(|id| core.view(id, now.time).map(|view| view.rollout.outcome));
         self.verify("ACKED-IS-KEPT", verdict);
         self.checks.wan.coordinator_started();
         self.control.process = Some(ControlProcess {
@@ -332,8 +332,8 @@ impl World {
     pub(crate) fn operator_looks(&mut self) {
         self.queue.push(self.now + OPERATOR_LOOKS, Event::OperatorLooks);
         let Some(process) = &self.control.process else { return };
-        let ids: Vec<_> = process.core.deployments().collect();
-        let views: Vec<_> = ids.into_iter().filter_map(|id| process.core.view(id)).collect();
+        let now = self.coordinator_now(process).time;
+        let views: Vec<_> = process.core.deployments().filter_map(|id| process.core.view(id, now)).collect();
         let all = self.control.plans.iter().all(|plan| *plan == PlanStand::Answered);
         let idle = process.outputs.is_empty() && process.flushing.is_none();
         if self.calm && all && idle && views.iter().all(|view| view.rollout.outcome.is_some()) {
@@ -408,7 +408,8 @@ impl World {
 
     pub(crate) fn what_is_unfinished(&self) -> String {
         let Some(process) = &self.control.process else { return "the coordinator is down".to_owned() };
-        let views = process.core.deployments().filter_map(|id| process.core.view(id));
+        let now = self.coordinator_now(process).time;
+        let views = process.core.deployments().filter_map(|id| process.core.view(id, now));
         let open = views.filter(|view| view.rollout.outcome.is_none()).map(|view| {
             let view = view.rollout;
             format!("{} in stage {:?} waits for {:?}, gate {:?}", view.deployment, view.stage, view.waiting, view.gate)

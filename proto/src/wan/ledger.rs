@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::site::Site;
 use super::{BudgetSums, Config, Input, Output, Stats, Why};
-use crate::id::NodeId;
+use crate::id::{BlockIndex, NodeId};
 use crate::limits::NODES_MAX;
 use crate::time::Time;
 
@@ -33,6 +33,15 @@ pub struct OverBudget {
     pub wanted_bytes: u64,
     /// Bytes left of the budget.
     pub left_bytes: u64,
+}
+
+/// What moves of late, in bytes a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Over the WAN.
+    pub wan: u64,
+    /// Between nodes.
+    pub peers: u64,
 }
 
 impl WanLedger {
@@ -116,6 +125,23 @@ impl WanLedger {
         })
     }
 
+    /// What moves of late.
+    pub fn rates(&self, now: Time) -> Rates {
+        let rates = |site: &Site| Rates { wan: site.wan_meter.rate(now), peers: site.peer_meter.rate(now) };
+        self.sites().map(rates).fold(Rates::default(), Rates::plus)
+    }
+
+    /// How many bytes each node has, of all nodes that ever said.
+    pub fn held_bytes(&self) -> impl Iterator<Item = (NodeId, u64)> {
+        self.sites().flat_map(|site| {
+            site.members.iter().map(|member| {
+                let blocks = site.block_bytes.iter().zip(0..).map(|(bytes, index)| (BlockIndex(index), *bytes));
+                let held = blocks.map(|(block, bytes)| u64::from(bytes - member.lacking(block, bytes).min(bytes)));
+                (member.id, held.sum())
+            })
+        })
+    }
+
     /// The sums, for progress and summary.
     pub fn stats(&self) -> Stats {
         self.sites().map(Site::stats).fold(Stats::default(), Stats::plus)
@@ -157,8 +183,14 @@ impl Input {
     }
 }
 
+impl Rates {
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self { wan: self.wan.saturating_add(other.wan), peers: self.peers.saturating_add(other.peers) }
+    }
+}
+
 impl Stats {
-    fn plus(self, other: Self) -> Self {
+    pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             base_bytes: self.base_bytes + other.base_bytes,
             charged_bytes: self.charged_bytes + other.charged_bytes,
@@ -171,7 +203,6 @@ impl Stats {
             leased_blocks: self.leased_blocks + other.leased_blocks,
             missing_blocks: self.missing_blocks + other.missing_blocks,
             leases: self.leases + other.leases,
-            rate: self.rate.saturating_add(other.rate),
         }
     }
 }

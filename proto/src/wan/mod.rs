@@ -27,6 +27,7 @@ mod grant;
 mod lease;
 mod ledger;
 mod member;
+mod meter;
 mod readers;
 mod settle;
 mod site;
@@ -34,7 +35,7 @@ mod site;
 use serde::{Deserialize, Serialize};
 
 pub use budget::BudgetSums;
-pub use ledger::{OverBudget, WanLedger};
+pub use ledger::{OverBudget, Rates, WanLedger};
 
 use crate::id::{BlockIndex, Epoch, LeaseId, NodeId};
 use crate::time::Time;
@@ -269,6 +270,4 @@ pub struct Stats {
     pub missing_blocks: u32,
     /// Leases that nodes hold.
     pub leases: u32,
-    /// What the site reads of late, in bytes a second; 0 before the first lease ended.
-    pub rate: u64,
 }

@@ -4,7 +4,7 @@
 //! first reader lacked of it. On top comes the budget of 1 % of the content with its floor, once for each deployment, however
 //! often the coordinator is restarted. Allowances are for each ledger that there was, which is one for each run of the coordinator and
 //! each deployment: a later ledger cannot know what was read before it, so a block may be read once more for it, but only
-//! if no node of the site that is connected holds it or reads it. Bytes that were
+//! if no node of the site that was connected when the lease was granted, and still is, holds it or reads it. Bytes that were
 //! read in vain and that nobody could report (their reader crashed, or the report was lost) are nobody's fault; those
 //! that were reported are the budget's.
 
@@ -82,20 +82,20 @@ impl WanOnce {
         self.contents.get(&content).map_or(1, |brought| brought.deployments + self.runs - brought.first_run)
     }
 
-    /// A node begins to read the `lacking` bytes that it lacks of a block; `there` says whether the site has it otherwise.
-    /// `granted_there` says the same of when the lease was granted: a block that a deputy read is not to be granted if so.
-    pub(crate) fn begin(&mut self, way: Way, block: BlockIndex, lacking: u32, there: bool, granted_there: bool) {
+    /// A node reads some of the `lacking` bytes that it lacks of a block; `there` says whether the site had it otherwise, when
+    /// the lease was granted and when it was begun: a block that a deputy read is not to be granted if so.
+    pub(crate) fn begin(&mut self, way: Way, block: BlockIndex, lacking: u32, there: [bool; 2]) {
         let ledger = self.ledgers(way.content);
         let account = self.ways.entry(way).or_default();
         let before = account.allowances.get(&block).copied();
-        let first = before.is_none() && !(granted_there && account.own.contains(&block));
-        if first || before.is_some_and(|before| before < ledger) && !there {
+        let first = before.is_none() && !(there[0] && account.own.contains(&block));
+        if first || before.is_some_and(|before| before < ledger) && there != [true; 2] {
             account.allowances.insert(block, ledger);
             account.allowed += u64::from(lacking);
         }
     }
 
-    /// A deputy begins to read the `lacking` bytes that it lacks of a block. Whether it may is judged by what it knows, when
+    /// A deputy reads some of the `lacking` bytes that it lacks of a block. Whether it may is judged by what it knows, when
     /// it grants itself the lease (see [`super::away`]); if so it is allowed beside what the ledgers allow.
     pub(crate) fn begin_own(&mut self, way: Way, block: BlockIndex, lacking: u32) {
         let account = self.ways.entry(way).or_default();
@@ -158,7 +158,7 @@ mod tests {
         let mut check = WanOnce::default();
         check.coordinator_started();
         check.deployed(WAY.content, u64::from(lacking));
-        check.begin(WAY, BlockIndex(0), lacking, false, false);
+        check.begin(WAY, BlockIndex(0), lacking, [false; 2]);
         check
     }
 
@@ -166,7 +166,7 @@ mod tests {
     fn a_second_reading_is_caught_once_the_budget_is_spent() {
         let mut check = begun(1_000_000);
         assert_eq!(check.read(WAY, LeaseId(1), 1_000_000, 0), Ok(()));
-        check.begin(WAY, BlockIndex(0), 1_000_000, false, false);
+        check.begin(WAY, BlockIndex(0), 1_000_000, [false; 2]);
         assert_eq!(check.read(WAY, LeaseId(2), WAN_BUDGET_BYTES_MIN, 0), Ok(()), "one ledger's budget");
         assert!(check.read(WAY, LeaseId(2), 1, 0).is_err());
     }
@@ -177,7 +177,7 @@ mod tests {
             let mut check = begun(5_000_000);
             assert_eq!(check.read(WAY, LeaseId(1), 5_000_000, 0), Ok(()));
             check.coordinator_started();
-            check.begin(WAY, BlockIndex(0), 5_000_000, there, there);
+            check.begin(WAY, BlockIndex(0), 5_000_000, [there; 2]);
             assert_eq!(check.read(WAY, LeaseId(2), 5_000_000, 0).is_err(), there);
         }
     }
