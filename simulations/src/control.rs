@@ -10,7 +10,7 @@ use shoal_proto::id::{DeploymentId, Epoch};
 use shoal_proto::manifest::Signed;
 use shoal_proto::origin::HttpOrigin;
 use shoal_proto::rollout::view::Waiting;
-use shoal_proto::rollout::{self, Actor, Now, Operator, Options, Which};
+use shoal_proto::rollout::{self, Actor, Change, Now, Operator, Options, Which};
 use shoal_proto::runs::StepRecord;
 use shoal_proto::time::{Time, WallTime};
 use shoal_proto::wire::{Origin, StepRun, ToCoordinator, ToNode};
@@ -191,6 +191,12 @@ impl World {
     fn became_durable(&mut self, record: Record) {
         let verdict = self.checks.gate.durable(&record);
         self.verify("GATE", verdict);
+        self.checks.pinned.durable(&record);
+        if let Record::Rollout { record, .. } = &record
+            && let Change::Acquired { node, .. } = &record.change
+        {
+            self.judge_pins(*node);
+        }
         let manifest = match &record {
             Record::Created(created) => created.signed.open(|_, _| true).ok(),
             _ => None,

@@ -166,9 +166,23 @@ impl Index {
 
     /// Writes a record durably.
     pub(super) fn put(&self, package: PackageId, record: &Record) -> Result<(), StoreError> {
-        let bytes = self.encoded(record)?;
+        self.put_encoded(&[(package, self.encoded(record)?)])
+    }
+
+    /// Writes records durably; if that fails, any of them may be written.
+    pub(super) fn put_all(&self, records: &[(PackageId, Record)]) -> Result<(), StoreError> {
+        let encoded = records.iter().map(|(package, record)| Ok((*package, self.encoded(record)?)));
+        match encoded.collect::<Result<Vec<_>, StoreError>>()? {
+            none if none.is_empty() => Ok(()),
+            some => self.put_encoded(&some),
+        }
+    }
+
+    fn put_encoded(&self, records: &[(PackageId, Vec<u8>)]) -> Result<(), StoreError> {
         self.with(|database| {
-            database.insert(package.0, &*bytes)?;
+            for (package, bytes) in records {
+                database.insert(package.0, &**bytes)?;
+            }
             database.flush().map(drop)
         })
     }

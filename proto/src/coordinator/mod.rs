@@ -10,6 +10,8 @@
 
 mod budgets;
 mod input;
+mod kept;
+mod late;
 mod nodes;
 mod orders;
 mod standby;
@@ -89,11 +91,12 @@ pub struct Coordinator {
     deployments: BTreeMap<DeploymentId, Deployment>,
     supplies: BTreeMap<(Name, ContentId), Supply>,
     standbys: standby::Told,
+    late: late::Late,
     runs: Runs,
     /// Deployments that an earlier run began, and until when their nodes are waited for.
     resumed: BTreeSet<DeploymentId>,
     resumed_until: Time,
-    /// Which manifests each connected node was sent on its connection.
+    /// Which manifests each connected node was sent on its connection, until it was told the end.
     told: BTreeMap<NodeId, BTreeSet<DeploymentId>>,
     /// What steps on the coordinator report to their rollouts.
     reports: VecDeque<RunEffect>,
@@ -129,6 +132,7 @@ impl Coordinator {
             deployments: BTreeMap::new(),
             supplies: BTreeMap::new(),
             standbys: BTreeMap::new(),
+            late: BTreeMap::new(),
             runs: Runs::default(),
             resumed: BTreeSet::new(),
             resumed_until: now.time + RETURN_MAX,
@@ -250,6 +254,10 @@ impl Coordinator {
             deployment.rollout.check();
             assert_eq!(deployment.manifest.deployment, *id);
         }
+        assert!(
+            self.late.values().all(|(node, _)| self.told.contains_key(node)),
+            "only who is connected is waited for"
+        );
         assert!(self.told.keys().all(|node| self.directory.member(*node).is_some_and(|m| m.online.is_some())));
     }
 
@@ -324,6 +332,7 @@ impl Coordinator {
         self.record(Record::Created(created));
         let online: Vec<_> = self.told.keys().copied().collect();
         for node in online {
+            self.tell_kept(node, id);
             self.decide(id, rollout::Input::NodeOnline(node), now);
         }
         self.decide(id, rollout::Input::Tick, now);

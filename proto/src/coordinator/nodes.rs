@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Coordinator, Input, Notice, Output, ROSTER_DELAY, Record};
-use crate::id::{DeploymentId, NodeId};
+use crate::id::{ContentId, DeploymentId, NodeId};
 use crate::rollout::{self, Actor, Now};
 use crate::wan;
 use crate::wire::{Hello, StepRun, ToCoordinator, ToNode};
@@ -18,11 +18,16 @@ impl Coordinator {
         }
         match message {
             ToCoordinator::Hello(_) => {}
+            // Who is no target is granted nothing, whatever it says that it wants.
+            ToCoordinator::Wants { content, .. } if !self.brings(content, from) => {}
             ToCoordinator::Wants { content, lacking, held } => {
                 self.wants(from, content, wan::Input::Wants { node: from, lacking, held }, now);
             }
             ToCoordinator::Landed { content, blocks } => self.landed(from, content, &blocks, now),
-            ToCoordinator::LeaseEnded { end, begun } => self.lease_ended(from, end, begun, now),
+            ToCoordinator::LeaseEnded { end, begun } => {
+                self.ended_late(from, &end);
+                self.lease_ended(from, end, begun, now);
+            }
             ToCoordinator::Stuck { content, blocks } => self.stuck(from, content, &blocks, now),
             ToCoordinator::Left { content } => {
                 self.with_ledger(from, content, now, |_| wan::Input::Release { node: from });
@@ -61,6 +66,12 @@ impl Coordinator {
         self.deployments.get(&id).is_some_and(|deployment| deployment.created.has_target(node))
     }
 
+    /// Whether a live deployment brings a content to a node.
+    fn brings(&self, content: ContentId, node: NodeId) -> bool {
+        let mut packages = self.live().flat_map(|id| self.deployments[&id].manifest.packages_of(node));
+        packages.any(|(_, package)| content == package.id.into() || content == package.recipe.recipe.into())
+    }
+
     fn on_hello(&mut self, from: NodeId, hello: &Hello, now: Now) {
         let records = match self.directory.admit(from, hello, now.wall) {
             Ok(records) => records,
@@ -84,6 +95,7 @@ impl Coordinator {
         self.for_each_ledger_of(from, wan::Input::NodeUp { node: from }, now);
         let all: Vec<_> = self.deployments.keys().copied().filter(|id| self.is_target(*id, from)).collect();
         for id in all {
+            self.tell_kept(from, id);
             self.decide(id, rollout::Input::NodeOnline(from), now);
         }
     }
@@ -100,6 +112,7 @@ impl Coordinator {
         }
         self.directory.set_offline(node);
         self.standby_gone(node);
+        self.late.retain(|_, (holder, _)| *holder != node);
         self.outbox.push_back(Output::Notice(Notice::NodeOffline(node)));
         if let Some(site) = self.directory.site_of(node) {
             self.stale_rosters.insert(site.clone());

@@ -7,6 +7,12 @@ use crate::rollout::cut;
 use crate::wan::{self, WanLedger};
 use crate::wire::{Fault, FaultKind, LeaseEnd};
 
+/// Leases of one ledger before its numbers reach those of the next deployment's: sixteen times those of the largest package.
+const LEASES_PER_LEDGER: u32 = 1 << 20;
+
+/// Deployments in a row whose ledgers number their leases differently; half of what fits, so that the last has room too.
+const LEDGERS_TOLD_APART: u64 = 1 << 11;
+
 /// Which part of a deployment a content is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Purpose {
@@ -32,6 +38,9 @@ pub(super) struct Supply {
 
 impl Supply {
     pub(super) fn new(ledger: WanLedger, blocks: u32, purpose: Purpose) -> Self {
+        // A content's next ledger is for another deployment: what nodes still say of leases of this one is not its.
+        let first = u32::try_from(purpose.deployment.0 % LEDGERS_TOLD_APART).unwrap_or(0) * LEASES_PER_LEDGER;
+        let ledger = ledger.with_first_lease(first);
         Self { ledger, purpose, blocks, whole: false, wrong: 0, trouble: None }
     }
 

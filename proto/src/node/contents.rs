@@ -59,8 +59,8 @@ pub(super) struct Contents {
     /// Neighbours that are connected.
     neighbours: BTreeSet<NodeId>,
     contents: BTreeMap<ContentId, Content>,
-    /// Leases of contents that were closed: they are being cancelled, and what was read for them is still to be told.
-    ending: BTreeSet<(ContentId, LeaseId)>,
+    /// Leases of contents that were closed, with what had landed: their reads were told to stop, and say how far they came.
+    parting: BTreeMap<(ContentId, LeaseId), Vec<BlockRange>>,
 }
 
 #[derive(Debug)]
@@ -83,11 +83,21 @@ enum Phase {
 
 impl Contents {
     pub(super) fn new(seed: u64) -> Self {
-        Self { seed, away: true, neighbours: BTreeSet::new(), contents: BTreeMap::new(), ending: BTreeSet::new() }
+        let (neighbours, contents, parting) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+        Self { seed, away: true, neighbours, contents, parting }
     }
 
-    /// Opens the content of `package`, unless it is open.
+    /// Opens the content of `package`. If it is there, the coordinator is told so again: it is wanted for a further
+    /// deployment, whose ledgers may be others than those that were told when it was opened. While something of it is
+    /// lacking they are the same, and a grant that is on its way would be taken for lost.
     pub(super) fn want(&mut self, package: &Package, swarm: bool, out: &mut VecDeque<Output>) {
+        for content in [package.id.into(), package.recipe.recipe.into()] {
+            let trade = match self.contents.get(&content) {
+                Some(Content { phase: Phase::Trading(trade), .. }) if !trade.lacks() => trade,
+                _ => continue,
+            };
+            out.push_back(Output::Coordinator(trade.wants(content, parting(&self.parting, content))));
+        }
         let (id, size, recipe) = (package.id, package.size, package.recipe.clone());
         self.open(What::Package { package: id, size, recipe }, swarm, out);
     }
@@ -191,7 +201,7 @@ impl Contents {
         entry.stats.local_bytes = opened.local_bytes;
         let seed = self.seed ^ mix(u64::from_le_bytes(content.0[..8].try_into().expect("eight of 32 bytes")));
         let trade = Trade::new(&opened, seed);
-        out.push_back(Output::Coordinator(trade.wants(content)));
+        out.push_back(Output::Coordinator(trade.wants(content, parting(&self.parting, content))));
         if entry.swarm {
             let to_all = self.neighbours.iter().map(|to| Output::Neighbour { to: *to, message: trade.has(content) });
             out.extend(to_all);
@@ -254,14 +264,11 @@ impl Contents {
     }
 
     pub(super) fn on_revoke(&mut self, content: ContentId, lease: LeaseId, out: &mut VecDeque<Output>) {
-        if self.ending.contains(&(content, lease)) {
-            return;
+        if self.holds(content, lease) {
+            out.push_back(Output::CancelRead { content, lease });
+        } else if !self.parting.contains_key(&(content, lease)) {
+            out.push_back(ended_unread(content, lease, wan::Outcome::Revoked));
         }
-        out.push_back(if self.holds(content, lease) {
-            Output::CancelRead { content, lease }
-        } else {
-            ended_unread(content, lease, wan::Outcome::Revoked)
-        });
     }
 
     fn holds(&self, content: ContentId, lease: LeaseId) -> bool {
@@ -270,6 +277,11 @@ impl Contents {
     }
 
     fn on_read_ended(&mut self, mut end: LeaseEnd, begun: Vec<wan::Lacking>, now: Time, out: &mut VecDeque<Output>) {
+        // What crossed the WAN counts, also for a content that was closed meanwhile (WAN-ONCE).
+        if let Some(landed) = self.parting.remove(&(end.content, end.lease)) {
+            end.landed = landed;
+            return out.push_back(Output::Coordinator(ToCoordinator::LeaseEnded { end, begun }));
+        }
         let mut known = false;
         let away = self.away;
         self.with_trade(end.content, now, out, |trade, stats| {
@@ -282,8 +294,7 @@ impl Contents {
                 }
             }
         });
-        // What crossed the WAN counts, also for a content that was closed meanwhile (WAN-ONCE).
-        if known || self.ending.remove(&(end.content, end.lease)) {
+        if known {
             out.push_back(Output::Coordinator(ToCoordinator::LeaseEnded { end, begun }));
         }
     }
@@ -298,23 +309,19 @@ impl Contents {
         if let Some(entry) = self.contents.get_mut(&content) {
             let phase = std::mem::replace(&mut entry.phase, Phase::Failed);
             if let Phase::Trading(trade) = phase {
-                self.ending.extend(trade.leases.keys().map(|lease| (content, *lease)));
-                leave(content, &trade, &self.neighbours, out);
+                self.parting.extend(leave(content, &trade, &self.neighbours, out));
             }
         }
     }
 
     /// Closes every content that is not in `wanted`.
     pub(super) fn retain(&mut self, wanted: &BTreeSet<ContentId>, out: &mut VecDeque<Output>) {
-        let (neighbours, ending) = (&self.neighbours, &mut self.ending);
+        let (neighbours, parting) = (&self.neighbours, &mut self.parting);
         self.contents.retain(|content, entry| {
             let stays = wanted.contains(content);
             if !stays {
                 match &entry.phase {
-                    Phase::Trading(trade) => {
-                        ending.extend(trade.leases.keys().map(|lease| (*content, *lease)));
-                        leave(*content, trade, neighbours, out);
-                    }
+                    Phase::Trading(trade) => parting.extend(leave(*content, trade, neighbours, out)),
                     Phase::Opening => out.push_back(Output::Close { content: *content }),
                     Phase::Failed => {}
                 }
@@ -326,7 +333,7 @@ impl Contents {
     pub(super) fn say_all_again(&mut self, out: &mut VecDeque<Output>) {
         for (content, entry) in &mut self.contents {
             if let Phase::Trading(trade) = &mut entry.phase {
-                out.push_back(Output::Coordinator(trade.wants(*content)));
+                out.push_back(Output::Coordinator(trade.wants(*content, parting(&self.parting, *content))));
                 out.extend(trade.kept().into_iter().map(Output::Coordinator));
             }
         }
@@ -335,6 +342,15 @@ impl Contents {
     /// Notes whether the coordinator is away.
     pub(super) fn set_away(&mut self, away: bool) {
         self.away = away;
+    }
+
+    /// Whether nothing is being acquired.
+    pub(super) fn is_idle(&self) -> bool {
+        self.contents.values().all(|content| match &content.phase {
+            Phase::Opening => false,
+            Phase::Trading(trade) => trade.sealing == Sealing::Done,
+            Phase::Failed => true,
+        })
     }
 
     /// Whether a content is wanted or there.
@@ -420,13 +436,24 @@ impl Contents {
     }
 }
 
-/// Tells everybody that `content` is not traded any more, and closes it.
-fn leave(content: ContentId, trade: &Trade, neighbours: &BTreeSet<NodeId>, out: &mut VecDeque<Output>) {
+/// Tells everybody that `content` is not traded any more, and closes it; says which leases were open, with what landed.
+fn leave(
+    content: ContentId,
+    trade: &Trade,
+    neighbours: &BTreeSet<NodeId>,
+    out: &mut VecDeque<Output>,
+) -> Vec<((ContentId, LeaseId), Vec<BlockRange>)> {
     let told = neighbours.iter().map(|to| Output::Neighbour { to: *to, message: ToNeighbour::Left { content } });
     out.extend(told);
     out.extend(trade.leases.keys().map(|lease| Output::CancelRead { content, lease: *lease }));
     out.push_back(Output::Coordinator(ToCoordinator::Left { content }));
     out.push_back(Output::Close { content });
+    trade.leases.iter().map(|(lease, blocks)| ((content, *lease), trade.landed_of(blocks))).collect()
+}
+
+/// The leases of a content that were open when it was closed and have not ended.
+fn parting(all: &BTreeMap<(ContentId, LeaseId), Vec<BlockRange>>, content: ContentId) -> impl Iterator<Item = LeaseId> {
+    all.range((content, LeaseId(0))..=(content, LeaseId(u64::MAX))).map(|((_, lease), _)| *lease)
 }
 
 fn ended_unread(content: ContentId, lease: LeaseId, outcome: wan::Outcome) -> Output {

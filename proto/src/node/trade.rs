@@ -64,13 +64,13 @@ impl Trade {
         }
     }
 
-    /// What the coordinator is to know of it, from scratch.
-    pub(super) fn wants(&self, content: ContentId) -> ToCoordinator {
+    /// What the coordinator is to know of it, from scratch. `parting` are leases from before it was closed and opened again.
+    pub(super) fn wants(&self, content: ContentId, parting: impl Iterator<Item = LeaseId>) -> ToCoordinator {
         let lacking = self.lacking.iter().map(|(block, bytes)| Lacking { block: *block, bytes: *bytes }).collect();
         let held =
             self.leases.iter().map(|(lease, blocks)| HeldLease { lease: *lease, blocks: ranges(self.open(blocks)) });
         // What became of these is said next; named here, they are not settled by a guess before.
-        let mut kept: Vec<_> = self.kept.iter().map(|(end, _)| end.lease).collect();
+        let mut kept: Vec<_> = self.kept.iter().map(|(end, _)| end.lease).chain(parting).collect();
         kept.sort_unstable_by_key(|lease| lease.is_own());
         let kept = kept.into_iter().map(|lease| HeldLease { lease, blocks: Vec::new() });
         ToCoordinator::Wants { content, lacking, held: held.chain(kept).collect() }
@@ -196,7 +196,12 @@ impl Trade {
             }
         }
         self.exchange.handle(exchange::Input::LeaseOver { blocks: self.open(&blocks).collect() }, now);
-        Some(ranges(blocks.into_iter().filter(|block| !self.lacking.contains_key(block))))
+        Some(self.landed_of(&blocks))
+    }
+
+    /// Those of `blocks` that are complete.
+    pub(super) fn landed_of(&self, blocks: &[BlockIndex]) -> Vec<BlockRange> {
+        ranges(blocks.iter().copied().filter(|block| !self.lacking.contains_key(block)))
     }
 
     pub(super) fn tick(&mut self, now: Time) {

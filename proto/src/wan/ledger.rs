@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::site::Site;
 use super::{BudgetSums, Config, Input, Output, Stats, Why};
-use crate::id::{BlockIndex, NodeId};
+use crate::id::{BlockIndex, LeaseId, NodeId};
 use crate::limits::NODES_MAX;
 use crate::time::Time;
 
@@ -59,6 +59,18 @@ impl WanLedger {
             next_lease: config.epoch.0 << 32,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Numbers its leases from `first` on, so that those of another ledger for the content are not mistaken for its own.
+    #[must_use]
+    pub fn with_first_lease(mut self, first: u32) -> Self {
+        self.next_lease += u64::from(first);
+        self
+    }
+
+    /// Leases that have not ended, with who holds them.
+    pub fn open_leases(&self) -> impl Iterator<Item = (NodeId, LeaseId)> {
+        self.sites().flat_map(Site::open_leases)
     }
 
     /// Takes one input; [`WanLedger::poll`] has what follows from it. `now` never goes back.

@@ -105,7 +105,7 @@ pub enum Input {
         /// The origin ignores ranges: the next lease is one for all the rest of the package, to one node.
         whole_rest: bool,
     },
-    /// A node is connected (again). What was known of it still holds until it sends [`Input::Wants`].
+    /// A node is connected (again). What it has and holds still counts; it gets no lease until it sends [`Input::Wants`].
     NodeUp {
         /// Which node.
         node: NodeId,

@@ -155,6 +155,11 @@ impl Site {
         self.grant_all(now, next_lease);
     }
 
+    /// Leases that have not ended, with who holds them.
+    pub(super) fn open_leases(&self) -> impl Iterator<Item = (NodeId, LeaseId)> {
+        self.leases.iter().map(|(id, lease)| (self.members[lease.node].id, *id))
+    }
+
     fn fire(&mut self, now: Time) {
         while let Some((at, why)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, why));
@@ -350,11 +355,12 @@ impl Site {
     fn node_up(&mut self, node: NodeId) {
         let Some(slot) = self.slots.get(&node).copied() else { return };
         let member = &mut self.members[slot];
-        if member.down_since.take().is_some() {
-            member.up = true;
-            self.least_stale = true;
-            self.ready_all();
-        }
+        member.up |= member.down_since.take().is_some();
+        // It is about to say what it wants and which leases it holds: what it were granted now would cross that on the way,
+        // and be taken for a lease that it does not hold (WAN-ONCE).
+        member.interested = false;
+        self.least_stale = true;
+        self.ready_all();
     }
 
     fn node_down(&mut self, node: NodeId, now: Time) {
