@@ -166,21 +166,22 @@ impl Index {
 
     /// Writes a record durably.
     pub(super) fn put(&self, package: PackageId, record: &Record) -> Result<(), StoreError> {
-        self.put_encoded(&[(package, self.encoded(record)?)])
+        let bytes = self.encoded(record)?;
+        self.with(|database| {
+            database.insert(package.0, &*bytes)?;
+            database.flush().map(drop)
+        })
     }
 
     /// Writes records durably; if that fails, any of them may be written.
     pub(super) fn put_all(&self, records: &[(PackageId, Record)]) -> Result<(), StoreError> {
-        let encoded = records.iter().map(|(package, record)| Ok((*package, self.encoded(record)?)));
-        match encoded.collect::<Result<Vec<_>, StoreError>>()? {
-            none if none.is_empty() => Ok(()),
-            some => self.put_encoded(&some),
+        if records.is_empty() {
+            return Ok(());
         }
-    }
-
-    fn put_encoded(&self, records: &[(PackageId, Vec<u8>)]) -> Result<(), StoreError> {
+        let encode = |(package, record): &(PackageId, Record)| Ok((*package, self.encoded(record)?));
+        let records = records.iter().map(encode).collect::<Result<Vec<_>, StoreError>>()?;
         self.with(|database| {
-            for (package, bytes) in records {
+            for (package, bytes) in &records {
                 database.insert(package.0, &**bytes)?;
             }
             database.flush().map(drop)
