@@ -5,6 +5,7 @@ mod away;
 mod crashes;
 mod deploy;
 mod errors;
+mod liars;
 mod origins;
 mod steps;
 mod tidy;
