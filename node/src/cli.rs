@@ -38,7 +38,7 @@ pub struct Args {
     /// Where everything is kept [default: /var/lib/shoal-node].
     #[arg(long, value_name = "DIR", env = "SHOAL_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// Most that the package cache may hold when nothing is deployed, such as `20 GiB` [default: all].
+    /// Most that the package cache may hold, such as `20 GiB`; what deployments need stays beyond it [default: all].
     #[arg(long, value_name = "SIZE", env = "SHOAL_CACHE_MAX")]
     cache_max: Option<String>,
     /// Address to listen on, `/ip4/0.0.0.0/tcp/7442` or `0.0.0.0:7442`; may be given several times.

@@ -387,7 +387,8 @@ pub const STUCK_AFTER: Duration = Duration::from_secs(5);
 
 /// Blocks named when a node is stuck.
 pub const STUCK_BLOCKS_MAX: usize = 64;
-/// Deployments that pin one package on a node: every release that could still be rolled back to, with room to spare.
+/// Deployments that a node names as pinning one package: every release that could still be rolled back to, with room to
+/// spare. A package that more of them pin is pinned all the same: the set is said anew when one of those named is over.
 pub const PINS_PER_PACKAGE_MAX: usize = 1024;
 
 /// Bytes of a node's record of one package: its pins at up to ten bytes each, with room to spare.

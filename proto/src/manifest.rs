@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError};
 use crate::content::Outline;
-use crate::id::{DeploymentId, Name, NodeId, PackageId, PackageIndex, StepIndex};
+use crate::id::{ContentId, DeploymentId, Name, NodeId, PackageId, PackageIndex, StepIndex};
 use crate::limits::MANIFEST_BYTES_MAX;
 
 /// One deployment, fully resolved.
@@ -243,6 +243,14 @@ impl Manifest {
         let group = self.groups.iter().find(|group| group.nodes.binary_search(&node).is_ok());
         let wanted = group.map_or(&[][..], |group| &group.packages);
         wanted.iter().filter_map(|index| Some((*index, self.packages.get(index.index())?)))
+    }
+
+    /// Which package `content` is, and whether it is the package's recipe; `None` if it is neither.
+    pub fn part(&self, content: ContentId) -> Option<(PackageIndex, bool)> {
+        self.packages.iter().zip(0..).find_map(|(package, index)| {
+            let recipe = content == package.recipe.recipe.into();
+            (recipe || content == package.id.into()).then_some((PackageIndex(index), recipe))
+        })
     }
 
     /// Every target node.

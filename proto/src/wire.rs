@@ -221,9 +221,11 @@ pub enum ToNode {
         /// For people.
         reason: String,
     },
-    /// Who else is in the site; replaces the roster before.
+    /// Who else is in the site; replaces the roster before. The first one of a connection comes when the manifests of all
+    /// deployments were sent that the node keeps packages for: it holds for no others.
     Roster(Roster),
-    /// The manifest of a deployment that the node is a target of; comes before any other order for it.
+    /// The manifest of a deployment that the node is a target of; comes before any other order for it. The node keeps its
+    /// packages until it is told the end.
     Deploy {
         /// Which version of the orders; older ones are refused.
         generation: Generation,
@@ -267,7 +269,7 @@ pub enum ToNode {
         /// Orders older than the newest are refused.
         generation: Generation,
     },
-    /// The deployment is over: stop whatever is done for it, forget it.
+    /// The deployment is over, or what it staged is: stop whatever is done for it, forget it, keep nothing for it.
     End {
         /// Which.
         deployment: DeploymentId,

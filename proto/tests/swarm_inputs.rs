@@ -83,7 +83,7 @@ fn wan_input() -> impl Strategy<Value = wan::Input> {
         2 => node().prop_map(|node| Input::NodeDown { node }),
         1 => node().prop_map(|node| Input::Release { node }),
         2 => (node(), blocks()).prop_map(|(node, blocks)| Input::Stuck { node, blocks }),
-        1 => prop_oneof![0u64..1_000_000, any::<u64>()].prop_map(|bytes| Input::Override { bytes }),
+        1 => prop_oneof![0u64..1_000_000, any::<u64>()].prop_map(|bytes| Input::Override { node: None, bytes }),
         4 => Just(Input::Tick),
     ]
 }

@@ -222,7 +222,7 @@ fn an_empty_budget_waits_for_an_operator_and_says_so_once() {
     let empty =
         table.notices.iter().filter(|notice| matches!(notice, Notice::BudgetEmpty { wanted_bytes: 2_097_152, .. }));
     assert_eq!(empty.count(), 1, "{:?}", table.notices);
-    table.tell(Input::Override { bytes: 2 * u64::from(MIB) });
+    table.tell(Input::Override { node: None, bytes: 2 * u64::from(MIB) });
     table.pass(Duration::from_secs(20));
     assert_eq!(table.granted_to(A), [0, 1]);
 }
@@ -291,4 +291,38 @@ fn a_lease_that_does_not_end_is_revoked_and_in_the_end_lost() {
     table.ends(holder, lease, 0, &[], Outcome::Revoked);
     table.pass(Duration::from_secs(600));
     assert_eq!(table.grants.len(), 1, "nothing was read, so that a first grant is free again");
+}
+
+#[test]
+fn what_moves_is_told_apart_by_where_it_came_from() {
+    let mut table = Table::new(40);
+    // What B has already has not moved.
+    table.wants(B, |block| if block < 10 { 0 } else { MIB }, Vec::new());
+    table.wants(A, |_| MIB, Vec::new());
+    assert_eq!(table.ledger.rates(table.now), wan::Rates::default());
+    let read = table.granted_to(B);
+    table.pass(Duration::from_millis(500));
+    table.lands(B, &read);
+    table.lands(A, &[0, 1, 2]);
+    let (mib, read_bytes) = (u64::from(MIB), read.len() as u64 * u64::from(MIB));
+    assert_eq!(table.ledger.rates(table.now), wan::Rates { wan: read_bytes, peers: 3 * mib }, "in the first second");
+    let held: Vec<_> = table.ledger.held_bytes().collect();
+    assert_eq!(held, [(B, 10 * mib + read_bytes), (A, 3 * mib)]);
+    table.pass(Duration::from_secs(3));
+    assert_eq!(table.ledger.rates(table.now), wan::Rates::default(), "nothing moves any more");
+}
+
+#[test]
+fn a_lease_of_which_a_node_that_came_back_has_most_is_taken_back() {
+    let mut table = Table::new(8);
+    table.wants(A, |_| MIB, Vec::new());
+    let [(_, first, _), ..] = &table.grants[..] else { panic!("A reads") };
+    let (first, of_first) = (*first, table.grants[0].2.clone());
+    assert!(of_first.len() >= 3, "{of_first:?}");
+    // B has all of it but one block.
+    let lacks = of_first[0];
+    table.wants(B, |block| if block == lacks { MIB } else { 0 }, Vec::new());
+    assert!(table.revoked.contains(&first), "{:?}", table.revoked);
+    table.ends(A, first, 0, &[], Outcome::Revoked);
+    assert_eq!(table.ledger.stats().missing_bytes, u64::from(MIB));
 }

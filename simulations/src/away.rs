@@ -44,7 +44,7 @@ pub(crate) fn go(scenario: &mut Scenario, seed: u64) {
     let mut rng = Rng::new(mix(seed ^ SALT));
     scenario.swarm = true;
     for site in &mut scenario.sites {
-        site.wan_rate = 200_000 << rng.below(4);
+        site.wan_rate = 50_000 << rng.below(6);
     }
     // Large enough to be on their way when the coordinator goes.
     for plan in &mut scenario.packages {

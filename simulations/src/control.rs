@@ -4,18 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use shoal_proto::coordinator::{Config, Coordinator, Created, Input, Notice, Output, Record};
+use shoal_proto::coordinator::{AllowReading, BudgetWait, Config, Coordinator, Created, Input, Notice, Output, Record};
 use shoal_proto::directory::{DirectoryRecord, Token};
 use shoal_proto::id::{DeploymentId, Epoch};
 use shoal_proto::manifest::Signed;
 use shoal_proto::origin::HttpOrigin;
 use shoal_proto::rollout::view::Waiting;
-use shoal_proto::rollout::{self, Actor, Now, Operator, Options, Which};
+use shoal_proto::rollout::{self, Actor, Change, Now, Operator, Options, Which};
 use shoal_proto::runs::StepRecord;
 use shoal_proto::time::{Time, WallTime};
-use shoal_proto::wan;
 use shoal_proto::wire::{Origin, StepRun, ToCoordinator, ToNode};
 
+use crate::checks::wan_once::Way;
 use crate::links::{Payload, Place};
 use crate::scenario::Scenario;
 use crate::world::{Event, OPERATOR_LOOKS, World};
@@ -93,7 +93,7 @@ impl World {
             Ok(core) => core,
             Err(cause) => return self.verify("ACKED-IS-KEPT", Err(format!("the journal is refused: {cause}"))),
         };
-        let verdict = self.checks.acked.restarted(|id| core.view(id).map(|view| view.rollout.outcome));
+        let verdict = self.checks.acked.restarted(|id| core.view(id, now.time).map(|view| view.rollout.outcome));
         self.verify("ACKED-IS-KEPT", verdict);
         self.checks.wan.coordinator_started();
         self.control.process = Some(ControlProcess {
@@ -191,13 +191,19 @@ impl World {
     fn became_durable(&mut self, record: Record) {
         let verdict = self.checks.gate.durable(&record);
         self.verify("GATE", verdict);
+        self.checks.pinned.durable(&record);
+        if let Record::Rollout { record, .. } = &record
+            && let Change::Acquired { node, .. } = &record.change
+        {
+            self.judge_pins(*node);
+        }
         let manifest = match &record {
             Record::Created(created) => created.signed.open(|_, _| true).ok(),
             _ => None,
         };
         for package in manifest.iter().flat_map(|manifest| &manifest.packages) {
-            self.checks.wan.deployed(package.id.into());
-            self.checks.wan.deployed(package.recipe.recipe.into());
+            self.checks.wan.deployed(package.id.into(), package.size);
+            self.checks.wan.deployed(package.recipe.recipe.into(), package.recipe.size);
         }
         self.control.journal.push(record);
     }
@@ -265,15 +271,9 @@ impl World {
     }
 
     fn take_notice(&mut self, notice: Notice) {
-        match notice {
-            Notice::Finished { deployment, outcome } => {
-                let verdict = self.checks.acked.finished(deployment, outcome);
-                self.verify("ACKED-IS-KEPT", verdict);
-            }
-            Notice::Wan { site, content, notice: wan::Notice::BudgetEmpty { wanted_bytes, .. } } => {
-                self.unaffordable.insert((site, content), wanted_bytes);
-            }
-            _ => {}
+        if let Notice::Finished { deployment, outcome } = notice {
+            let verdict = self.checks.acked.finished(deployment, outcome);
+            self.verify("ACKED-IS-KEPT", verdict);
         }
     }
 
@@ -338,8 +338,8 @@ impl World {
     pub(crate) fn operator_looks(&mut self) {
         self.queue.push(self.now + OPERATOR_LOOKS, Event::OperatorLooks);
         let Some(process) = &self.control.process else { return };
-        let ids: Vec<_> = process.core.deployments().collect();
-        let views: Vec<_> = ids.into_iter().filter_map(|id| process.core.view(id)).collect();
+        let now = self.coordinator_now(process).time;
+        let views: Vec<_> = process.core.deployments().filter_map(|id| process.core.view(id, now)).collect();
         let all = self.control.plans.iter().all(|plan| *plan == PlanStand::Answered);
         let idle = process.outputs.is_empty() && process.flushing.is_none();
         if self.calm && all && idle && views.iter().all(|view| view.rollout.outcome.is_some()) {
@@ -353,8 +353,9 @@ impl World {
                 }
             }
         }
-        if self.calm {
-            self.allow_reading();
+        // In the calm all that waits goes on; before it, a coordinator that crashes later is not to forget the operator's word.
+        if self.calm || self.mishap(10) {
+            self.allow_all_reading();
         }
     }
 
@@ -385,18 +386,36 @@ impl World {
         self.settle_coordinator();
     }
 
-    /// In the calm, the operator pays for what the budgets do not.
-    fn allow_reading(&mut self) {
-        while let Some(((site, content), bytes)) = self.unaffordable.pop_first() {
-            self.totals.overrides += 1;
-            self.checks.wan.allowed(content, bytes);
-            self.feed_coordinator(Input::AllowReading { site, content, bytes });
+    /// The operator pays for what the budgets do not.
+    fn allow_all_reading(&mut self) {
+        let Some(process) = &self.control.process else { return };
+        let deployments = process.core.deployments();
+        let waits = deployments.flat_map(|id| process.core.budget_waits(id).map(move |wait| (id, wait)));
+        for (id, wait) in waits.collect::<Vec<_>>() {
+            self.allow_reading(id, wait);
         }
+    }
+
+    fn allow_reading(&mut self, id: DeploymentId, wait: BudgetWait) {
+        let Some(now) = self.control.process.as_ref().map(|process| self.coordinator_now(process)) else { return };
+        let (site, package) = (wait.of.site, Some(wait.package));
+        let allow = AllowReading { site, package, bytes: wait.wanted_bytes };
+        let Some(process) = &mut self.control.process else { return };
+        let answer = process.core.allow_reading(id, &allow, now);
+        self.trace.note(self.now, format_args!("operator: {id} {allow:?} {answer:?}"));
+        self.totals.overrides += 1;
+        for of in answer.unwrap_or_default() {
+            let site = self.scenario.sites.iter().position(|site| site.name == of.site).unwrap_or_default();
+            let alone = of.node.and_then(|node| self.scenario.node(node));
+            self.checks.wan.allowed(Way { site, alone, content: of.content }, allow.bytes);
+        }
+        self.settle_coordinator();
     }
 
     pub(crate) fn what_is_unfinished(&self) -> String {
         let Some(process) = &self.control.process else { return "the coordinator is down".to_owned() };
-        let views = process.core.deployments().filter_map(|id| process.core.view(id));
+        let now = self.coordinator_now(process).time;
+        let views = process.core.deployments().filter_map(|id| process.core.view(id, now));
         let open = views.filter(|view| view.rollout.outcome.is_none()).map(|view| {
             let view = view.rollout;
             format!("{} in stage {:?} waits for {:?}, gate {:?}", view.deployment, view.stage, view.waiting, view.gate)

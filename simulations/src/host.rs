@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shoal_proto::id::{BlockIndex, ContentId};
 use shoal_proto::manifest::{Phase, Signed};
-use shoal_proto::node::{Input, Node, Output, What};
+use shoal_proto::node::{Input, Node, Output, Pin, What};
 use shoal_proto::rollout::{Actor, Failure, StepOutcome};
 use shoal_proto::runs::StepRecord;
 use shoal_proto::time::Time;
@@ -59,6 +59,8 @@ pub(crate) struct Process {
     pub(crate) fetches: BTreeMap<u64, Fetch>,
     pub(crate) uploads: BTreeMap<(usize, u64), Upload>,
     running: BTreeSet<StepRun>,
+    /// What its store was told to keep; `None` before it was.
+    pub(crate) pins: Option<BTreeSet<Pin>>,
 }
 
 impl Process {
@@ -96,6 +98,7 @@ impl World {
             fetches: BTreeMap::new(),
             uploads: BTreeMap::new(),
             running: BTreeSet::new(),
+            pins: None,
         };
         host.process = Some(process);
         self.queue.push(self.now, Event::Dial { node, life });
@@ -217,7 +220,9 @@ impl World {
                 let (at, life) = (self.now + Duration::from_millis(20), self.hosts[node].life);
                 self.queue.push(at, Event::StepKilled { place: Place::Node(node), life, run });
             }
-            Output::Welcomed { .. } | Output::Persist(_) => {}
+            Output::Pins(pins) => self.pin(node, pins),
+            // Disks in storms are large enough.
+            Output::Welcomed { .. } | Output::MakeRoom | Output::Persist(_) => {}
         }
     }
 

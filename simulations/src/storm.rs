@@ -95,9 +95,10 @@ mod tests {
     use super::*;
 
     /// Seeds that fail when a rule that a storm once found missing is taken out again: a start is remembered across a crash
-    /// (3, 17), a lease for what the site has is paid for (7, 23, 33), a second lease is (46, 59), and a restarted
-    /// coordinator waits for its nodes (82, 142, 161).
-    const REGRESSIONS: [u64; 10] = [3, 7, 17, 23, 33, 46, 59, 82, 142, 161];
+    /// (3, 17), a lease for what the site has is paid for (7, 23, 33), a second lease is (46, 59), a restarted coordinator
+    /// waits for its nodes (82, 142, 161), what is staged while a later deployment succeeds is kept (19), and connections
+    /// begin with what nodes keep (122, 141).
+    const REGRESSIONS: [u64; 13] = [3, 7, 17, 19, 23, 33, 46, 59, 82, 122, 141, 142, 161];
 
     #[test]
     fn seeds_that_failed_once_pass() {

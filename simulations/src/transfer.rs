@@ -49,6 +49,8 @@ struct Piece {
     bytes: u32,
     begins: Time,
     ends: Time,
+    /// Whether another node of the site had it or read it, when the lease was granted and when the piece was begun.
+    there: [bool; 2],
     /// How it is going to fail, after how many bytes.
     fails: Option<(FaultKind, u32)>,
 }
@@ -139,15 +141,11 @@ impl World {
         let fails = fails.map(|(kind, permille)| (kind, (u64::from(bytes) * permille / 1000) as u32));
         let ends = begins + span(fails.map_or(bytes, |(_, bytes)| bytes), rate);
         self.wan_free[site] = ends;
-        read.piece = Some(Piece { number, block, bytes, begins, ends, fails });
         // An origin that is down is given up after a while.
         let patience = if fails.is_some() { Duration::from_millis(300) } else { Duration::ZERO };
-        let way = self.way(node, content);
-        if lease.is_own() {
-            self.checks.wan.begin_own(way, block, bytes);
-        } else {
-            let there = self.is_in_site(node, content, block);
-            self.checks.wan.begin(way, block, bytes, there, there_at_grant);
+        let there = [there_at_grant, self.is_in_site(node, content, block)];
+        if let Some(read) = self.hosts[node].process.as_mut().and_then(|process| process.reads.front_mut()) {
+            read.piece = Some(Piece { number, block, bytes, begins, ends, there, fails });
         }
         let life = self.hosts[node].life;
         self.queue.push(ends + patience, Event::Piece { node, life, lease, piece: number });
@@ -191,8 +189,8 @@ impl World {
         read.read_bytes += u64::from(piece.bytes);
         read.next += 1;
         let fresh = self.hosts[node].disk.store(content, piece.block);
-        let wasted = if fresh { 0 } else { u64::from(piece.bytes) };
-        self.count(node, content, lease, u64::from(piece.bytes), wasted);
+        let wasted = if fresh { 0 } else { piece.bytes };
+        self.count(node, content, lease, piece, piece.bytes, wasted);
         if fresh {
             self.checks.away.stored(node, content, piece.block, self.now);
             self.feed_node(node, Input::Landed { content, block: piece.block });
@@ -207,12 +205,19 @@ impl World {
         read.read_bytes += u64::from(bytes);
         let (content, lease) = (read.grant.content, read.grant.lease);
         let kept = if good { host.disk.store_part(content, piece.block, bytes) } else { 0 };
-        self.count(node, content, lease, u64::from(bytes), u64::from(bytes - kept));
+        self.count(node, content, lease, piece, bytes, bytes - kept);
     }
 
-    fn count(&mut self, node: usize, content: ContentId, lease: LeaseId, read: u64, wasted: u64) {
-        self.totals.wan_bytes += read;
-        let verdict = self.checks.wan.read(self.way(node, content), lease, read, wasted);
+    fn count(&mut self, node: usize, content: ContentId, lease: LeaseId, piece: Piece, bytes: u32, wasted: u32) {
+        self.totals.wan_bytes += u64::from(bytes);
+        let way = self.way(node, content);
+        // A grant for which nothing was read was none: the next one is the first.
+        match bytes {
+            0 => {}
+            _ if lease.is_own() => self.checks.wan.begin_own(way, piece.block, piece.bytes),
+            _ => self.checks.wan.begin(way, piece.block, piece.bytes, piece.there),
+        }
+        let verdict = self.checks.wan.read(way, lease, u64::from(bytes), u64::from(wasted));
         self.verify("WAN-ONCE", verdict);
     }
 

@@ -3,11 +3,10 @@
 //! A handler of an event may feed cores; carrying out what they say only makes events, so that nothing recurses and every
 //! event is checked by itself. Everything random comes from one generator: a seed is a run.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shoal_proto::exchange::FetchError;
-use shoal_proto::id::{ContentId, LeaseId, Name};
+use shoal_proto::id::{ContentId, LeaseId};
 use shoal_proto::rng::{Rng, mix};
 use shoal_proto::time::Time;
 use shoal_proto::wire::StepRun;
@@ -81,8 +80,6 @@ pub(crate) struct World {
     /// When the WAN of each site is free again.
     pub(crate) wan_free: Vec<Time>,
     pub(crate) numbers: u64,
-    /// What sites wait for because their budget is spent, in bytes.
-    pub(crate) unaffordable: BTreeMap<(Name, ContentId), u64>,
     pub(crate) progress: Progress,
     pub(crate) over: bool,
     broken: Option<Violation>,
@@ -120,7 +117,6 @@ impl World {
             origin_down_until: Time::ZERO,
             wan_free: vec![Time::ZERO; scenario.sites.len()],
             numbers: 0,
-            unaffordable: BTreeMap::new(),
             progress: Progress::default(),
             over: false,
             broken: None,

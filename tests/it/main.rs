@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod away;
+mod cache;
 mod crashes;
 mod deploy;
 mod errors;

@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 
 use super::error::ApiError;
 use super::types::{
-    Action, DeployRequest, Deployment, Deployments, Done, Events, Feeds, Logs, NewToken, Nodes, Sites, Status,
-    TokenRequest, Tokens,
+    Action, AllowRequest, DeployRequest, Deployment, Deployments, Done, Events, Feeds, Logs, NewToken, Nodes, Sites,
+    Status, TokenRequest, Tokens,
 };
 
 /// Where the driver puts its answer.
@@ -100,6 +100,15 @@ pub enum Command {
         id: DeploymentId,
         /// What.
         action: Action,
+        /// Done.
+        reply: Reply<Done>,
+    },
+    /// Lets a site read more than its budget pays for.
+    Allow {
+        /// For which deployment.
+        id: DeploymentId,
+        /// Which site, and how much.
+        request: AllowRequest,
         /// Done.
         reply: Reply<Done>,
     },

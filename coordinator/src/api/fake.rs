@@ -109,6 +109,11 @@ impl Play {
                     put(reply, answer);
                 });
             }
+            Command::Allow { request, reply, .. } => {
+                let AllowRequest { site, bytes, package } = request;
+                let of = package.map_or_else(String::new, |package| format!(" of {package}"));
+                put(reply, Ok(done(format!("{site} may read {bytes} bytes more{of}"), vec![])));
+            }
             Command::Operator { action, reply, .. } => {
                 self.acted.send(action).await.unwrap();
                 put(reply, Ok(done("`restart` runs again on 1 node".to_owned(), vec!["syd-2".to_owned()])));

@@ -23,8 +23,8 @@ use super::limits::{
 };
 use super::token::AdminToken;
 use super::types::{
-    Action, DeployRequest, Deployment, Deployments, Done, Events, Feeds, Logs, NewToken, Nodes, Sites, Status,
-    TokenRequest, Tokens,
+    Action, AllowRequest, DeployRequest, Deployment, Deployments, Done, Events, Feeds, Logs, NewToken, Nodes, Sites,
+    Status, TokenRequest, Tokens,
 };
 
 type Answer<T> = Result<Json<T>, ApiError>;
@@ -45,6 +45,7 @@ pub(super) fn router(token: AdminToken, commands: mpsc::Sender<Command>) -> Rout
         .route("/v1/deployments/{id}/logs", get(logs))
         .route("/v1/deployments/{id}/events", get(events))
         .route("/v1/deployments/{id}/operator", post(operator))
+        .route("/v1/deployments/{id}/allow", post(allow))
         .fallback(no_such_page)
         .method_not_allowed_fallback(no_such_page)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -191,6 +192,16 @@ async fn events(
 async fn operator(State(driver): State<Driver>, Path(id): Path<String>, Body(action): Body<Action>) -> Answer<Done> {
     let id = parse_id(&id)?;
     driver.ask(ANSWER_TIMEOUT, |reply| Command::Operator { id, action, reply }).await
+}
+
+async fn allow(
+    State(driver): State<Driver>,
+    Path(id): Path<String>,
+    Body(request): Body<AllowRequest>,
+) -> Answer<Done> {
+    let id = parse_id(&id)?;
+    check(request.bytes > 0, || "0 bytes allow nothing".to_owned())?;
+    driver.ask(ANSWER_TIMEOUT, |reply| Command::Allow { id, request, reply }).await
 }
 
 fn parse_id(text: &str) -> Result<DeploymentId, ApiError> {

@@ -266,6 +266,19 @@ pub enum Action {
     },
 }
 
+/// Body of `POST /v1/deployments/{id}/allow`: lets a site read more over its WAN than its budget for reading again pays for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowRequest {
+    /// Which site.
+    pub site: Name,
+    /// How many bytes more of each package that it is about.
+    pub bytes: u64,
+    /// Of which package; of each that waits if none is given.
+    #[serde(default)]
+    pub package: Option<Name>,
+}
+
 /// The four answers to a failed step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use shoal_proto::id::{DeploymentId, Name};
 
-use super::units::parse_ttl_s;
+use super::units::{parse_positive_size, parse_ttl_s};
 use shoal_proto::rollout::units::{parse_duration, parse_rate};
 
 /// Brings a release to every machine of many sites, and runs it there.
@@ -104,6 +104,8 @@ pub enum Command {
     Exclude(AnswerArgs),
     /// Answer a failed step: let the deployment fail
     Fail(AnswerArgs),
+    /// Let a site read more over its WAN than the 1 % that it may read again
+    Allow(AllowArgs),
     /// The nodes of the mesh
     #[command(subcommand)]
     Nodes(NodesCommand),
@@ -264,6 +266,22 @@ pub struct AnswerArgs {
     /// To this step only
     #[arg(long)]
     pub step: Option<Name>,
+}
+
+/// Arguments of `allow`.
+#[derive(Args, Debug)]
+pub struct AllowArgs {
+    /// Which deployment, such as d12
+    pub id: DeploymentId,
+    /// The site
+    #[arg(long)]
+    pub site: Name,
+    /// How much more it may read of each package, such as 20MB
+    #[arg(long, value_name = "SIZE", value_parser = parse_positive_size)]
+    pub bytes: u64,
+    /// Of this package only; without it, of each that waits
+    #[arg(long)]
+    pub package: Option<Name>,
 }
 
 /// What to do with recipes.

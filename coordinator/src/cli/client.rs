@@ -125,6 +125,11 @@ impl Client {
         self.post(&["deployments", &id.to_string(), "operator"], action, ANSWER_TIMEOUT).await
     }
 
+    /// Lets a site read more than its budget pays for.
+    pub async fn allow(&self, id: DeploymentId, request: &AllowRequest) -> Result<Done, CliError> {
+        self.post(&["deployments", &id.to_string(), "allow"], request, ANSWER_TIMEOUT).await
+    }
+
     async fn fetch<T: DeserializeOwned>(&self, path: &[&str], query: &str, limit: Duration) -> Result<T, CliError> {
         self.exchange(self.request(Method::GET, path, query), limit).await
     }

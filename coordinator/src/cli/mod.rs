@@ -27,9 +27,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use crate::api::types::{Action, Answer, TokenRequest};
+use crate::api::types::{Action, AllowRequest, Answer, TokenRequest};
 use crate::demo;
-use args::{AnswerArgs, Cli, Command, Format, Global, ListCommand, NodesCommand, StatusArgs, TokenCommand};
+use args::{AllowArgs, AnswerArgs, Cli, Command, Format, Global, ListCommand, NodesCommand, StatusArgs, TokenCommand};
 use client::Client;
 use exit::{CliError, Exit};
 use terminal::Terminal;
@@ -124,6 +124,9 @@ async fn dispatch(
         Command::Ignore(args) => answer(&client, terminal, Answer::Ignore, args).await?,
         Command::Exclude(args) => answer(&client, terminal, Answer::Exclude, args).await?,
         Command::Fail(args) => answer(&client, terminal, Answer::Fail, args).await?,
+        Command::Allow(AllowArgs { id, site, bytes, package }) => {
+            done(terminal, client.allow(id, &AllowRequest { site, bytes, package }).await?)?;
+        }
         Command::Nodes(command) => nodes(&client, terminal, command).await?,
         Command::Sites(ListCommand::Ls) => {
             let document = client.sites().await?;

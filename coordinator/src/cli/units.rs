@@ -1,6 +1,6 @@
 //! Figures as people read them: bytes by powers of ten, times, ratios. How they are written is in `proto`.
 
-use shoal_proto::rollout::units::{UnitError, parse_duration};
+use shoal_proto::rollout::units::{UnitError, parse_duration, parse_size};
 
 /// `51.5 MB`; powers of ten, as networks and feeds count.
 pub fn bytes(bytes: u64) -> String {
@@ -54,6 +54,18 @@ pub fn count(number: u32, thing: &str) -> String {
 /// As [`parse_duration`].
 pub fn parse_ttl_s(text: &str) -> Result<u64, UnitError> {
     parse_duration(text).map(|time| time.as_secs())
+}
+
+/// A size in bytes that is not 0.
+///
+/// # Errors
+/// Text that is no size, or 0.
+pub fn parse_positive_size(text: &str) -> Result<u64, String> {
+    match parse_size(text) {
+        Ok(0) => Err("0 allows nothing".to_owned()),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 #[cfg(test)]

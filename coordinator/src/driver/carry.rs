@@ -9,10 +9,10 @@ use shoal_node::transfer::serve::{Declined, Special};
 use shoal_proto::bulk::{BlockRequest, Encoding, Refusal};
 use shoal_proto::codec;
 use shoal_proto::coordinator::{Input, Notice, Output, Part, Record};
-use shoal_proto::id::{DeploymentId, Name, NodeId, PackageIndex, RecipeId};
+use shoal_proto::id::{ContentId, DeploymentId, Name, NodeId, PackageIndex, RecipeId};
 use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, RECORD_BYTES_MAX};
 use shoal_proto::manifest::Manifest;
-use shoal_proto::wan::Outcome;
+use shoal_proto::wan::{self, Outcome};
 use shoal_proto::wire::{Fault, FaultKind, Frame, Grant, LeaseEnd, Origin, Standby, StepRun, ToCoordinator, ToNode};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -53,7 +53,8 @@ impl Server {
     fn note(&mut self, record: &Record) {
         let (Record::Rollout { deployment, .. }
         | Record::Acquired { deployment, .. }
-        | Record::Read { deployment, .. }) = record
+        | Record::Read { deployment, .. }
+        | Record::Budget { deployment, .. }) = record
         else {
             return;
         };
@@ -198,7 +199,7 @@ impl Server {
             Notice::ReadFailed { node, content, cause } => {
                 warn!(node = name(node), content = %content.short(), cause, "a read over the WAN failed");
             }
-            Notice::Wan { site, content, notice } => warn!(%site, content = %content.short(), ?notice, "WAN"),
+            Notice::Wan { site, content, notice } => say_of_wan(site, *content, notice),
             Notice::Changed(id) => drop(self.touched.insert(*id)),
             Notice::Finished { deployment, outcome } => {
                 info!(%deployment, ?outcome, "a deployment is over");
@@ -222,13 +223,31 @@ impl Server {
     }
 }
 
+fn say_of_wan(site: &Name, content: ContentId, notice: &wan::Notice) {
+    let content = content.short();
+    match notice {
+        wan::Notice::BudgetEmpty { wanted_bytes, left_bytes } => warn!(
+            %site, %content, wanted_bytes, left_bytes,
+            "reading waits, the site's budget for reading again is spent: `shoal status` says what would allow it",
+        ),
+        wan::Notice::NoReader { missing_blocks } => {
+            warn!(%site, %content, missing_blocks, "no node of the site can read what is missing");
+        }
+        wan::Notice::OriginFailing { failures, .. } => {
+            warn!(%site, %content, failures, "the origin fails for every node that tries; it is tried again later");
+        }
+        wan::Notice::OriginBack => info!(%site, %content, "the origin answers again"),
+    }
+}
+
 fn entry(record: &Record) -> Entry {
     let stream = match record {
         Record::Directory(_) => "directory".to_owned(),
         Record::Created(_) => "deployments".to_owned(),
-        Record::Rollout { deployment, .. } | Record::Acquired { deployment, .. } | Record::Read { deployment, .. } => {
-            deployment.to_string()
-        }
+        Record::Rollout { deployment, .. }
+        | Record::Acquired { deployment, .. }
+        | Record::Read { deployment, .. }
+        | Record::Budget { deployment, .. } => deployment.to_string(),
         Record::Step(_) => "steps".to_owned(),
     };
     let bytes = codec::encode(record, RECORD_BYTES_MAX).expect("records are made of bounded parts");

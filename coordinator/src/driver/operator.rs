@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use shoal_node::runner::RunReport;
-use shoal_proto::id::{DeploymentId, Name, NodeId};
+use shoal_proto::coordinator::AllowReading;
+use shoal_proto::id::{DeploymentId, Name, NodeId, PackageIndex};
 use shoal_proto::manifest::{Phase, StepRef};
 use shoal_proto::rollout::{Actor, Operator, Which};
 use shoal_proto::wire::{OutputStream, StepRun};
@@ -15,10 +16,11 @@ use super::{ServeError, Server};
 use crate::api::command::{Command, Cursor, LogFilter, Reply};
 use crate::api::limits::{EVENTS_MAX, LOG_LINES_MAX};
 use crate::api::types::{
-    Action, Answer, Done, DoneSchema, Events, EventsSchema, Feed, Feeds, FeedsSchema, Logs, LogsSchema, Node, Nodes,
-    NodesSchema, Site, Sites, SitesSchema,
+    Action, AllowRequest, Answer, Done, DoneSchema, Events, EventsSchema, Feed, Feeds, FeedsSchema, Logs, LogsSchema,
+    Node, Nodes, NodesSchema, Site, Sites, SitesSchema,
 };
 use crate::api::{ApiError, ErrorCode};
+use crate::cli::units;
 use crate::config::{FeedConfig, Remote};
 
 /// A request that waits for something to happen.
@@ -60,6 +62,11 @@ impl Server {
             Command::Events { id, cursor, reply } => self.wait(id, cursor, Question::Events(reply)),
             Command::Operator { id, action, reply } => {
                 let answer = self.operate(id, &action).await?;
+                let _ = reply.send(answer);
+            }
+            Command::Allow { id, request, reply } => {
+                let answer = self.allow(id, request);
+                self.settle().await?;
                 let _ = reply.send(answer);
             }
         }
@@ -130,6 +137,24 @@ impl Server {
             .map_err(|error| ApiError::new(ErrorCode::Conflict, format!("{id}: {error}")));
         self.settle().await?;
         Ok(done.map(|()| Done { schema: DoneSchema::V1, message, nodes: Vec::new() }))
+    }
+
+    /// Lets a site read more than its budgets pay for.
+    fn allow(&mut self, id: DeploymentId, request: AllowRequest) -> Result<Done, ApiError> {
+        let AllowRequest { site, bytes, package } = request;
+        let manifest = self.core.manifest(id).ok_or_else(|| no_deployment(id))?;
+        let index = |name: &Name| {
+            let mut packages = manifest.packages.iter().zip(0..).filter(|(package, _)| package.name == *name);
+            let missing = || ApiError::new(ErrorCode::NotFound, format!("{id} has no package `{name}`"));
+            packages.next().map(|(_, index)| PackageIndex(index)).ok_or_else(missing)
+        };
+        let package = package.as_ref().map(index).transpose()?;
+        let message = format!("{site} may read {} more for {id}", units::bytes(bytes));
+        let now = self.now();
+        let budgets = self.core.allow_reading(id, &AllowReading { site, package, bytes }, now);
+        let budgets = budgets.map_err(|error| ApiError::new(ErrorCode::Conflict, error.to_string()))?;
+        let nodes = budgets.iter().filter_map(|of| of.node).map(|node| self.node_name(node)).collect();
+        Ok(Done { schema: DoneSchema::V1, message, nodes })
     }
 
     /// The command that `action` means for a deployment, and what to say when it is done.

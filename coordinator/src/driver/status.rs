@@ -1,8 +1,10 @@
 //! From the core's view of a deployment to what the API tells of it.
 
-use shoal_proto::coordinator::{Created, DeploymentView, SiteView};
-use shoal_proto::id::DeploymentId;
-use shoal_proto::manifest::{Manifest, Phase};
+use std::collections::BTreeMap;
+
+use shoal_proto::coordinator::{BudgetWait, Created, DeploymentView, SiteView};
+use shoal_proto::id::{DeploymentId, NodeId, PackageIndex};
+use shoal_proto::manifest::{Manifest, Package, Phase};
 use shoal_proto::rollout::view::{self, NodeView, PackageState, StepView, View, Waiting};
 use shoal_proto::rollout::{Exclusion, Failure, Outcome, StepOutcome};
 use shoal_proto::time::WallTime;
@@ -16,10 +18,11 @@ use crate::api::types::{
     SiteFigures, SiteStatus, Stage, Status, StatusSchema, StepPhase, StepState, StepStatus,
 };
 use crate::api::{ApiError, ErrorCode};
+use crate::cli::units;
 
 impl Server {
     pub(super) fn deployment(&self, id: DeploymentId) -> Option<Deployment> {
-        let view = self.core.view(id)?.rollout;
+        let view = self.core.view(id, self.now().time)?.rollout;
         Some(Deployment {
             schema: DeploymentSchema::V1,
             id,
@@ -46,15 +49,24 @@ impl Server {
                 .next("start with `shoal deploy -f deploy.yaml`")
         };
         let id = id.or_else(|| self.core.deployments().last()).ok_or_else(none)?;
-        let DeploymentView { rollout, sites } = self.core.view(id).ok_or_else(|| no_deployment(id))?;
+        let now = self.now();
+        let view = self.core.view(id, now.time).ok_or_else(|| no_deployment(id))?;
+        let DeploymentView { rollout, sites, held_bytes } = view;
         let (Some(manifest), Some(created)) = (self.core.manifest(id), self.core.created(id)) else {
             return Err(no_deployment(id));
         };
-        let now = self.now().wall;
+        let now = now.wall;
         let times = rollout.times;
         let began = times.began.unwrap_or(now);
         let bound = |site: &SiteView| self.config.sites.get(&site.site).and_then(|config| config.wan_limit);
-        let site_statuses = sites.iter().map(|site| site_status(site, bound(site), &rollout, now)).collect();
+        let mut nodes: Vec<_> =
+            rollout.nodes.iter().map(|node| node_status(node, &rollout, manifest, &held_bytes)).collect();
+        nodes.sort_by(|a, b| (&a.site, &a.name).cmp(&(&b.site, &b.name)));
+        let sites = sites.iter().map(|site| {
+            let of_site = nodes.iter().filter(|node| node.site == site.site.as_str());
+            site_status(site, of_site.map(|node| node.have_bytes).sum(), bound(site), &rollout, now)
+        });
+        let sites = sites.collect();
         let mut status = Status {
             schema: StatusSchema::V1,
             id,
@@ -74,16 +86,32 @@ impl Server {
                 acquired: rollout.gate.ready,
                 open: rollout.gate.open,
             },
-            waiting: waiting(&rollout, manifest, created),
-            nodes: rollout.nodes.iter().map(|node| node_status(node, &rollout, manifest)).collect(),
+            waiting: waiting(&rollout, manifest, created).into_iter().chain(self.budget_waits(id, manifest)).collect(),
+            nodes,
             steps: Vec::new(),
             coordinator_steps: rollout.coordinator.iter().map(step_status).collect(),
-            sites: site_statuses,
+            sites,
             summary: None,
         };
-        status.nodes.sort_by(|a, b| (&a.site, &a.name).cmp(&(&b.site, &b.name)));
         self.add_tails(id, &mut status);
         Ok(Box::new(status))
+    }
+
+    /// What is not read because the budget for reading again is spent (WAN-ONCE).
+    fn budget_waits(&self, id: DeploymentId, manifest: &Manifest) -> Vec<String> {
+        let sentence = |wait: BudgetWait| {
+            let package = manifest.packages.get(wait.package.index()).map_or("?", |package| package.name.as_str());
+            let reader = wait.of.node.map_or_else(|| wait.of.site.to_string(), |node| self.node_name(node));
+            let more = wait.wanted_bytes.saturating_sub(wait.left_bytes).max(1);
+            format!(
+                "{reader} would have to read {} of {package} again, and its budget has {} left: it waits for nodes that \
+                 have them, or for `shoal allow {id} --site {} --package {package} --bytes {more}B`",
+                units::bytes(wait.wanted_bytes),
+                units::bytes(wait.left_bytes),
+                wait.of.site,
+            )
+        };
+        self.core.budget_waits(id).map(sentence).collect()
     }
 
     /// Shows the last lines of steps that failed.
@@ -124,11 +152,21 @@ fn stage(stage: view::Stage) -> Stage {
     }
 }
 
-fn node_status(node: &NodeView, view: &View, manifest: &Manifest) -> NodeStatus {
+fn node_status(
+    node: &NodeView,
+    view: &View,
+    manifest: &Manifest,
+    held_bytes: &BTreeMap<(NodeId, PackageIndex), u64>,
+) -> NodeStatus {
     let packages = || manifest.packages_of(node.node);
     let is_there = |index| {
         let state = node.packages.iter().find(|package| package.package == index).map(|package| &package.state);
         matches!(state, Some(PackageState::Acquired { .. }))
+    };
+    let have = |(index, package): (PackageIndex, &Package)| {
+        // Of a package on its way: what no block has, stands in the recipe.
+        let held = || held_bytes.get(&(node.node, index)).map_or(0, |held| *held.min(&package.size));
+        if is_there(index) { package.size } else { held() }
     };
     let failed = node.packages.iter().find_map(|package| match &package.state {
         PackageState::Failed { cause } => Some(cause.clone()),
@@ -145,7 +183,7 @@ fn node_status(node: &NodeView, view: &View, manifest: &Manifest) -> NodeStatus 
         online: node.online,
         acquired: node.acquired,
         package_bytes: packages().map(|(_, package)| package.size).sum(),
-        have_bytes: packages().filter(|(index, _)| is_there(*index)).map(|(_, package)| package.size).sum(),
+        have_bytes: packages().map(have).sum(),
         error: excluded.or(failed),
         steps: node.steps.iter().map(step_status).collect(),
     }
@@ -206,7 +244,7 @@ fn step_status(step: &StepView) -> StepStatus {
     }
 }
 
-fn site_status(site: &SiteView, wan_limit: Option<u64>, rollout: &View, now: WallTime) -> SiteStatus {
+fn site_status(site: &SiteView, have_bytes: u64, wan_limit: Option<u64>, rollout: &View, now: WallTime) -> SiteStatus {
     let began = rollout.times.acquire_began;
     let so_far = began.map_or(0, |began| rollout.times.finished.unwrap_or(now).0.saturating_sub(began.0));
     let bound_ms =
@@ -224,16 +262,13 @@ fn site_status(site: &SiteView, wan_limit: Option<u64>, rollout: &View, now: Wal
         bound_ms,
         of_bound: None,
     };
-    let whole = u64::from(site.acquired) * site.package_bytes;
-    let live = site.live.unwrap_or_default();
-    let per_node = u64::from(site.nodes - site.acquired.min(site.nodes));
     SiteStatus {
         figures: figures.with_ratios(),
         nodes_acquired: site.acquired,
-        have_bytes: (whole + per_node * live.in_site_bytes.min(site.package_bytes)).min(site.wanted_bytes),
-        missing_bytes: live.missing_bytes,
-        wan_rate: live.rate,
-        peer_rate: 0,
+        have_bytes,
+        missing_bytes: site.live.map_or(0, |live| live.missing_bytes),
+        wan_rate: site.rates.wan,
+        peer_rate: site.rates.peers,
     }
 }
 

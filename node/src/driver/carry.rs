@@ -49,6 +49,12 @@ impl Agent {
             Output::Serve { request, .. } => self.decide_upload(request, true),
             Output::Refuse { request, .. } => self.decide_upload(request, false),
             Output::Seal { content } => self.seal(content),
+            Output::Pins(pins) => {
+                if let Err(error) = tokio::task::block_in_place(|| self.store.replace_pins(&pins)) {
+                    warn!(%error, "cannot write down which packages deployments need: the cache is not made smaller");
+                }
+            }
+            Output::MakeRoom => self.make_room(),
             Output::Persist(record) => tokio::task::block_in_place(|| self.step_log.append(&record))?,
             Output::Run { run, manifest } => self.run_step(run, &manifest),
             Output::Kill { run } => {
@@ -77,12 +83,15 @@ impl Agent {
         });
     }
 
-    /// Lets go of a content; when none is open, makes room in the cache.
+    /// Lets go of a content.
     fn close(&mut self, content: ContentId) {
         self.contents.remove(&content);
         self.reads_waiting.remove(&content);
         self.uploads.retain(|_, (of, _)| *of != content);
-        let Some(bytes_max) = self.config.cache_max.filter(|_| self.contents.is_empty()) else { return };
+    }
+
+    fn make_room(&self) {
+        let Some(bytes_max) = self.config.cache_max else { return };
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || match store.collect(bytes_max) {
             Ok(collected) => info!(?collected, "the cache was looked through"),

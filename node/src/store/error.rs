@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use shoal_proto::id::{ContentId, DeploymentId, PackageId, RecipeId};
+use shoal_proto::id::{ContentId, PackageId, RecipeId};
 use shoal_proto::limits::{BLOCK_BYTES_MAX, SEGMENT_BYTES_MAX};
 use thiserror::Error;
 
@@ -71,14 +71,6 @@ pub enum StoreError {
         package: PackageId,
         /// What was taken for its recipe.
         recipe: RecipeId,
-    },
-    /// More deployments pin a package than a node keeps count of.
-    #[error("package {package} is pinned by too many deployments to add {deployment}: cancel or remove old ones")]
-    TooManyPins {
-        /// The package.
-        package: PackageId,
-        /// The one too many.
-        deployment: DeploymentId,
     },
 }
 

@@ -3,10 +3,11 @@
 //! Invariant: what a deployment pins, and what is open, never goes. What goes, goes as a whole: the package's file and its
 //! recipe's. The least recently used goes first; partial files and recipes that nothing wants go whatever the size.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_proto::id::{ContentId, DeploymentId, PackageId, RecipeId};
 use shoal_proto::limits::PINS_PER_PACKAGE_MAX;
+use shoal_proto::node::Pin;
 use shoal_proto::time::WallTime;
 use tracing::info;
 
@@ -53,40 +54,25 @@ pub(super) fn choose(mut candidates: Vec<Candidate>, bytes_max: u64) -> Vec<Pack
 }
 
 impl Store {
-    /// Keeps a package, held or not yet, for a deployment. Durable when this returns.
-    ///
-    /// # Errors
-    /// [`StoreError::TooManyPins`]; those of the index.
-    pub fn pin(&self, package: PackageId, recipe: RecipeId, deployment: DeploymentId) -> Result<(), StoreError> {
-        let full = |record: &Record| record.pins.len() >= PINS_PER_PACKAGE_MAX && !record.pins.contains(&deployment);
-        if self.inner.state().records.get(&package).is_some_and(full) {
-            return Err(StoreError::TooManyPins { package, deployment });
-        }
-        self.inner.change_record(package, recipe, |record| record.pins.insert(deployment))
-    }
-
-    /// Ends what [`Store::pin`] began. The package stays until the room is needed.
+    /// Keeps exactly these packages, held or not yet, whatever the size; replaces what was pinned before. Durable when this
+    /// returns. If it fails, what is pinned is unknown, and nothing is dropped until it succeeds.
     ///
     /// # Errors
     /// Those of the index.
-    pub fn unpin(&self, package: PackageId, deployment: DeploymentId) -> Result<(), StoreError> {
-        let Some(recipe) = self.inner.state().records.get(&package).map(|record| record.recipe) else { return Ok(()) };
-        self.inner.change_record(package, recipe, |record| record.pins.remove(&deployment))
-    }
-
-    /// Whether the index was lost and with it the knowledge of what is pinned. Until [`Store::pins_restated`] nothing is
-    /// dropped.
-    pub fn pins_lost(&self) -> bool {
-        self.inner.state().pins_lost
-    }
-
-    /// Says that every deployment's pins have been set again, from the coordinator's word.
-    pub fn pins_restated(&self) {
-        self.inner.state().pins_lost = false;
+    pub fn replace_pins(&self, pins: &BTreeSet<Pin>) -> Result<(), StoreError> {
+        let mut state = self.inner.state();
+        let state = &mut *state;
+        let changed = state.repinned(pins);
+        state.pins_lost = true;
+        self.inner.index.put_all(&changed)?;
+        state.records.extend(changed);
+        state.pins_lost = false;
+        Ok(())
     }
 
     /// Drops what is neither pinned nor open: partial files and recipes without a package always, packages until at most
-    /// `bytes_max` are left, least recently used first.
+    /// `bytes_max` are left, least recently used first. Nothing as long as it is unknown what is pinned, since the index was
+    /// lost: [`Store::replace_pins`] says it again.
     ///
     /// # Errors
     /// Those of the disk; what was dropped before stays dropped.
@@ -94,7 +80,7 @@ impl Store {
         let inner = &self.inner;
         let before = inner.state().bytes();
         let mut packages = 0;
-        if !self.pins_lost() {
+        if !inner.state().pins_lost {
             let candidates = inner.state().candidates();
             for package in choose(candidates, bytes_max) {
                 packages += usize::from(inner.drop_package(package)?);
@@ -114,6 +100,29 @@ impl Store {
 }
 
 impl State {
+    /// The records that `pins` change, as they are to be.
+    fn repinned(&mut self, pins: &BTreeSet<Pin>) -> Vec<(PackageId, Record)> {
+        let mut wanted: BTreeMap<PackageId, (RecipeId, BTreeSet<DeploymentId>)> = BTreeMap::new();
+        // From the newest on: where there are too many the oldest go unnamed, and the package is pinned all the same.
+        for Pin { package, recipe, deployment } in pins.iter().rev() {
+            let (_, deployments) = wanted.entry(*package).or_insert((*recipe, BTreeSet::new()));
+            if deployments.len() < PINS_PER_PACKAGE_MAX {
+                deployments.insert(*deployment);
+            }
+        }
+        let last_use = self.now();
+        let mut changed = Vec::new();
+        for (package, record) in &self.records {
+            let (_, pins) = wanted.remove(package).unwrap_or((record.recipe, BTreeSet::new()));
+            if record.pins != pins {
+                changed.push((*package, Record { pins, ..record.clone() }));
+            }
+        }
+        let fresh = |(package, (recipe, pins))| (package, Record { recipe, sealed_bytes: None, last_use, pins });
+        changed.extend(wanted.into_iter().map(fresh));
+        changed
+    }
+
     fn bytes(&self) -> u64 {
         self.entries.values().map(|entry| entry.bytes).sum()
     }

@@ -139,6 +139,14 @@ impl Index {
         self.flush()
     }
 
+    /// Writes records durably; if that fails, any of them may be written.
+    pub(super) fn put_all(&self, records: &[(PackageId, Record)]) -> Result<(), StoreError> {
+        for (package, record) in records {
+            self.put_soon(*package, record)?;
+        }
+        if records.is_empty() { Ok(()) } else { self.flush() }
+    }
+
     /// Writes a record that a crash may undo.
     pub(super) fn put_soon(&self, package: PackageId, record: &Record) -> Result<(), StoreError> {
         let bytes = codec::encode(record, PACKAGE_RECORD_BYTES_MAX).map_err(|e| self.failed(&e))?;

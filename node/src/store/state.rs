@@ -34,6 +34,7 @@ pub(super) struct State {
     pub(super) records: BTreeMap<PackageId, Record>,
     pub(super) entries: BTreeMap<Key, Entry>,
     pub(super) segments: SegmentIndex,
+    /// It is unknown what is pinned.
     pub(super) pins_lost: bool,
     pub(super) newest_use: WallTime,
 }

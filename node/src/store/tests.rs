@@ -10,11 +10,11 @@ use std::thread;
 use proptest::prelude::*;
 use shoal_proto::content::{Cutter, ZipScan};
 use shoal_proto::id::SegmentHash;
+use shoal_proto::node::Pin;
 use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use super::index::Record;
 use super::*;
 
 /// Bytes that do not repeat, the same for the same seed.
@@ -99,6 +99,21 @@ impl Made {
         self.write(&content, 0..self.count());
         store.seal(&content).unwrap();
     }
+}
+
+/// Replaces what is pinned.
+fn pin(store: &Store, pins: &[(&Made, u64)]) {
+    let pin = |(made, deployment): &(&Made, u64)| Pin {
+        package: made.id(),
+        deployment: DeploymentId(*deployment),
+        recipe: made.recipe.id(),
+    };
+    store.replace_pins(&pins.iter().map(pin).collect()).unwrap();
+}
+
+fn pins_of(store: &Store, made: &Made) -> Vec<u64> {
+    let held = store.list().into_iter().find(|holding| holding.content == made.content()).unwrap();
+    held.pins.into_iter().map(|deployment| deployment.0).collect()
 }
 
 fn missing(content: &Content) -> Vec<usize> {
@@ -339,10 +354,9 @@ fn a_crash_between_rename_and_record_is_settled_by_hashing() {
 #[test]
 fn a_record_is_not_believed_against_the_file() {
     let (folder, made) = (TempDir::new().unwrap(), Made::usual());
-    let deployment = DeploymentId(1);
     {
         let store = Store::open(folder.path()).unwrap();
-        store.pin(made.id(), made.recipe.id(), deployment).unwrap();
+        pin(&store, &[(&made, 1)]);
         made.seal_in(&store);
     }
     let file = File::options().write(true).open(file_of(&folder, &made)).unwrap();
@@ -354,8 +368,7 @@ fn a_record_is_not_believed_against_the_file() {
     let store = Store::open(folder.path()).unwrap();
     assert_eq!(store.holds(made.content()), Held::No);
     made.seal_in(&store);
-    let pins = store.list().into_iter().map(|holding| holding.pins).next().unwrap();
-    assert_eq!(pins, BTreeSet::from([deployment]), "a pin outlives the file");
+    assert_eq!(pins_of(&store, &made), [1], "a pin outlives the file");
 }
 
 #[test]
@@ -366,7 +379,7 @@ fn a_damaged_index_is_moved_aside_and_rebuilt_from_the_files() {
         let store = Store::open(folder.path()).unwrap();
         made.seal_in(&store);
         bad.seal_in(&store);
-        assert!(!store.pins_lost());
+        pin(&store, &[(&made, 3)]);
     }
     flip(&file_of(&folder, &bad), bad.recipe.segments()[1].offset);
     for entry in fs::read_dir(folder.path().join("index")).unwrap() {
@@ -381,15 +394,14 @@ fn a_damaged_index_is_moved_aside_and_rebuilt_from_the_files() {
     assert_eq!(store.holds(bad.content()), Held::Partial, "hashed, not believed");
     assert!(fs::read(store.path_of(made.id()).unwrap()).unwrap() == made.bytes);
 
-    // Pins are unknown until the coordinator has said them again.
-    assert!(store.pins_lost());
+    // Pins are unknown until they are said again.
     assert_eq!(store.collect(0).unwrap().packages, 0);
-    store.pin(made.id(), made.recipe.id(), DeploymentId(4)).unwrap();
-    store.pins_restated();
+    pin(&store, &[(&made, 4)]);
     assert_eq!(store.collect(0).unwrap().packages, 1);
     assert_eq!(store.holds(made.content()), Held::Sealed);
     drop(store);
-    assert_eq!(Store::open(folder.path()).unwrap().holds(made.content()), Held::Sealed, "by the record");
+    let store = Store::open(folder.path()).unwrap();
+    assert_eq!((store.holds(made.content()), pins_of(&store, &made)), (Held::Sealed, vec![4]), "by the record");
 }
 
 #[test]
@@ -402,8 +414,10 @@ fn an_index_that_lost_its_records_is_not_taken_for_an_empty_one() {
     fs::remove_dir_all(folder.path().join("index")).unwrap();
     fs::create_dir(folder.path().join("index")).unwrap();
     let store = Store::open(folder.path()).unwrap();
-    assert!(store.pins_lost());
+    assert_eq!(store.collect(0).unwrap().packages, 0, "it may be pinned");
     assert_eq!(store.holds(made.content()), Held::Sealed);
+    pin(&store, &[]);
+    assert_eq!(store.collect(0).unwrap().packages, 1);
 }
 
 #[test]
@@ -416,7 +430,7 @@ fn room_is_made_oldest_first_and_never_from_what_is_pinned_or_open() {
     }
     let partial = Made::new(noise(9, 50_000));
     store.begin_package(&partial.recipe).unwrap();
-    store.pin(packages[0].id(), packages[0].recipe.id(), DeploymentId(1)).unwrap();
+    pin(&store, &[(&packages[0], 1)]);
     let open = store.content(packages[1].content()).unwrap().unwrap();
     store.path_of(packages[2].id()).unwrap();
     let held =
@@ -435,7 +449,7 @@ fn room_is_made_oldest_first_and_never_from_what_is_pinned_or_open() {
     assert_eq!(recipes, 2, "recipes go with their packages");
 
     drop(open);
-    store.unpin(packages[0].id(), DeploymentId(1)).unwrap();
+    pin(&store, &[]);
     assert_eq!(store.collect(0).unwrap().left_bytes, 0);
     drop(store);
     assert_eq!(Store::open(folder.path()).unwrap().list(), []);
@@ -453,23 +467,48 @@ fn what_was_dropped_is_not_reused() {
 }
 
 #[test]
-fn pins_survive_and_are_bounded() {
-    let (folder, made) = (TempDir::new().unwrap(), Made::new(noise(1, 50_000)));
-    let (package, recipe) = (made.id(), made.recipe.id());
-    let pins_max = shoal_proto::limits::PINS_PER_PACKAGE_MAX as u64;
+fn pins_are_replaced_as_a_whole_and_survive() {
+    let folder = TempDir::new().unwrap();
+    let made: Vec<_> = (0..3).map(|n| Made::new(noise(n, 50_000))).collect();
+    let all = |store: &Store| made.iter().map(|made| pins_of(store, made)).collect::<Vec<_>>();
     {
         let store = Store::open(folder.path()).unwrap();
-        // As many bytes as a record of the most pins can have.
-        let pins = (0..pins_max).map(|n| DeploymentId(u64::MAX - n)).collect();
-        let record = Record { recipe, sealed_bytes: None, last_use: WallTime(u64::MAX / 2), pins };
-        store.inner.index.put(package, &record).unwrap();
+        // One is pinned before it is there, and the other while.
+        pin(&store, &[(&made[0], 1), (&made[0], 2)]);
+        made.iter().for_each(|made| made.seal_in(&store));
+        pin(&store, &[(&made[0], 2), (&made[1], 2), (&made[1], 3)]);
+        assert_eq!(all(&store), [vec![2], vec![2, 3], vec![]]);
     }
     let store = Store::open(folder.path()).unwrap();
-    made.seal_in(&store);
-    assert_eq!(store.list()[0].pins.len() as u64, pins_max);
-    store.pin(package, recipe, DeploymentId(u64::MAX)).unwrap();
-    let refused = store.pin(package, recipe, DeploymentId(7));
-    assert!(matches!(refused, Err(StoreError::TooManyPins { .. })), "{refused:?}");
+    assert_eq!(all(&store), [vec![2], vec![2, 3], vec![]]);
+    assert_eq!(store.collect(0).unwrap().packages, 1, "what the index remembers stays");
+    pin(&store, &[(&made[1], 3)]);
+    assert_eq!((pins_of(&store, &made[0]), pins_of(&store, &made[1])), (vec![], vec![3]));
+    assert_eq!(store.collect(0).unwrap().packages, 1);
+    assert_eq!(store.holds(made[1].content()), Held::Sealed);
+}
+
+#[test]
+fn a_package_that_more_deployments_pin_than_are_named_stays_until_the_last_is_over() {
+    let (folder, made) = (TempDir::new().unwrap(), Made::new(noise(1, 50_000)));
+    let named_max = shoal_proto::limits::PINS_PER_PACKAGE_MAX as u64;
+    // Numbers that are as long as any, so that the record is.
+    let first = u64::MAX - named_max - 4;
+    let from = |first: u64| (first..=u64::MAX).map(|n| (&made, n)).collect::<Vec<_>>();
+    {
+        let store = Store::open(folder.path()).unwrap();
+        made.seal_in(&store);
+        pin(&store, &from(first));
+        assert_eq!(pins_of(&store, &made).len() as u64, named_max);
+    }
+    let store = Store::open(folder.path()).unwrap();
+    assert_eq!(store.collect(0).unwrap().packages, 0);
+    // Those that were named are over, the oldest ones are not.
+    pin(&store, &from(first)[..4]);
+    assert_eq!(pins_of(&store, &made), [first, first + 1, first + 2, first + 3]);
+    assert_eq!(store.collect(0).unwrap().packages, 0);
+    pin(&store, &[]);
+    assert_eq!(store.collect(0).unwrap().packages, 1);
 }
 
 #[test]
@@ -481,7 +520,7 @@ fn a_recipe_is_fetched_like_a_package_and_then_serves_both() {
     let id = made.recipe.id();
     {
         let store = Store::open(folder.path()).unwrap();
-        store.pin(made.id(), id, DeploymentId(1)).unwrap();
+        pin(&store, &[(&made, 1)]);
         let content = store.begin_recipe(&outline).unwrap().content;
         for (segment, place) in content.missing() {
             assert!(store.recipe(id).unwrap().is_none());

@@ -10,7 +10,7 @@ use crate::id::{ContentId, DeploymentId, Name, NodeId, PackageIndex};
 use crate::manifest::{Manifest, Signed};
 use crate::rollout::{self, Options, Outcome, StepOutcome};
 use crate::runs::StepRecord;
-use crate::wan;
+use crate::wan::{self, BudgetSums};
 use crate::wire::{AcquireStats, Grant, OutputStream, Standby, StepRun, ToCoordinator, ToNode};
 
 /// What happened.
@@ -42,15 +42,6 @@ pub enum Input {
         deployment: DeploymentId,
         /// Why, for people.
         cause: String,
-    },
-    /// An operator lets a site read more of a content than its budget pays for (WAN-ONCE: only this goes past it).
-    AllowReading {
-        /// Which site.
-        site: Name,
-        /// Of which content.
-        content: ContentId,
-        /// How many bytes more.
-        bytes: u64,
     },
     /// The time that [`super::Coordinator::next_wake`] named has come.
     Tick,
@@ -114,6 +105,37 @@ pub enum Record {
         /// How much.
         wan: WanTotals,
     },
+    /// How much of a budget is spent, and what operators added to it (WAN-ONCE): on record before the grant that spends it.
+    Budget {
+        /// For which deployment.
+        deployment: DeploymentId,
+        /// Whose budget.
+        of: BudgetOf,
+        /// How it stands.
+        sums: BudgetSums,
+    },
+}
+
+/// Whose budget for reading beyond what was lacking: a site's for a content, or a node's where nodes do not trade.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BudgetOf {
+    /// Which site.
+    pub site: Name,
+    /// Of which content.
+    pub content: ContentId,
+    /// Which node, with `swarm` off.
+    pub node: Option<NodeId>,
+}
+
+/// What an operator lets a site read beyond its budget (WAN-ONCE: only this goes past it).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllowReading {
+    /// Which site.
+    pub site: Name,
+    /// Of which package; of whatever waits for its budget if none is given.
+    pub package: Option<PackageIndex>,
+    /// How many bytes more, for each package that it is about; with `swarm` off, for each node.
+    pub bytes: u64,
 }
 
 /// What a site lacked and read, in bytes, packages and recipes together.

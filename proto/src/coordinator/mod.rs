@@ -8,7 +8,9 @@
 //! Invariant: the state is a function of the records, the connections, and what connected nodes said since they
 //! connected; so [`Coordinator::new`] with the journal's records, plus the nodes' hellos and wants, is the state again.
 
+mod budgets;
 mod input;
+mod kept;
 mod late;
 mod nodes;
 mod orders;
@@ -23,7 +25,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use input::{Created, Input, Notice, Output, Part, Record, WanTotals};
+pub use budgets::BudgetWait;
+pub use input::{AllowReading, BudgetOf, Created, Input, Notice, Output, Part, Record, WanTotals};
 pub use view::{DeploymentView, SiteView};
 
 use supply::Supply;
@@ -35,6 +38,7 @@ use crate::manifest::Manifest;
 use crate::rollout::{self, Now, Operator, Rollout};
 use crate::runs::{RunEffect, Runs, StepRecord};
 use crate::time::Time;
+use crate::wan::BudgetSums;
 use crate::wire::AcquireStats;
 
 /// How a coordinator is set up.
@@ -57,6 +61,15 @@ pub enum OperateError {
     /// It does not fit.
     #[error(transparent)]
     Refused(#[from] rollout::Refusal),
+    /// It has no target node there.
+    #[error("{0} has no node in site `{1}`: `shoal status {0}` shows its sites")]
+    NoSite(DeploymentId, Name),
+    /// It is over.
+    #[error("{0} is over: nothing is read for it any more")]
+    Over(DeploymentId),
+    /// No reading waits for its budget.
+    #[error("nothing that {0} reads in site `{1}` waits for its budget: name a package to allow more ahead of need")]
+    NothingWaits(DeploymentId, Name),
 }
 
 /// Why a core wants to be woken.
@@ -83,7 +96,7 @@ pub struct Coordinator {
     /// Deployments that an earlier run began, and until when their nodes are waited for.
     resumed: BTreeSet<DeploymentId>,
     resumed_until: Time,
-    /// Which manifests each connected node was sent on its connection.
+    /// Which manifests each connected node was sent on its connection, until it was told the end.
     told: BTreeMap<NodeId, BTreeSet<DeploymentId>>,
     /// What steps on the coordinator report to their rollouts.
     reports: VecDeque<RunEffect>,
@@ -100,6 +113,7 @@ struct Deployment {
     rollout: Rollout,
     stats: BTreeMap<(NodeId, PackageIndex), AcquireStats>,
     wan: BTreeMap<Name, WanTotals>,
+    budgets: BTreeMap<BudgetOf, BudgetSums>,
     over: bool,
 }
 
@@ -163,11 +177,6 @@ impl Coordinator {
                 self.carry_out_runs(effects);
             }
             Input::Stop { deployment, cause } => self.decide(deployment, rollout::Input::Stop { cause }, now),
-            Input::AllowReading { site, content, bytes } => {
-                if let Some(supply) = self.supplies.get_mut(&(site, content)) {
-                    supply.ledger.handle(crate::wan::Input::Override { bytes }, now.time);
-                }
-            }
             Input::Tick => self.on_tick(now),
         }
         self.settle(now);
@@ -276,6 +285,7 @@ impl Coordinator {
                     rollout,
                     stats: BTreeMap::new(),
                     wan: BTreeMap::new(),
+                    budgets: BTreeMap::new(),
                     over: false,
                 };
                 self.deployments.insert(deployment.manifest.deployment, deployment);
@@ -297,6 +307,11 @@ impl Coordinator {
                     deployment.wan.insert(site.clone(), *wan);
                 }
             }
+            Record::Budget { deployment, of, sums } => {
+                if let Some(deployment) = self.deployments.get_mut(deployment) {
+                    deployment.budgets.insert(of.clone(), *sums);
+                }
+            }
         }
         Ok(())
     }
@@ -306,7 +321,7 @@ impl Coordinator {
         while let Some(report) = self.reports.pop_front() {
             self.on_own_report(report, now);
         }
-        self.drain_supplies(now);
+        self.drain_supplies();
     }
 
     fn on_create(&mut self, created: Box<Created>, now: Now) {
@@ -317,6 +332,7 @@ impl Coordinator {
         self.record(Record::Created(created));
         let online: Vec<_> = self.told.keys().copied().collect();
         for node in online {
+            self.tell_kept(node, id);
             self.decide(id, rollout::Input::NodeOnline(node), now);
         }
         self.decide(id, rollout::Input::Tick, now);

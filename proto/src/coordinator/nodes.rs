@@ -95,6 +95,7 @@ impl Coordinator {
         self.for_each_ledger_of(from, wan::Input::NodeUp { node: from }, now);
         let all: Vec<_> = self.deployments.keys().copied().filter(|id| self.is_target(*id, from)).collect();
         for id in all {
+            self.tell_kept(from, id);
             self.decide(id, rollout::Input::NodeOnline(from), now);
         }
     }

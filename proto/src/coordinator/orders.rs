@@ -25,11 +25,7 @@ impl Coordinator {
                     self.order_kill(actor, StepRun { deployment: id, step, attempt }, generation);
                 }
                 Effect::Finished { outcome } => self.on_finished(id, outcome),
-                Effect::Forget { node, .. } if self.told.contains_key(&node) => {
-                    self.outbox.push_back(Output::Node { to: node, message: ToNode::End { deployment: id } });
-                }
-                // It is told when it is back.
-                Effect::Forget { .. } => {}
+                Effect::Forget { node, .. } => self.tell_end(node, id),
             }
         }
     }
@@ -58,13 +54,10 @@ impl Coordinator {
 
     /// Gives a connected node an order, after the manifest if it lacks that. One that is away gets it when it is back.
     fn order(&mut self, node: NodeId, id: DeploymentId, generation: Generation, order: ToNode) {
-        let Some(told) = self.told.get_mut(&node) else { return };
-        let Some(deployment) = self.deployments.get(&id) else { return };
-        if told.insert(id) {
-            let signed = deployment.created.signed.clone();
-            self.outbox.push_back(Output::Node { to: node, message: ToNode::Deploy { generation, signed } });
+        if self.told.contains_key(&node) {
+            self.tell_manifest(node, id, generation);
+            self.outbox.push_back(Output::Node { to: node, message: order });
         }
-        self.outbox.push_back(Output::Node { to: node, message: order });
     }
 
     pub(super) fn carry_out_runs(&mut self, effects: Vec<RunEffect>) {
@@ -98,6 +91,7 @@ impl Coordinator {
         let open = self.open_leases(id);
         self.reassign_supplies(id);
         self.await_late_ends(id, open);
+        self.end_superseded(id);
         let effects = self.runs.on_end(id);
         self.carry_out_runs(effects);
         self.outbox.push_back(Output::Notice(Notice::Finished { deployment: id, outcome }));

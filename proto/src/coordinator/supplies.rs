@@ -4,7 +4,7 @@
 use super::supply::{Purpose, Supply};
 use super::{Coordinator, Notice, Output, Part, Record, WanTotals};
 use crate::content::Layout;
-use crate::id::{BlockIndex, ContentId, DeploymentId, Name, NodeId, PackageIndex};
+use crate::id::{BlockIndex, ContentId, DeploymentId, Name, NodeId};
 use crate::limits::{GATHER_MAX, RETURN_MAX, STUCK_BLOCKS_MAX};
 use crate::manifest::Source;
 use crate::rng::mix;
@@ -61,11 +61,8 @@ impl Coordinator {
             if node.is_some_and(|node| !deployment.created.has_target(node)) {
                 return None;
             }
-            deployment.manifest.packages.iter().zip(0..).find_map(|(package, index)| {
-                let recipe = content == package.recipe.recipe.into();
-                let found = recipe || content == package.id.into();
-                found.then_some(Purpose { deployment: id, package: PackageIndex(index), recipe })
-            })
+            let (package, recipe) = deployment.manifest.part(content)?;
+            Some(Purpose { deployment: id, package, recipe })
         })
     }
 
@@ -85,7 +82,9 @@ impl Coordinator {
             seed: self.config.seed ^ salt,
         };
         let count = u32::try_from(blocks.len()).ok()?;
-        Some(Supply::new(WanLedger::new(&config, &blocks), count, purpose))
+        let mut ledger = WanLedger::new(&config, &blocks);
+        self.carry_budgets(purpose.deployment, key, &mut ledger);
+        Some(Supply::new(ledger, count, purpose))
     }
 
     pub(super) fn landed(&mut self, node: NodeId, content: ContentId, blocks: &[BlockRange], now: Now) {
@@ -155,7 +154,8 @@ impl Coordinator {
     }
 
     /// Says what the ledgers want done.
-    pub(super) fn drain_supplies(&mut self, _now: Now) {
+    pub(super) fn drain_supplies(&mut self) {
+        self.record_budgets();
         let mut outputs = Vec::new();
         for ((site, content), supply) in &mut self.supplies {
             while let Some(output) = supply.ledger.poll() {

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::input::WanTotals;
 use super::{Coordinator, Deployment};
-use crate::id::{DeploymentId, Name, NodeId};
+use crate::id::{DeploymentId, Name, NodeId, PackageIndex};
 use crate::rollout::view::{PackageState, View};
-use crate::wan;
+use crate::time::Time;
+use crate::wan::{self, WanLedger};
 
 /// A deployment's status.
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub struct DeploymentView {
     pub rollout: View,
     /// What moved, by site.
     pub sites: Vec<SiteView>,
+    /// Bytes that nodes have of packages that are on their way.
+    pub held_bytes: BTreeMap<(NodeId, PackageIndex), u64>,
 }
 
 /// What moved in one site for one deployment; sums over its nodes unless said otherwise.
@@ -40,11 +43,13 @@ pub struct SiteView {
     pub acquire_ms: Option<u64>,
     /// Live sums of the site's ledgers: `None` when nothing is on its way.
     pub live: Option<wan::Stats>,
+    /// What moves of late.
+    pub rates: wan::Rates,
 }
 
 impl Coordinator {
-    /// A deployment's status.
-    pub fn view(&self, id: DeploymentId) -> Option<DeploymentView> {
+    /// A deployment's status at `now`.
+    pub fn view(&self, id: DeploymentId, now: Time) -> Option<DeploymentView> {
         let deployment = self.deployments.get(&id)?;
         let rollout = deployment.rollout.view();
         let mut by_site = BTreeMap::<&Name, Vec<NodeId>>::new();
@@ -58,29 +63,29 @@ impl Coordinator {
                 view.wan.missing_bytes = view.wan.missing_bytes.max(live.missing_bytes);
                 view.wan.read_bytes = view.wan.read_bytes.max(live.read_bytes);
             }
-            view.live = self.live_stats(id, site);
+            let ledgers = || self.ledgers(id, site);
+            view.live = ledgers().map(WanLedger::stats).reduce(wan::Stats::plus);
+            view.rates = ledgers().map(|ledger| ledger.rates(now)).fold(view.rates, wan::Rates::plus);
             view
         });
         let sites = sites.collect();
-        Some(DeploymentView { rollout, sites })
+        Some(DeploymentView { rollout, sites, held_bytes: self.held_bytes(id) })
     }
 
-    fn live_stats(&self, id: DeploymentId, site: &Name) -> Option<wan::Stats> {
-        let own = self.supplies.iter().filter(|((of, _), supply)| of == site && supply.purpose.deployment == id);
-        own.map(|(_, supply)| supply.ledger.stats()).reduce(|a, b| wan::Stats {
-            base_bytes: a.base_bytes + b.base_bytes,
-            charged_bytes: a.charged_bytes + b.charged_bytes,
-            budget_used_bytes: a.budget_used_bytes + b.budget_used_bytes,
-            budget_bytes: a.budget_bytes + b.budget_bytes,
-            read_bytes: a.read_bytes + b.read_bytes,
-            gap_bytes: a.gap_bytes + b.gap_bytes,
-            in_site_bytes: a.in_site_bytes + b.in_site_bytes,
-            missing_bytes: a.missing_bytes + b.missing_bytes,
-            leased_blocks: a.leased_blocks + b.leased_blocks,
-            missing_blocks: a.missing_blocks + b.missing_blocks,
-            leases: a.leases + b.leases,
-            rate: a.rate + b.rate,
-        })
+    fn ledgers(&self, id: DeploymentId, site: &Name) -> impl Iterator<Item = &WanLedger> {
+        let own = self.supplies.iter().filter(move |((of, _), supply)| of == site && supply.purpose.deployment == id);
+        own.map(|(_, supply)| &supply.ledger)
+    }
+
+    fn held_bytes(&self, id: DeploymentId) -> BTreeMap<(NodeId, PackageIndex), u64> {
+        let manifest = self.deployments.get(&id).map(|deployment| &deployment.manifest);
+        let packages = self.supplies.iter().filter_map(|((_, content), supply)| match manifest?.part(*content)? {
+            (package, false) => Some((package, &supply.ledger)),
+            (_, true) => None,
+        });
+        packages
+            .flat_map(|(package, ledger)| ledger.held_bytes().map(move |(n, bytes)| ((n, package), bytes)))
+            .collect()
     }
 }
 
@@ -112,5 +117,6 @@ fn site_view(deployment: &Deployment, site: &Name, nodes: &[NodeId], rollout: &V
         local_bytes: stats().map(|stats| stats.local_bytes).sum(),
         acquire_ms,
         live: None,
+        rates: wan::Rates::default(),
     }
 }

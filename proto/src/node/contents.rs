@@ -209,15 +209,15 @@ impl Contents {
         let sealed = trade.sealing == Sealing::Done;
         entry.phase = Phase::Trading(Box::new(trade));
         let recipe = match &entry.what {
-            What::Package { recipe, .. } if sealed => Some(recipe.clone()),
-            _ => None,
+            What::Package { recipe, .. } => Some(recipe.clone()),
+            What::Recipe(_) => None,
         };
         let swarm = entry.swarm;
         self.with_trade(content, now, out, |trade, _| trade.tick(now));
         if sealed {
             self.after_sealed(content, out);
         }
-        // A holder serves the recipe as well as the package.
+        // A package cannot be opened without its recipe: who has a part of it serves the recipe too.
         if let Some(outline) = recipe {
             self.open(What::Recipe(outline), swarm, out);
         }
@@ -277,6 +277,7 @@ impl Contents {
     }
 
     fn on_read_ended(&mut self, mut end: LeaseEnd, begun: Vec<wan::Lacking>, now: Time, out: &mut VecDeque<Output>) {
+        // What crossed the WAN counts, also for a content that was closed meanwhile (WAN-ONCE).
         if let Some(landed) = self.parting.remove(&(end.content, end.lease)) {
             end.landed = landed;
             return out.push_back(Output::Coordinator(ToCoordinator::LeaseEnded { end, begun }));
@@ -341,6 +342,15 @@ impl Contents {
     /// Notes whether the coordinator is away.
     pub(super) fn set_away(&mut self, away: bool) {
         self.away = away;
+    }
+
+    /// Whether nothing is being acquired.
+    pub(super) fn is_idle(&self) -> bool {
+        self.contents.values().all(|content| match &content.phase {
+            Phase::Opening => false,
+            Phase::Trading(trade) => trade.sealing == Sealing::Done,
+            Phase::Failed => true,
+        })
     }
 
     /// Whether a content is wanted or there.

@@ -1,11 +1,12 @@
 //! What a [`super::Node`] is told by its shell, and what it tells its shell to do.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::What;
+use super::{Pin, What};
 use crate::exchange::FetchError;
 use crate::id::{BlockIndex, ContentId, Epoch, Generation, LeaseId, Name, NodeId};
 use crate::manifest::Manifest;
@@ -242,6 +243,11 @@ pub enum Output {
         /// The content.
         content: ContentId,
     },
+    /// Keep exactly these packages, held or not yet, whatever the store's size; replaces what was said before, durably and
+    /// before any later output is carried out. Until it is said for the first time, nothing is dropped.
+    Pins(BTreeSet<Pin>),
+    /// Make the store as small as it shall be, without what is pinned or open.
+    MakeRoom,
     /// Make a record durable before any later output is carried out.
     Persist(StepRecord),
     /// Run a step. Answer: `StepEnded`.

@@ -5,12 +5,14 @@
 //! [`Node::handle`] and then carries out what [`Node::poll`] says, in order. Two orders matter: an
 //! [`Output::Persist`] is durable before any later output is carried out, and outputs are not reordered.
 //!
-//! What a node knows of deployments is soft: the coordinator says it again on each connection. What it must not forget
+//! What a node knows of deployments is soft: the coordinator says it again on each connection; so what the store keeps for
+//! them is replaced only once it has ([`Output::Pins`]). What it must not forget
 //! is which runs of steps it started ([`StepRecord`]): the shell gives them back to [`Node::new`] after a restart.
 
 mod contents;
 mod deputy;
 mod input;
+mod pins;
 mod reach;
 mod trade;
 
@@ -21,12 +23,14 @@ use std::time::Duration;
 
 pub use contents::What;
 pub use input::{Input, Opened, Output};
+pub use pins::Pin;
 
 use contents::Contents;
 use deputy::Deputy;
+use pins::Pins;
 
 use crate::id::{ContentId, DeploymentId, Generation, NodeId, PackageIndex};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Package};
 use crate::runs::{RunEffect, Runs, StepRecord};
 use crate::time::Time;
 use crate::wire::{AcquireStats, ToCoordinator, ToNode};
@@ -52,6 +56,7 @@ pub struct Node {
     deployments: BTreeMap<DeploymentId, Deployment>,
     contents: Contents,
     deputy: Deputy,
+    pins: Pins,
     runs: Runs,
     outbox: VecDeque<Output>,
 }
@@ -80,7 +85,7 @@ impl Node {
         let outbox = unseen.into_iter().map(Output::from).collect();
         let (contents, deputy) = (Contents::new(seed), Deputy::new(me, seed));
         let (now, deployments) = (Time::ZERO, BTreeMap::new());
-        Self { me, now, welcomed: false, deployments, contents, deputy, runs, outbox }
+        Self { me, now, welcomed: false, deployments, contents, deputy, pins: Pins::default(), runs, outbox }
     }
 
     /// The same with another time than [`crate::limits::COORDINATOR_GRACE`] for which the coordinator has to be out of reach
@@ -113,6 +118,7 @@ impl Node {
         }
         self.settle(now);
         self.deputy.act(&mut self.contents, now, &mut self.outbox);
+        self.pins.make_room(|| self.contents.is_idle(), &mut self.outbox);
     }
 
     fn set_welcomed(&mut self, welcomed: bool) {
@@ -145,6 +151,7 @@ impl Node {
         self.contents.check();
         self.deputy.check(&self.contents);
         self.runs.check();
+        self.pins.check(&self.wanted_pins());
         for deployment in self.deployments.values() {
             for index in deployment.acquiring.keys() {
                 assert!(deployment.manifest.packages_of(self.me).any(|(own, _)| own == *index), "a foreign package");
@@ -159,7 +166,11 @@ impl Node {
                 self.outbox.push_back(Output::Welcomed { epoch, site });
                 self.say_all_again();
             }
-            ToNode::Roster(roster) => self.contents.on_roster(roster, &mut self.outbox),
+            ToNode::Roster(roster) => {
+                self.contents.on_roster(roster, &mut self.outbox);
+                let pins = self.wanted_pins();
+                self.pins.heard(pins, &mut self.outbox);
+            }
             ToNode::Grant(grant) => self.contents.on_grant(grant, now, &mut self.outbox),
             ToNode::Revoke { content, lease } => self.contents.on_revoke(content, lease, &mut self.outbox),
             ToNode::Acquire { deployment, generation } => self.on_acquire(deployment, generation, now),
@@ -200,6 +211,24 @@ impl Node {
             deployment.generation = generation;
             deployment.manifest = manifest;
         }
+        self.deployments_changed();
+    }
+
+    /// Says what the store is to keep: before anything is opened for a deployment, or closed after it.
+    fn deployments_changed(&mut self) {
+        let pins = self.wanted_pins();
+        self.pins.changed(pins, &mut self.outbox);
+    }
+
+    fn wanted_pins(&self) -> BTreeSet<Pin> {
+        let packages =
+            self.deployments.iter().flat_map(|(id, d)| d.manifest.packages_of(self.me).map(move |p| (id, p)));
+        let pin = |(id, (_, package)): (&DeploymentId, (PackageIndex, &Package))| Pin {
+            package: package.id,
+            deployment: *id,
+            recipe: package.recipe.recipe,
+        };
+        packages.map(pin).collect()
     }
 
     /// The deployment that an order is for, unless the order is older than the newest one seen.
@@ -282,6 +311,7 @@ impl Node {
 
     fn on_end(&mut self, id: DeploymentId) {
         self.deployments.remove(&id);
+        self.deployments_changed();
         let effects = self.runs.on_end(id);
         self.carry_out(effects);
         self.close_unwanted();

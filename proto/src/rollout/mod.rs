@@ -122,6 +122,20 @@ impl Rollout {
         self.state.finished.as_ref()
     }
 
+    /// When things happened, as far as they have.
+    pub fn times(&self) -> view::Times {
+        self.state.times
+    }
+
+    /// Whether a node keeps what it holds for this deployment: as long as it is not over, and after one that only staged.
+    pub fn keeps(&self, node: NodeId) -> bool {
+        let sight = self.sight(None, self.soft.last);
+        match (self.state.nodes.get(&node), &self.state.finished) {
+            (Some(node), Some(outcome)) => !orders::is_forgotten(&sight, outcome, node),
+            (member, _) => member.is_some(),
+        }
+    }
+
     /// The generation of its orders.
     pub fn generation(&self) -> Generation {
         self.state.generation

@@ -94,7 +94,7 @@ fn is_void(sight: &Sight<'_>, step: StepRef, run: &Run) -> bool {
 }
 
 /// After a deployment that only staged, nodes keep what they hold for the one that goes on from there.
-fn is_forgotten(sight: &Sight<'_>, outcome: &Outcome, node: &Node) -> bool {
+pub(super) fn is_forgotten(sight: &Sight<'_>, outcome: &Outcome, node: &Node) -> bool {
     let staged = sight.stage_only && matches!(outcome, Outcome::Succeeded | Outcome::SucceededWithout { .. });
     !staged || !node.is_live()
 }

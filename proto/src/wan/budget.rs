@@ -1,10 +1,26 @@
 //! What each block has cost, and what the budget still pays for (WAN-ONCE, see the head of [`super`]).
 //!
-//! Invariant: the sums equal what the blocks' entries add up to, and what is charged beyond allowances never passed the
-//! limit that held when it was charged.
+//! Invariant: the sums equal what the blocks' entries add up to plus what earlier runs of the coordinator spent, and what is
+//! charged beyond allowances never passed the limit that held when it was charged.
+
+use serde::{Deserialize, Serialize};
 
 use crate::id::BlockIndex;
 use crate::limits::{WAN_BUDGET_BYTES_MIN, WAN_BUDGET_DIVISOR};
+
+/// What of a budget outlives the run of the coordinator that kept it, in bytes.
+///
+/// A restart forgets what each block cost, and with it which nodes' reports are still to come: what is told again of such
+/// reads may be counted a second time, so that a budget is rather empty too early than spent twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetSums {
+    /// Charged beyond allowances.
+    pub used_bytes: u64,
+    /// What might be charged beyond them, without what operators added: 1 % of all that the site lacked at first.
+    pub share_bytes: u64,
+    /// What operators added.
+    pub added_bytes: u64,
+}
 
 /// The charges of one site for one content.
 #[derive(Debug)]
@@ -15,6 +31,10 @@ pub(super) struct Budget {
     expected_bytes: u64,
     charged_bytes: u64,
     used_bytes: u64,
+    /// Of these, by earlier runs of the coordinator.
+    carried_bytes: u64,
+    /// What earlier runs' share was: what the site has since is no part of the estimate any more.
+    carried_share_bytes: u64,
     granted_by_operator: u64,
     /// The most that `used_bytes` was ever allowed to be.
     used_bytes_allowed: u64,
@@ -44,6 +64,8 @@ impl Budget {
             expected_bytes: 0,
             charged_bytes: 0,
             used_bytes: 0,
+            carried_bytes: 0,
+            carried_share_bytes: 0,
             granted_by_operator: 0,
             used_bytes_allowed: 0,
         }
@@ -63,8 +85,27 @@ impl Budget {
 
     /// What may be charged beyond allowances.
     pub(super) fn limit_bytes(&self) -> u64 {
+        self.share_bytes().saturating_add(self.granted_by_operator)
+    }
+
+    fn share_bytes(&self) -> u64 {
         let share = (self.base_bytes + self.expected_bytes) / WAN_BUDGET_DIVISOR;
-        share.max(WAN_BUDGET_BYTES_MIN).saturating_add(self.granted_by_operator)
+        share.max(WAN_BUDGET_BYTES_MIN).max(self.carried_share_bytes)
+    }
+
+    /// What the next run of the coordinator is to go on from.
+    pub(super) fn sums(&self) -> BudgetSums {
+        let (used_bytes, added_bytes) = (self.used_bytes, self.granted_by_operator);
+        BudgetSums { used_bytes, share_bytes: self.share_bytes(), added_bytes }
+    }
+
+    /// Goes on from what an earlier run left; nothing is charged yet.
+    pub(super) fn carry(&mut self, sums: BudgetSums) {
+        debug_assert_eq!(self.charged_bytes, 0, "a ledger that begins");
+        (self.used_bytes, self.carried_bytes) = (sums.used_bytes, sums.used_bytes);
+        self.used_bytes_allowed = sums.used_bytes;
+        self.carried_share_bytes = sums.share_bytes;
+        self.granted_by_operator = sums.added_bytes;
     }
 
     pub(super) fn left_bytes(&self) -> u64 {
@@ -143,7 +184,7 @@ impl Budget {
         assert_eq!(self.base_bytes, sum(|entry| u64::from(entry.allowance)), "allowances");
         assert_eq!(self.expected_bytes, sum(|entry| u64::from(entry.expected)), "expected allowances");
         assert_eq!(self.charged_bytes, sum(|entry| entry.spent), "charges");
-        assert_eq!(self.used_bytes, sum(Entry::over), "charges beyond allowances");
+        assert_eq!(self.used_bytes, self.carried_bytes + sum(Entry::over), "charges beyond allowances");
         assert!(self.used_bytes <= self.used_bytes_allowed, "WAN-ONCE: {} over", self.used_bytes);
         assert!(self.charged_bytes <= self.base_bytes + self.used_bytes, "WAN-ONCE: charged beyond base and budget");
     }
@@ -190,5 +231,24 @@ mod tests {
         budget.add(u64::from(20 * MIB));
         assert_eq!(budget.left_bytes(), WAN_BUDGET_BYTES_MIN + u64::from(10 * MIB));
         budget.check();
+    }
+
+    #[test]
+    fn a_restart_gives_back_no_budget_and_takes_none_of_its_share() {
+        let mut budget = Budget::new(2);
+        (0..2).for_each(|block| budget.expect(BlockIndex(block), 100 * MIB));
+        budget.charge(BlockIndex(0), 100 * MIB);
+        budget.charge(BlockIndex(0), MIB);
+        budget.add(u64::from(MIB));
+        let sums = budget.sums();
+        let mut later = Budget::new(2);
+        later.carry(sums);
+        later.expect(BlockIndex(1), MIB);
+        assert_eq!((later.limit_bytes(), later.left_bytes()), (budget.limit_bytes(), budget.left_bytes()));
+        later.charge(BlockIndex(1), MIB);
+        later.charge(BlockIndex(1), MIB);
+        assert_eq!(later.left_bytes(), budget.left_bytes() - u64::from(MIB));
+        assert_eq!(later.sums(), BudgetSums { used_bytes: u64::from(2 * MIB), ..sums }, "and so on in a third run");
+        later.check();
     }
 }

@@ -93,7 +93,6 @@ impl Site {
             leased_blocks: u32::try_from(owned).unwrap_or(u32::MAX),
             missing_blocks: self.missing.len(),
             leases: u32::try_from(held).unwrap_or(u32::MAX),
-            rate: self.readers.rate(),
         }
     }
 }

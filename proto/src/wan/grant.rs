@@ -289,15 +289,19 @@ impl Site {
         }
     }
 
+    /// What the budget would have to pay for all that is missing or that a node cannot get.
+    pub(super) fn wanted_beyond(&self) -> u64 {
+        let cost = |block: BlockIndex| self.budget.cost(block, self.least[block.index()]);
+        let stuck = self.stuck.iter().map(|(block, slot)| {
+            let lacking = self.members[*slot].lacking(*block, self.block_bytes[block.index()]);
+            self.budget.cost_again(*block, lacking)
+        });
+        self.missing.iter().map(cost).chain(stuck).sum()
+    }
+
     fn say_what_waits(&mut self, unaffordable: bool) {
         if unaffordable && !self.said_budget_empty {
-            let cost = |block: BlockIndex| self.budget.cost(block, self.least[block.index()]);
-            let stuck = self.stuck.iter().map(|(block, slot)| {
-                let lacking = self.members[*slot].lacking(*block, self.block_bytes[block.index()]);
-                self.budget.cost_again(*block, lacking)
-            });
-            let wanted_bytes = self.missing.iter().map(cost).chain(stuck).sum();
-            let left_bytes = self.budget.left_bytes();
+            let (wanted_bytes, left_bytes) = (self.wanted_beyond(), self.budget.left_bytes());
             self.outputs.push_back(Output::Notice(Notice::BudgetEmpty { wanted_bytes, left_bytes }));
         }
         self.said_budget_empty |= unaffordable;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::site::Site;
-use super::{Config, Input, Output, Stats, Why};
-use crate::id::{LeaseId, NodeId};
+use super::{BudgetSums, Config, Input, Output, Stats, Why};
+use crate::id::{BlockIndex, LeaseId, NodeId};
 use crate::limits::NODES_MAX;
 use crate::time::Time;
 
@@ -22,6 +22,26 @@ pub struct WanLedger {
 enum Sites {
     Shared(Box<Site>),
     Apart(BTreeMap<NodeId, Site>),
+}
+
+/// Reading that waits for its holder to come back, or for an operator: the budget does not pay for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverBudget {
+    /// Whose budget: a node's with `swarm` off, otherwise the site's.
+    pub node: Option<NodeId>,
+    /// Bytes that the blocks cost beyond their allowance.
+    pub wanted_bytes: u64,
+    /// Bytes left of the budget.
+    pub left_bytes: u64,
+}
+
+/// What moves of late, in bytes a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Over the WAN.
+    pub wan: u64,
+    /// Between nodes.
+    pub peers: u64,
 }
 
 impl WanLedger {
@@ -61,13 +81,16 @@ impl WanLedger {
                 self.outputs.append(&mut site.outputs);
             }
             (Sites::Apart(sites), Some(node)) => {
-                if matches!(input, Input::Wants { .. }) && sites.len() < NODES_MAX {
+                let begins = matches!(input, Input::Wants { .. } | Input::Override { .. });
+                if begins && sites.len() < NODES_MAX {
                     sites.entry(node).or_insert_with(|| Site::new(&self.block_bytes, self.seed));
                 }
                 let Some(site) = sites.get_mut(&node) else { return };
                 site.handle(input, now, &mut self.next_lease);
                 self.outputs.append(&mut site.outputs);
             }
+            // There is no budget that all share.
+            (Sites::Apart(_), None) if matches!(input, Input::Override { .. }) => {}
             (Sites::Apart(sites), None) => {
                 for site in sites.values_mut() {
                     site.handle(input.clone(), now, &mut self.next_lease);
@@ -87,6 +110,50 @@ impl WanLedger {
         self.sites().filter_map(|site| site.timers.first().copied()).min()
     }
 
+    /// Whose budgets were spent from or added to, and how they stand: what [`WanLedger::carry`] takes after a restart.
+    pub fn budgets(&self) -> impl Iterator<Item = (Option<NodeId>, BudgetSums)> {
+        let sums = self.budgeted().map(|(node, site)| (node, site.budget.sums()));
+        sums.filter(|(_, sums)| sums.used_bytes > 0 || sums.added_bytes > 0)
+    }
+
+    /// Goes on from what a ledger of an earlier run of the coordinator had spent, before anything else is told.
+    pub fn carry(&mut self, node: Option<NodeId>, sums: BudgetSums) {
+        match (&mut self.sites, node) {
+            (Sites::Shared(site), None) => site.budget.carry(sums),
+            (Sites::Apart(sites), Some(node)) => {
+                let site = sites.entry(node).or_insert_with(|| Site::new(&self.block_bytes, self.seed));
+                site.budget.carry(sums);
+            }
+            // Kept for the same deployment, whose `swarm` does not change.
+            (Sites::Shared(_), Some(_)) | (Sites::Apart(_), None) => {}
+        }
+    }
+
+    /// What waits because the budget does not pay for it.
+    pub fn over_budget(&self) -> impl Iterator<Item = OverBudget> {
+        self.budgeted().filter(|(_, site)| site.said_budget_empty).map(|(node, site)| {
+            let (wanted_bytes, left_bytes) = (site.wanted_beyond(), site.budget.left_bytes());
+            OverBudget { node, wanted_bytes, left_bytes }
+        })
+    }
+
+    /// What moves of late.
+    pub fn rates(&self, now: Time) -> Rates {
+        let rates = |site: &Site| Rates { wan: site.wan_meter.rate(now), peers: site.peer_meter.rate(now) };
+        self.sites().map(rates).fold(Rates::default(), Rates::plus)
+    }
+
+    /// How many bytes each node has, of all nodes that ever said.
+    pub fn held_bytes(&self) -> impl Iterator<Item = (NodeId, u64)> {
+        self.sites().flat_map(|site| {
+            site.members.iter().map(|member| {
+                let blocks = site.block_bytes.iter().zip(0..).map(|(bytes, index)| (BlockIndex(index), *bytes));
+                let held = blocks.map(|(block, bytes)| u64::from(bytes - member.lacking(block, bytes).min(bytes)));
+                (member.id, held.sum())
+            })
+        })
+    }
+
     /// The sums, for progress and summary.
     pub fn stats(&self) -> Stats {
         self.sites().map(Site::stats).fold(Stats::default(), Stats::plus)
@@ -98,9 +165,14 @@ impl WanLedger {
     }
 
     fn sites(&self) -> impl Iterator<Item = &Site> {
+        self.budgeted().map(|(_, site)| site)
+    }
+
+    /// The sites, and the node of each that is one node's.
+    fn budgeted(&self) -> impl Iterator<Item = (Option<NodeId>, &Site)> {
         let (shared, apart) = match &self.sites {
-            Sites::Shared(site) => (Some(site.as_ref()), None),
-            Sites::Apart(sites) => (None, Some(sites.values())),
+            Sites::Shared(site) => (Some((None, site.as_ref())), None),
+            Sites::Apart(sites) => (None, Some(sites.iter().map(|(node, site)| (Some(*node), site)))),
         };
         shared.into_iter().chain(apart.into_iter().flatten())
     }
@@ -117,13 +189,20 @@ impl Input {
             | Self::NodeDown { node }
             | Self::Release { node }
             | Self::Stuck { node, .. } => Some(*node),
-            Self::Await { .. } | Self::Override { .. } | Self::Tick => None,
+            Self::Override { node, .. } => *node,
+            Self::Await { .. } | Self::Tick => None,
         }
     }
 }
 
+impl Rates {
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self { wan: self.wan.saturating_add(other.wan), peers: self.peers.saturating_add(other.peers) }
+    }
+}
+
 impl Stats {
-    fn plus(self, other: Self) -> Self {
+    pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             base_bytes: self.base_bytes + other.base_bytes,
             charged_bytes: self.charged_bytes + other.charged_bytes,
@@ -136,7 +215,6 @@ impl Stats {
             leased_blocks: self.leased_blocks + other.leased_blocks,
             missing_blocks: self.missing_blocks + other.missing_blocks,
             leases: self.leases + other.leases,
-            rate: self.rate.saturating_add(other.rate),
         }
     }
 }

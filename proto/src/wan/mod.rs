@@ -8,6 +8,7 @@
 //!   beyond the allowance is paid from the budget: 1 % of all allowances (those of blocks that were never granted are
 //!   estimated by what the site lacks), at least [`WAN_BUDGET_BYTES_MIN`](crate::limits::WAN_BUDGET_BYTES_MIN), and what
 //!   an operator added. No grant is made that the budget does not cover.
+//!   What was spent of the budget outlives the run of the coordinator: [`WanLedger::budgets`], [`WanLedger::carry`].
 //! - What was granted and not read is refunded when the holder says how much it read. A holder that is lost without a
 //!   word keeps its charge until it comes back and says what it has.
 //! - While a site has a second candidate, one node never has more at stake (granted to it, not yet held by a second live
@@ -26,13 +27,15 @@ mod grant;
 mod lease;
 mod ledger;
 mod member;
+mod meter;
 mod readers;
 mod settle;
 mod site;
 
 use serde::{Deserialize, Serialize};
 
-pub use ledger::WanLedger;
+pub use budget::BudgetSums;
+pub use ledger::{OverBudget, Rates, WanLedger};
 
 use crate::id::{BlockIndex, Epoch, LeaseId, NodeId};
 use crate::time::Time;
@@ -134,6 +137,8 @@ pub enum Input {
     },
     /// An operator lets the site read this many bytes more.
     Override {
+        /// Which node; with `swarm` off, where each node has a budget of its own, and only then.
+        node: Option<NodeId>,
         /// Bytes on top of the budget.
         bytes: u64,
     },
@@ -265,6 +270,4 @@ pub struct Stats {
     pub missing_blocks: u32,
     /// Leases that nodes hold.
     pub leases: u32,
-    /// What the site reads of late, in bytes a second; 0 before the first lease ended.
-    pub rate: u64,
 }

@@ -36,11 +36,6 @@ impl Readers {
         self.limit
     }
 
-    /// What the site reads of late, in bytes a second; 0 if that was not measured.
-    pub(super) fn rate(&self) -> u64 {
-        self.rate
-    }
-
     /// Reading begins after a time in which nobody read.
     pub(super) fn begin(&mut self, now: Time) {
         (self.since, self.landings, self.bytes) = (Some(now), 0, 0);

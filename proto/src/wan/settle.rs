@@ -21,7 +21,7 @@ impl Site {
             return;
         };
         let Some(slot) = self.slots.get(&node).copied() else { return };
-        landed.iter().for_each(|block| self.landed(slot, *block, now));
+        landed.iter().for_each(|block| self.landed_now(slot, *block, now));
         let Some(lease) = self.leases.get(&id).filter(|lease| lease.node == slot) else {
             return self.note_fact(id, read_bytes, &landed, &begun);
         };

@@ -8,14 +8,19 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::budget::Budget;
 use super::lease::{Lease, State};
 use super::member::Member;
+use super::meter::Meter;
 use super::readers::Readers;
 use super::{HeldLease, Input, Lacking, Output, Why};
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, LeaseId, NodeId};
 use crate::limits::{
-    HOLDER_GRACE, LEASE_RUNS_MAX, LEASES_PER_NODE_MAX, NODES_MAX, REVOKE_ANSWER_MAX, STUCK_GRANT_EVERY,
+    HOLDER_GRACE, LEASE_RUNS_MAX, LEASES_PER_NODE_MAX, NODES_MAX, REVOKE_ANSWER_MAX, SEGMENT_BYTES_MAX,
+    STUCK_GRANT_EVERY,
 };
 use crate::time::Time;
+
+/// Bytes that a lease would read needlessly before it is worth to stop it: more than stopping may waste.
+const NEEDLESS_BYTES_MIN: u64 = 2 * SEGMENT_BYTES_MAX as u64;
 
 /// The leases of one site.
 #[derive(Debug)]
@@ -48,6 +53,10 @@ pub(super) struct Site {
     pub(super) read_bytes: u64,
     pub(super) gap_bytes: u64,
     pub(super) in_site_bytes: u64,
+    /// What lands from over the WAN.
+    pub(super) wan_meter: Meter,
+    /// What lands from other nodes.
+    pub(super) peer_meter: Meter,
     pub(super) seed: u64,
     /// The run of the coordinator that grants here.
     pub(super) run: u64,
@@ -108,6 +117,8 @@ impl Site {
             read_bytes: 0,
             gap_bytes: 0,
             in_site_bytes: 0,
+            wan_meter: Meter::default(),
+            peer_meter: Meter::default(),
             seed,
             run: 0,
             facts: BTreeSet::new(),
@@ -122,7 +133,7 @@ impl Site {
             Input::Wants { node, lacking, held } => self.wants(node, &lacking, &held, now),
             Input::Landed { node, blocks } => {
                 if let Some(slot) = self.slots.get(&node).copied() {
-                    blocks.iter().for_each(|block| self.landed(slot, *block, now));
+                    blocks.iter().for_each(|block| self.landed_now(slot, *block, now));
                 }
             }
             ended @ Input::LeaseEnded { .. } => self.lease_ended(ended, now),
@@ -134,7 +145,7 @@ impl Site {
                 self.awaited.extend(nodes);
                 self.timers.insert((until, Why::AwaitOver));
             }
-            Input::Override { bytes } => {
+            Input::Override { bytes, .. } => {
                 self.budget.add(bytes);
                 self.said_budget_empty = false;
                 self.ready_all();
@@ -238,6 +249,21 @@ impl Site {
             self.landed(slot, block, now);
         }
         self.members[slot].partial = partial;
+        let leased: BTreeSet<_> = has.iter().filter_map(|block| self.blocks[block.index()].lease).collect();
+        leased.into_iter().for_each(|lease| self.revoke_if_needless(lease, now));
+    }
+
+    /// A block has just come to a member, from wherever.
+    pub(super) fn landed_now(&mut self, slot: usize, block: BlockIndex, now: Time) {
+        let (Some(member), Some(full)) = (self.members.get(slot), self.block_bytes.get(block.index())) else { return };
+        let bytes = u64::from(member.lacking(block, *full));
+        let leased = self.blocks[block.index()].lease.is_some_and(|id| self.leases[&id].node == slot);
+        if leased {
+            self.wan_meter.add(bytes, now)
+        } else {
+            self.peer_meter.add(bytes, now)
+        }
+        self.landed(slot, block, now);
     }
 
     /// A member has a block complete.
@@ -415,13 +441,15 @@ impl Site {
         }
     }
 
+    /// Ends a lease of which a node that came back has most: what is left of it is granted again. Stopping may waste the
+    /// segment that is being read, so little is let be read twice.
     fn revoke_if_needless(&mut self, id: LeaseId, now: Time) {
-        let lease = &self.leases[&id];
-        let needless = |block: &BlockIndex| {
-            let entry = self.blocks[block.index()];
-            entry.lease != Some(id) || entry.holders > 0
-        };
-        if !lease.for_stuck && lease.blocks.iter().all(|(block, _)| needless(block)) {
+        let Some(lease) = self.leases.get(&id).filter(|lease| !lease.for_stuck) else { return };
+        let owned = lease.blocks.iter().filter(|(block, _)| self.blocks[block.index()].lease == Some(id));
+        let (there, missing): (Vec<_>, Vec<_>) = owned.partition(|(block, _)| self.blocks[block.index()].holders > 0);
+        let sum = |blocks: &[&(BlockIndex, u32)]| blocks.iter().map(|(_, bytes)| u64::from(*bytes)).sum::<u64>();
+        let there_bytes = sum(&there);
+        if missing.is_empty() || there_bytes > sum(&missing) && there_bytes >= NEEDLESS_BYTES_MIN {
             self.revoke(id, now);
         }
     }

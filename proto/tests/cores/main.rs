@@ -4,6 +4,7 @@
 
 mod agent;
 mod away;
+mod budgets;
 mod deployments;
 mod leases;
 mod nodes;

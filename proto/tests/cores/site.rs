@@ -6,7 +6,7 @@ mod carry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use shoal_proto::coordinator::{self, Config, Coordinator, Created, DeploymentView, Notice, Record};
+use shoal_proto::coordinator::{self, AllowReading, Config, Coordinator, Created, DeploymentView, Notice, Record};
 use shoal_proto::directory::{DirectoryRecord, Token};
 use shoal_proto::id::{BlockIndex, ContentId, DeploymentId, Epoch, LeaseId};
 use shoal_proto::manifest::{Manifest, Package, Signed};
@@ -237,13 +237,16 @@ impl Site {
 
     /// The operator lets the site read more of a package.
     pub(crate) fn allow_reading(&mut self, package: &Package, bytes: u64) {
-        let (site, content) = (name("syd"), content(package));
-        self.tell_coordinator(coordinator::Input::AllowReading { site, content, bytes });
+        let now = self.at();
+        let core = self.coordinator.as_mut().expect("the coordinator runs");
+        let live = core.deployments().find_map(|id| Some((id, core.manifest(id)?.part(content(package))?.0)));
+        let (id, package) = live.expect("a deployment brings it");
+        core.allow_reading(id, &AllowReading { site: name("syd"), package: Some(package), bytes }, now).unwrap();
         self.settle();
     }
 
     pub(crate) fn view(&self, deployment: u64) -> DeploymentView {
-        self.coordinator.as_ref().and_then(|core| core.view(DeploymentId(deployment))).expect("there is one")
+        self.coordinator.as_ref().and_then(|core| core.view(DeploymentId(deployment), self.now)).expect("there is one")
     }
 
     /// Lets time pass, with a wake-up whenever a core wants one.
@@ -378,7 +381,7 @@ impl Site {
         self.view(deployment).sites[0].live.expect("something is on its way")
     }
 
-    fn at(&self) -> Now {
+    pub(crate) fn at(&self) -> Now {
         Now { time: self.now, wall: WallTime(self.now.as_nanos() / 1_000_000) }
     }
 

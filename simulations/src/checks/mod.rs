@@ -1,8 +1,9 @@
-//! The promises of DESIGN.md section 2, one file each. VERIFIED is checked where nodes speak and serve, by their disks.
+//! The promises of DESIGN.md section 2, one file each, and that caches keep what deployments need. VERIFIED is checked where nodes speak and serve, by their disks.
 
 pub(crate) mod acked;
 pub(crate) mod away;
 pub(crate) mod gate;
+pub(crate) mod pinned;
 pub(crate) mod wan_once;
 
 use std::fmt;
@@ -14,6 +15,7 @@ pub(crate) struct Checks {
     pub(crate) gate: gate::Gate,
     pub(crate) acked: acked::Acked,
     pub(crate) away: away::Away,
+    pub(crate) pinned: pinned::Pinned,
 }
 
 /// A promise that was not kept.

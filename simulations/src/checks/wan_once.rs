@@ -1,9 +1,10 @@
 //! WAN-ONCE: what really crossed the WAN of a site for a content stays within what the site lacked, and its budget.
 //!
 //! A second account, kept from what was read and not from what was leased. Each block may be read once, as much as its
-//! first reader lacked of it. On top comes the budget of 1 % with its floor, once for each ledger that there was: one
-//! for each run of the coordinator and each deployment. A later ledger cannot know what was read before it, so a block
-//! may be read once more for it, but only if no node of the site that is connected holds it or reads it. Bytes that were
+//! first reader lacked of it. On top comes the budget of 1 % of the content with its floor, once for each deployment, however
+//! often the coordinator is restarted. Allowances are for each ledger that there was, which is one for each run of the coordinator and
+//! each deployment: a later ledger cannot know what was read before it, so a block may be read once more for it, but only
+//! if no node of the site that was connected when the lease was granted, and still is, holds it or reads it. Bytes that were
 //! read in vain and that nobody could report (their reader crashed, or the report was lost) are nobody's fault; those
 //! that were reported are the budget's.
 
@@ -29,9 +30,17 @@ pub(crate) struct WanOnce {
     /// Blocks that nodes said that they have, by whatever way.
     said: BTreeSet<(usize, ContentId, BlockIndex)>,
     runs: u64,
-    /// How many deployments brought each content, and which run of the coordinator saw the first.
-    deployments: BTreeMap<ContentId, (u64, u64)>,
-    overrides: BTreeMap<ContentId, u64>,
+    contents: BTreeMap<ContentId, Brought>,
+    overrides: BTreeMap<Way, u64>,
+}
+
+/// How a content came into the world.
+#[derive(Debug)]
+struct Brought {
+    deployments: u64,
+    /// Which run of the coordinator saw the first.
+    first_run: u64,
+    bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -46,41 +55,47 @@ struct Account {
 }
 
 impl WanOnce {
-    /// A coordinator started: its ledgers have budgets of their own.
+    /// A coordinator started: its ledgers know of no block that it was read.
     pub(crate) fn coordinator_started(&mut self) {
         self.runs += 1;
     }
 
-    /// A deployment brings `content`.
-    pub(crate) fn deployed(&mut self, content: ContentId) {
-        self.deployments.entry(content).or_insert((0, self.runs)).0 += 1;
+    /// A deployment brings `content`, which has `bytes`.
+    pub(crate) fn deployed(&mut self, content: ContentId, bytes: u64) {
+        let first_run = self.runs;
+        self.contents.entry(content).or_insert(Brought { deployments: 0, first_run, bytes }).deployments += 1;
     }
 
     /// An operator allows `bytes` more.
-    pub(crate) fn allowed(&mut self, content: ContentId, bytes: u64) {
-        *self.overrides.entry(content).or_default() += bytes;
+    pub(crate) fn allowed(&mut self, way: Way, bytes: u64) {
+        *self.overrides.entry(way).or_default() += bytes;
+    }
+
+    /// What may be read in vain of a content in each site: a share for each deployment that brought it.
+    fn budget(&self, content: ContentId) -> u64 {
+        let share = |brought: &Brought| (brought.bytes / WAN_BUDGET_DIVISOR).max(WAN_BUDGET_BYTES_MIN);
+        self.contents.get(&content).map_or(0, |brought| brought.deployments * share(brought))
     }
 
     /// How many ledgers a content has had in each site, at most.
     fn ledgers(&self, content: ContentId) -> u64 {
-        let (deployments, first) = self.deployments.get(&content).copied().unwrap_or((1, self.runs));
-        deployments + self.runs - first
+        self.contents.get(&content).map_or(1, |brought| brought.deployments + self.runs - brought.first_run)
     }
 
-    /// A node begins to read the `lacking` bytes that it lacks of a block; `there` says whether the site has it otherwise.
-    /// `granted_there` says the same of when the lease was granted: a block that a deputy read is not to be granted if so.
-    pub(crate) fn begin(&mut self, way: Way, block: BlockIndex, lacking: u32, there: bool, granted_there: bool) {
+    /// A node reads some of the `lacking` bytes that it lacks of a block; `there` says whether the site had it otherwise, when
+    /// the lease was granted and when it was begun: a block that a deputy read is not to be granted if so.
+    pub(crate) fn begin(&mut self, way: Way, block: BlockIndex, lacking: u32, there: [bool; 2]) {
         let ledger = self.ledgers(way.content);
         let account = self.ways.entry(way).or_default();
         let before = account.allowances.get(&block).copied();
-        let first = before.is_none() && !(granted_there && account.own.contains(&block));
-        if first || before.is_some_and(|before| before < ledger) && !there {
+        let first = before.is_none() && !(there[0] && account.own.contains(&block));
+        if first || before.is_some_and(|before| before < ledger) && there != [true; 2] {
             account.allowances.insert(block, ledger);
             account.allowed += u64::from(lacking);
         }
     }
 
-    /// A deputy begins to read the `lacking` bytes that it lacks of a block. Whether it may is judged by what it knows, when
+    /// A deputy reads some of the `lacking` bytes that it lacks of a block. Whether it may is judged by what it knows, when
     /// it grants itself the lease (see [`super::away`]); if so it is allowed beside what the ledgers allow.
     pub(crate) fn begin_own(&mut self, way: Way, block: BlockIndex, lacking: u32) {
         let account = self.ways.entry(way).or_default();
@@ -90,14 +105,13 @@ impl WanOnce {
 
     /// `bytes` crossed the WAN for a lease, `wasted` of them for nothing.
     pub(crate) fn read(&mut self, way: Way, lease: LeaseId, bytes: u64, wasted: u64) -> Result<(), String> {
-        let budgets = self.ledgers(way.content);
-        let overrides = self.overrides.get(&way.content).copied().unwrap_or(0);
+        let budget = self.budget(way.content);
+        let overrides = self.overrides.get(&way).copied().unwrap_or(0);
         let account = self.ways.entry(way).or_default();
         account.read += bytes;
         account.unreported += wasted;
         self.waste.entry(lease).or_insert((way, 0)).1 += wasted;
-        let budget = (account.allowed / WAN_BUDGET_DIVISOR).max(WAN_BUDGET_BYTES_MIN);
-        let most = account.allowed + budget * budgets + overrides + account.unreported;
+        let most = account.allowed + budget + overrides + account.unreported;
         if account.read <= most {
             return Ok(());
         }
@@ -143,8 +157,8 @@ mod tests {
     fn begun(lacking: u32) -> WanOnce {
         let mut check = WanOnce::default();
         check.coordinator_started();
-        check.deployed(WAY.content);
-        check.begin(WAY, BlockIndex(0), lacking, false, false);
+        check.deployed(WAY.content, u64::from(lacking));
+        check.begin(WAY, BlockIndex(0), lacking, [false; 2]);
         check
     }
 
@@ -152,7 +166,7 @@ mod tests {
     fn a_second_reading_is_caught_once_the_budget_is_spent() {
         let mut check = begun(1_000_000);
         assert_eq!(check.read(WAY, LeaseId(1), 1_000_000, 0), Ok(()));
-        check.begin(WAY, BlockIndex(0), 1_000_000, false, false);
+        check.begin(WAY, BlockIndex(0), 1_000_000, [false; 2]);
         assert_eq!(check.read(WAY, LeaseId(2), WAN_BUDGET_BYTES_MIN, 0), Ok(()), "one ledger's budget");
         assert!(check.read(WAY, LeaseId(2), 1, 0).is_err());
     }
@@ -163,9 +177,19 @@ mod tests {
             let mut check = begun(5_000_000);
             assert_eq!(check.read(WAY, LeaseId(1), 5_000_000, 0), Ok(()));
             check.coordinator_started();
-            check.begin(WAY, BlockIndex(0), 5_000_000, there, there);
+            check.begin(WAY, BlockIndex(0), 5_000_000, [there; 2]);
             assert_eq!(check.read(WAY, LeaseId(2), 5_000_000, 0).is_err(), there);
         }
+    }
+
+    #[test]
+    fn a_restart_brings_no_budget() {
+        let mut check = begun(1_000_000);
+        assert_eq!(check.read(WAY, LeaseId(1), 1_000_000 + WAN_BUDGET_BYTES_MIN, 0), Ok(()));
+        check.coordinator_started();
+        assert!(check.read(WAY, LeaseId(2), 1, 0).is_err());
+        check.allowed(WAY, 1);
+        assert_eq!(check.read(WAY, LeaseId(2), 0, 0), Ok(()), "an operator does");
     }
 
     #[test]

@@ -100,3 +100,13 @@ async fn answers_reach_the_driver() {
     shoal(&fake, &["release", "d12"]).await;
     assert_eq!(fake.actions.recv().await, Some(Action::Release));
 }
+
+#[tokio::test]
+async fn an_operator_may_pay_for_more_reading() {
+    let fake = Fake::start(vec![sample::acquiring()]).await;
+    let allow = ["allow", "d12", "--site", "syd", "--bytes"];
+    let (exit, out, _) = shoal(&fake, &[&allow[..], &["20MB", "--package", "web"]].concat()).await;
+    assert_eq!((exit, out.as_str()), (Exit::Done, "syd may read 20000000 bytes more of web\n"));
+    let nothing = Cli::try_parse_from(["shoal"].iter().chain(&allow).chain(&["0MB"])).unwrap_err().to_string();
+    assert!(nothing.contains("invalid value '0MB' for '--bytes <SIZE>': 0 allows nothing"), "{nothing}");
+}

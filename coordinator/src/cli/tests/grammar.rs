@@ -105,6 +105,7 @@ fn the_grammar_is_sound_and_its_help_is_stable() {
       ignore       Answer a failed step: go on as if it had succeeded
       exclude      Answer a failed step: go on without the node
       fail         Answer a failed step: let the deployment fail
+      allow        Let a site read more over its WAN than the 1 % that it may read again
       nodes        The nodes of the mesh
       sites        The sites of the mesh
       feeds        The feeds of the coordinator

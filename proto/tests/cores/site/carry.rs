@@ -153,7 +153,8 @@ impl Site {
             Output::Kill { run } => agent.running().killed_steps.push(run),
             Output::Serve { request, .. } => self.answer(request, true),
             Output::Refuse { request, .. } => self.answer(request, false),
-            Output::Welcomed { .. } => {}
+            // The disk has room for all.
+            Output::Pins(_) | Output::MakeRoom | Output::Welcomed { .. } => {}
         }
     }
 
