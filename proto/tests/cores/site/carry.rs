@@ -62,6 +62,7 @@ impl Site {
                 };
                 self.tell(to, input);
             }
+            talk @ Flight::ToNeighbour { .. } if self.slow_talk => self.talk.push_back(talk),
             Flight::ToNeighbour { from, to, message } => {
                 if self.agents[from].process.as_ref().is_some_and(|process| process.links.contains(&to)) {
                     self.tell(to, node::Input::Neighbour { from: id(from), message });
