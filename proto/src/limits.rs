@@ -337,8 +337,17 @@ pub const STUCK_GRANT_EVERY: Duration = Duration::from_secs(30);
 /// Neighbours of one exchange: the full mesh of a site of 24 and the graph of degree 16 fit with room for change.
 pub const NEIGHBOURS_MAX: usize = 256;
 
-/// Neighbours that were banned and are remembered.
-pub const BANNED_MAX: usize = 1024;
+/// How long a neighbour that sent wrong bytes is asked for nothing: others and the WAN have their turn first
+/// ([`STUCK_AFTER`] is far shorter), and one that goes on lying wastes one window of requests of its neighbours a minute.
+/// In a small site it may be the only one that has the rest, so that for ever would be too long for an accident.
+pub const LIAR_REST: Duration = Duration::from_secs(60);
+
+/// How often a neighbour may send wrong bytes before it is asked for nothing ever again: once is a bit that fell over, a
+/// second time after the rest is a broken machine or a liar.
+pub const LIES_MAX: u32 = 2;
+
+/// Neighbours that sent wrong bytes and are remembered: four times as many as an exchange has at once.
+pub const LIARS_MAX: usize = 1024;
 
 /// Requests in flight to one neighbour at least: the next block is asked for before the last one arrived.
 pub const REQUESTS_PER_NEIGHBOUR_MIN: usize = 2;

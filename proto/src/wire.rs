@@ -89,7 +89,7 @@ pub enum ToCoordinator {
         /// The text, at most [`crate::limits::OUTPUT_CHUNK_BYTES_MAX`] bytes.
         text: String,
     },
-    /// A neighbour sent wrong bytes and was dropped.
+    /// A neighbour sent wrong bytes and is asked for nothing: for a while the first time, then for good.
     Lied {
         /// The neighbour.
         neighbour: NodeId,

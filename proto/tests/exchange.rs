@@ -5,7 +5,7 @@ use std::time::Duration;
 use shoal_proto::content::BlockSet;
 use shoal_proto::exchange::{Exchange, FetchError, Input, Output, Source};
 use shoal_proto::id::{BlockIndex, NodeId};
-use shoal_proto::limits::{ANNOUNCE_EVERY, STUCK_AFTER};
+use shoal_proto::limits::{ANNOUNCE_EVERY, LIAR_REST, STUCK_AFTER};
 use shoal_proto::time::Time;
 
 const A: NodeId = NodeId([1; 32]);
@@ -111,18 +111,106 @@ fn common_blocks_are_announced_together() {
     assert_eq!(said(&mut core), 5, "one message to each neighbour");
 }
 
-#[test]
-fn a_neighbour_that_lies_is_banned_and_its_blocks_are_asked_of_others() {
+/// A neighbour sent wrong bytes of a block.
+fn corrupt(node: NodeId, block: u32) -> Input {
+    Input::FetchFailed { node, block: BlockIndex(block), why: FetchError::Corrupt }
+}
+
+fn lied(node: NodeId, block: u32) -> Output {
+    Output::Lied { node, block: BlockIndex(block) }
+}
+
+/// What was asked of a neighbour, in whatever order.
+fn asked_of(outputs: &[Output], of: NodeId) -> Vec<u32> {
+    let asked = outputs.iter().filter_map(|output| match output {
+        Output::Fetch { node, block } if *node == of => Some(block.0),
+        _ => None,
+    });
+    let mut asked: Vec<_> = asked.collect();
+    asked.sort_unstable();
+    asked
+}
+
+/// A node whose neighbour A has everything and was asked for two blocks.
+fn with_two_asked_of_a() -> Table {
     let mut table = Table::new(2, &[], &[0, 1], &[]);
-    assert_eq!(table.tell(Input::Tick).len() + table.pass(Duration::from_secs(1)).len(), 2, "both of A");
+    let mut asked = table.tell(Input::Tick);
+    asked.extend(table.pass(Duration::from_secs(1)));
+    assert_eq!(asked_of(&asked, A), [0, 1]);
+    table
+}
+
+#[test]
+fn a_neighbour_that_lies_is_reported_and_its_blocks_are_asked_of_others() {
+    let mut table = with_two_asked_of_a();
     table.tell(Input::NeighbourLanded { node: B, blocks: vec![BlockIndex(0)] });
-    let outputs = table.tell(Input::FetchFailed { node: A, block: BlockIndex(0), why: FetchError::Corrupt });
+    let outputs = table.tell(corrupt(A, 0));
     assert!(outputs.contains(&Output::Cancel { node: A, block: BlockIndex(1) }));
-    assert!(outputs.contains(&Output::Ban { node: A, block: BlockIndex(0) }));
+    assert!(outputs.contains(&lied(A, 0)));
     assert!(outputs.contains(&fetch(B, 0)));
-    assert_eq!(table.tell(Input::NeighbourUp { node: A }), [], "it stays banned");
-    let asked = Input::UploadAsked { node: A, request: 1, block: BlockIndex(0), bytes: 1 };
-    assert_eq!(table.tell(asked), [Output::Refuse { node: A, request: 1 }]);
+    // What it was asked for before, and sent all the same, is of the same offence.
+    assert_eq!(table.tell(corrupt(A, 1)), []);
+}
+
+#[test]
+fn after_a_first_lie_a_neighbour_rests_and_is_asked_again() {
+    let mut table = with_two_asked_of_a();
+    table.tell(corrupt(A, 0));
+    let rested = table.pass(LIAR_REST - Duration::from_millis(1));
+    assert_eq!(asked_of(&rested, A), [] as [u32; 0], "though nobody else has anything");
+    // It wants to be served meanwhile, as any other: it may lack what this node has.
+    table.tell(Input::Landed { block: BlockIndex(0), from: Source::Wan });
+    let wants = Input::UploadAsked { node: A, request: 1, block: BlockIndex(0), bytes: 1 };
+    assert!(table.tell(wants).contains(&Output::Serve { node: A, request: 1 }));
+    let asked = table.pass(Duration::from_millis(1));
+    assert_eq!(asked_of(&asked, A), [1]);
+    let outputs = table.fetched(A, 1, 10);
+    assert!(outputs.contains(&Output::Complete), "{outputs:?}");
+}
+
+#[test]
+fn coming_back_clears_no_lie() {
+    let mut table = with_two_asked_of_a();
+    table.tell(corrupt(A, 0));
+    let come_back = |table: &mut Table| {
+        let mut outputs = table.tell(Input::NeighbourDown { node: A });
+        outputs.extend(table.tell(Input::NeighbourUp { node: A }));
+        outputs.extend(table.tell(Input::NeighbourHas { node: A, blocks: set(2, &[0, 1]) }));
+        outputs
+    };
+    table.pass(LIAR_REST / 2);
+    let mut outputs = come_back(&mut table);
+    outputs.extend(table.pass(LIAR_REST / 2 - Duration::from_millis(1)));
+    assert_eq!(asked_of(&outputs, A), [] as [u32; 0], "it rests on");
+    let mut outputs = table.pass(Duration::from_millis(1));
+    outputs.extend(come_back(&mut table));
+    outputs.extend(table.pass(Duration::from_secs(1)));
+    assert!(!asked_of(&outputs, A).is_empty(), "and is asked again after the rest");
+    let again = table.tell(corrupt(A, 0));
+    assert!(again.contains(&lied(A, 0)), "{again:?}");
+    assert_eq!(come_back(&mut table), [], "it is no neighbour any more");
+    assert_eq!(asked_of(&table.pass(LIAR_REST * 100), A), [] as [u32; 0]);
+    table.tell(Input::Landed { block: BlockIndex(0), from: Source::Wan });
+    let wants = Input::UploadAsked { node: A, request: 1, block: BlockIndex(0), bytes: 1 };
+    assert_eq!(table.tell(wants), [Output::Refuse { node: A, request: 1 }]);
+    assert_eq!(table.tell(corrupt(A, 1)), [], "it is reported twice in all");
+}
+
+#[test]
+fn who_announces_what_it_does_not_have_is_asked_ever_more_rarely() {
+    let mut table = Table::new(1, &[], &[0], &[]);
+    assert_eq!(table.tell(Input::Tick), [fetch(A, 0)]);
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        let gone = Input::FetchFailed { node: A, block: BlockIndex(0), why: FetchError::Gone };
+        assert_eq!(table.tell(gone), [], "no lie is reported");
+        assert_eq!(table.tell(Input::NeighbourLanded { node: A, blocks: vec![BlockIndex(0)] }), []);
+        let from = table.now;
+        while asked_of(&table.pass(Duration::from_millis(10)), A).is_empty() {}
+        waits.push((table.now - from).as_millis());
+    }
+    assert!(waits.windows(2).all(|pair| pair[1] >= 2 * pair[0] - 10), "{waits:?}");
+    assert!(table.fetched(A, 0, 10).contains(&Output::Complete), "in the end it has it");
 }
 
 #[test]

@@ -407,7 +407,7 @@ impl Site {
                 self.push(TO_COORDINATOR, Event::Ledger(wan::Input::Stuck { node: id(index), blocks }));
             }
             Output::Complete => self.hosts[index].done_at = Some(self.now),
-            Output::Ban { node, .. } => panic!("{node} sent nothing wrong"),
+            Output::Lied { node, .. } => panic!("{node} sent nothing wrong"),
         }
     }
 

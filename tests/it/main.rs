@@ -7,6 +7,7 @@ mod crashes;
 mod deploy;
 mod disks;
 mod errors;
+mod liars;
 mod limits;
 mod nuget;
 mod origins;

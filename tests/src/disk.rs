@@ -8,7 +8,8 @@ use std::process::Command;
 
 /// Why processes cannot have small disks here, if they cannot.
 pub fn unavailable() -> Option<String> {
-    let tried = Command::new("unshare").args(["-m", "mount", "-t", "tmpfs", "none", "/mnt"]).output();
+    let folder = std::env::temp_dir();
+    let tried = Command::new("unshare").args(["-m", "mount", "-t", "tmpfs", "none"]).arg(folder).output();
     match tried {
         Ok(tried) if tried.status.success() => None,
         Ok(tried) => Some(String::from_utf8_lossy(&tried.stderr).trim().to_owned()),

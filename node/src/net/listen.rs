@@ -5,11 +5,14 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 
 use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, Swarm};
+use nix::errno::Errno;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -89,11 +92,24 @@ fn in_use(address: &Multiaddr) -> Option<u16> {
         Protocol::Ip6(ip) => IpAddr::V6(ip),
         _ => return None,
     };
-    // The standard library's sockets share their port with nobody.
-    let (port, bound) = match parts.next()? {
-        Protocol::Tcp(port) => (port, TcpListener::bind(SocketAddr::new(ip, port)).map(drop)),
-        Protocol::Udp(port) => (port, UdpSocket::bind(SocketAddr::new(ip, port)).map(drop)),
+    let (port, kind) = match parts.next()? {
+        Protocol::Tcp(port) => (port, SockType::Stream),
+        Protocol::Udp(port) => (port, SockType::Datagram),
         _ => return None,
     };
-    bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse).then_some(port)
+    (bind(SocketAddr::new(ip, port), kind) == Err(Errno::EADDRINUSE)).then_some(port)
+}
+
+/// Binds a socket as libp2p does, but that it shares its port with nobody, and lets it go.
+fn bind(address: SocketAddr, kind: SockType) -> Result<(), Errno> {
+    let family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let socket = socket::socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    if address.is_ipv6() {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+    }
+    if kind == SockType::Stream {
+        // Past connections that the system still remembers are no reason to wait.
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    }
+    socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))
 }

@@ -190,6 +190,14 @@ impl Exchange {
         self.resting.insert((neighbour.rests_until, node));
     }
 
+    /// The neighbour is not asked before `until`.
+    pub(super) fn rest_until(&mut self, node: NodeId, until: Time) {
+        let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
+        self.resting.remove(&(neighbour.rests_until, node));
+        neighbour.rests_until = until;
+        self.resting.insert((until, node));
+    }
+
     /// When the first of the neighbours that rest may be asked again.
     pub(super) fn retry_wake(&self) -> Option<(Time, Why)> {
         self.resting.first().map(|(at, node)| (*at, Why::Retry(*node)))

@@ -184,8 +184,9 @@ pub enum Output {
         /// Which request.
         request: u64,
     },
-    /// A neighbour sent wrong bytes: drop it and report it. It is asked for nothing again, whatever it says.
-    Ban {
+    /// A neighbour sent wrong bytes: report it. It is asked for nothing for [`LIAR_REST`](crate::limits::LIAR_REST); the
+    /// second time it is asked for nothing and served nothing ever again, whatever it says and however it connects.
+    Lied {
         /// Which node.
         node: NodeId,
         /// The block that was wrong.

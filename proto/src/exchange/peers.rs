@@ -1,12 +1,15 @@
-//! What an exchange knows of its neighbours: what each has, what it was asked for, and how it answered.
+//! What an exchange knows of its neighbours: what each has, what it was asked for, how it answered, and who sent wrong bytes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::inflight::Window;
 use crate::content::BlockSet;
-use crate::id::BlockIndex;
-use crate::limits::{NEIGHBOUR_REST_MAX, NEIGHBOUR_REST_MIN, REQUESTS_PER_NEIGHBOUR_MAX, REQUESTS_PER_NEIGHBOUR_MIN};
+use crate::id::{BlockIndex, NodeId};
+use crate::limits::{
+    LIAR_REST, LIARS_MAX, LIES_MAX, NEIGHBOUR_REST_MAX, NEIGHBOUR_REST_MIN, REQUESTS_PER_NEIGHBOUR_MAX,
+    REQUESTS_PER_NEIGHBOUR_MIN,
+};
 use crate::time::Time;
 
 /// One neighbour.
@@ -55,9 +58,77 @@ impl Neighbour {
     }
 }
 
+/// Who sent wrong bytes, and how often. It is kept for as long as the exchange, whoever is connected: if a new connection
+/// cleared it, or being named in a new roster, a liar could do either whenever it likes.
+#[derive(Debug, Default)]
+pub(super) struct Liars {
+    known: BTreeMap<NodeId, Liar>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Liar {
+    times: u32,
+    rests_until: Time,
+}
+
+impl Liars {
+    /// A neighbour sent wrong bytes; says whether that is new: what was asked of it before it had to rest is not.
+    pub(super) fn caught(&mut self, node: NodeId, now: Time) -> bool {
+        if self.known.len() >= LIARS_MAX && !self.known.contains_key(&node) {
+            let least = self.known.iter().min_by_key(|(_, liar)| **liar).map(|(node, _)| *node);
+            least.map(|node| self.known.remove(&node));
+        }
+        let liar = self.known.entry(node).or_insert(Liar { times: 0, rests_until: now });
+        let new = liar.rests_until <= now && liar.times < LIES_MAX;
+        if new {
+            *liar = Liar { times: liar.times + 1, rests_until: now + LIAR_REST };
+        }
+        new
+    }
+
+    /// Whether nothing is asked of it ever again.
+    pub(super) fn is_banned(&self, node: NodeId) -> bool {
+        self.known.get(&node).is_some_and(|liar| liar.times >= LIES_MAX)
+    }
+
+    /// Until when nothing is asked of it, if it has sent wrong bytes.
+    pub(super) fn rests_until(&self, node: NodeId) -> Option<Time> {
+        self.known.get(&node).map(|liar| liar.rests_until)
+    }
+
+    pub(super) fn check(&self, neighbours: &BTreeMap<NodeId, Neighbour>) {
+        assert!(self.known.len() <= LIARS_MAX, "liars are bounded");
+        for (node, neighbour) in neighbours {
+            assert!(!self.is_banned(*node), "{node} is banned and a neighbour");
+            let rests = self.rests_until(*node).is_none_or(|until| until <= neighbour.rests_until);
+            assert!(rests, "{node} sent wrong bytes and is asked before its rest is over");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_memory_of_liars_is_bounded_and_keeps_the_worst() {
+        let node = |number: usize| {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&(number as u64).to_le_bytes());
+            NodeId(key)
+        };
+        let mut liars = Liars::default();
+        let later = Time::ZERO + LIAR_REST;
+        for now in [Time::ZERO, later] {
+            assert!(liars.caught(node(0), now));
+        }
+        for number in 1..=LIARS_MAX {
+            assert!(liars.caught(node(number), later + Duration::from_secs(number as u64)));
+        }
+        assert_eq!(liars.known.len(), LIARS_MAX);
+        assert!(liars.is_banned(node(0)));
+        assert_eq!(liars.rests_until(node(1)), None, "the one whose rest is over first");
+    }
 
     #[test]
     fn who_fails_rests_longer_each_time_until_it_delivers() {

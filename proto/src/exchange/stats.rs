@@ -56,6 +56,7 @@ impl Exchange {
             assert_eq!(*copies as usize, counted, "copies of block {block}");
         }
         assert!(self.neighbours.len() <= NEIGHBOURS_MAX, "neighbours are bounded");
+        self.liars.check(&self.neighbours);
         self.ready.iter().for_each(|node| assert!(self.neighbours.contains_key(node), "only neighbours are ready"));
         self.uploads.check(|node| self.neighbours.contains_key(&node));
     }

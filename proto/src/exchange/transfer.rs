@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::announce::Announcements;
 use super::inflight::{Times, Window};
-use super::peers::Neighbour;
+use super::peers::{Liars, Neighbour};
 use super::serve::Uploads;
 use super::{FetchError, Input, Output, Source, Stats, Why};
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, NodeId};
 use crate::limits::{
-    ANNOUNCED_AT_ONCE_COPIES, BANNED_MAX, NEIGHBOURS_MAX, REQUESTS_MAX, REQUESTS_MIN, STUCK_AFTER, STUCK_BLOCKS_MAX,
+    ANNOUNCED_AT_ONCE_COPIES, NEIGHBOURS_MAX, REQUESTS_MAX, REQUESTS_MIN, STUCK_AFTER, STUCK_BLOCKS_MAX,
 };
 use crate::rng::mix;
 use crate::time::Time;
@@ -49,7 +49,7 @@ pub struct Exchange {
     pub(super) seed: u64,
     pub(super) stats: Stats,
     announcements: Announcements,
-    banned: BTreeSet<NodeId>,
+    pub(super) liars: Liars,
     stuck_at: Time,
     times_stuck: u32,
     said_complete: bool,
@@ -96,7 +96,7 @@ impl Exchange {
             seed: mix(seed),
             stats: Stats::default(),
             announcements: Announcements::default(),
-            banned: BTreeSet::new(),
+            liars: Liars::default(),
             stuck_at: Time::ZERO,
             times_stuck: 0,
             said_complete: false,
@@ -195,12 +195,15 @@ impl Exchange {
 
     fn neighbour_up(&mut self, node: NodeId, now: Time) {
         let known = self.neighbours.contains_key(&node);
-        if known || self.banned.contains(&node) || self.neighbours.len() >= NEIGHBOURS_MAX {
+        if known || self.liars.is_banned(node) || self.neighbours.len() >= NEIGHBOURS_MAX {
             return;
         }
         let mut neighbour = Neighbour::new(self.have.count());
         neighbour.window.begin(now);
         self.neighbours.insert(node, neighbour);
+        if let Some(until) = self.liars.rests_until(node) {
+            self.rest_until(node, until);
+        }
         self.outputs.push_back(Output::AnnounceAll { to: node });
     }
 
@@ -274,12 +277,18 @@ impl Exchange {
         self.end_request(node, block);
         let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
         match why {
-            FetchError::Corrupt => self.ban(node, block),
+            FetchError::Corrupt => self.lied(node, block, now),
+            // No lie: a node that lost power forgets what it had, one that is done closes it. All that it costs is the
+            // question, and who announces again and again what it does not have is asked ever more rarely.
             FetchError::Gone => {
+                let rests = neighbour.rests_until > now;
                 if neighbour.has.remove(block) {
                     self.copies[block.index()] -= 1;
                 }
                 self.ready.insert(node);
+                if asked && !rests {
+                    self.rest(node, now);
+                }
             }
             FetchError::Refused | FetchError::Timeout if asked => {
                 self.rest(node, now);
@@ -289,14 +298,23 @@ impl Exchange {
         }
     }
 
-    fn ban(&mut self, node: NodeId, block: BlockIndex) {
-        let asked: Vec<_> = self.neighbours.get(&node).into_iter().flat_map(|it| it.requests.keys().copied()).collect();
-        asked.into_iter().for_each(|block| self.outputs.push_back(Output::Cancel { node, block }));
-        self.drop_neighbour(node);
-        if self.banned.len() < BANNED_MAX {
-            self.banned.insert(node);
+    /// A neighbour sent wrong bytes (VERIFIED: it is named, dropped and reported). It rests for long, for the first time
+    /// may have been an accident; it is served all the same. The second time it is no neighbour any more.
+    fn lied(&mut self, node: NodeId, block: BlockIndex, now: Time) {
+        if !self.liars.caught(node, now) {
+            return;
         }
-        self.outputs.push_back(Output::Ban { node, block });
+        let asked: Vec<_> = self.neighbours.get(&node).into_iter().flat_map(|it| it.requests.keys().copied()).collect();
+        for block in asked {
+            self.outputs.push_back(Output::Cancel { node, block });
+            self.end_request(node, block);
+        }
+        if self.liars.is_banned(node) {
+            self.drop_neighbour(node);
+        } else if let Some(until) = self.liars.rests_until(node) {
+            self.rest_until(node, until);
+        }
+        self.outputs.push_back(Output::Lied { node, block });
     }
 
     fn lease_held(&mut self, block: BlockIndex) {

@@ -241,7 +241,9 @@ impl Trade {
             exchange::Output::AnnounceAll { to } => Output::Neighbour { to, message: self.has(content) },
             exchange::Output::Serve { node, request } => Output::Serve { node, request },
             exchange::Output::Refuse { node, request } => Output::Refuse { node, request },
-            exchange::Output::Ban { node, .. } => Output::Coordinator(ToCoordinator::Lied { neighbour: node, content }),
+            exchange::Output::Lied { node, .. } => {
+                Output::Coordinator(ToCoordinator::Lied { neighbour: node, content })
+            }
             exchange::Output::Stuck { blocks } => {
                 let blocks = ranges(blocks.into_iter());
                 Output::Coordinator(ToCoordinator::Stuck { content, blocks })

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use shoal_proto::content::BlockSet;
 use shoal_proto::coordinator::Notice;
-use shoal_proto::id::{BlockIndex, DeploymentId, Generation};
+use shoal_proto::id::{BlockIndex, DeploymentId, Generation, NodeId};
+use shoal_proto::limits::LIAR_REST;
 use shoal_proto::node::{Input, Output};
 use shoal_proto::rollout::Outcome;
 use shoal_proto::wan::Lacking;
@@ -227,7 +228,56 @@ fn a_neighbour_that_sends_wrong_bytes_is_reported_and_the_rest_comes_from_others
     site.finish();
     assert_eq!(site.view(1).rollout.outcome, Some(Outcome::Succeeded));
     assert_eq!(site.wan_bytes(content(&web)), 0);
-    let lied =
-        |notice: &&Notice| matches!(notice, Notice::Lied { by, neighbour, .. } if *by == id(A) && *neighbour == id(B));
-    assert!(site.notices.iter().any(|notice| lied(&notice)), "{:?}", site.notices);
+    assert_eq!(lies(&site), [(id(A), id(B))]);
+}
+
+#[test]
+fn a_node_whose_only_source_lied_once_completes_without_an_operator() {
+    let web = package("web", 8);
+    let mut site = Site::new(2);
+    site.liars.insert(B);
+    site.store(B, &web, 0..8);
+    site.create(&deployment(1, &[&web], &[A, B]));
+    site.liars.clear();
+    site.pass(LIAR_REST / 2);
+    site.reconnect(A, B);
+    site.pass(LIAR_REST / 3);
+    assert_eq!((site.view(1).rollout.outcome, lies(&site).len()), (None, 1));
+    site.pass(LIAR_REST);
+    assert_eq!(site.view(1).rollout.outcome, Some(Outcome::Succeeded));
+    assert_eq!(site.wan_bytes(content(&web)), 0, "it had no budget for a block of this size");
+}
+
+#[test]
+fn a_neighbour_that_lies_again_is_reported_again_and_never_asked_any_more() {
+    let web = package("web", 8);
+    let mut site = Site::new(2);
+    site.liars.insert(B);
+    site.store(B, &web, 0..8);
+    site.create(&deployment(1, &[&web], &[A, B]));
+    site.pass(LIAR_REST * 2);
+    assert_eq!(lies(&site), [(id(A), id(B)); 2]);
+    // It is mended, it connects anew with its neighbours and with the coordinator: who tells it from a liar?
+    site.liars.clear();
+    site.reconnect(A, B);
+    site.disconnect(B);
+    site.pass(LIAR_REST);
+    site.connect(B);
+    site.pass(LIAR_REST * 10);
+    assert_eq!(site.agents[A].blocks(content(&web)), [] as [u32; 0]);
+    // Another process of A asks it again.
+    site.crash(A);
+    site.start(A);
+    site.connect(A);
+    site.pass(Duration::from_secs(1));
+    assert_eq!(site.view(1).rollout.outcome, Some(Outcome::Succeeded));
+}
+
+/// Who reported whom, in order.
+fn lies(site: &Site) -> Vec<(NodeId, NodeId)> {
+    let lied = site.notices.iter().filter_map(|notice| match notice {
+        Notice::Lied { by, neighbour, .. } => Some((*by, *neighbour)),
+        _ => None,
+    });
+    lied.collect()
 }

@@ -37,6 +37,8 @@ pub(crate) struct Site {
     contents: BTreeMap<ContentId, Vec<u32>>,
     /// Whether neighbours send what they are asked for.
     pub(crate) trades: bool,
+    /// Whether what neighbours say to each other is on its way until they are let.
+    pub(crate) slow_talk: bool,
     /// Nodes that send wrong bytes.
     pub(crate) liars: BTreeSet<usize>,
     /// Nodes whose reads do not stop when they are told to.
@@ -48,6 +50,7 @@ pub(crate) struct Site {
     requested: u64,
     flights: VecDeque<Flight>,
     waiting: VecDeque<(usize, ToNode)>,
+    talk: VecDeque<Flight>,
     /// All that was said to the coordinator, and to nodes.
     pub(crate) reports: Vec<(usize, ToCoordinator)>,
     pub(crate) orders: Vec<(usize, ToNode)>,
@@ -67,6 +70,7 @@ impl Site {
             agents: (0..count).map(Agent::new).collect(),
             contents: BTreeMap::new(),
             trades: true,
+            slow_talk: false,
             liars: BTreeSet::new(),
             requests: BTreeMap::new(),
             requested: 0,
@@ -74,6 +78,7 @@ impl Site {
             deaf: BTreeSet::new(),
             flights: VecDeque::new(),
             waiting: VecDeque::new(),
+            talk: VecDeque::new(),
             reports: Vec::new(),
             orders: Vec::new(),
             notices: Vec::new(),
@@ -169,6 +174,13 @@ impl Site {
         self.waiting = others;
         let mine: VecDeque<_> = mine;
         self.flights.extend(mine.into_iter().map(|(to, message)| Flight::ToNode(to, message)));
+        self.settle();
+    }
+
+    /// What neighbours said to each other arrives.
+    pub(crate) fn talk_arrives(&mut self) {
+        self.slow_talk = false;
+        self.flights.append(&mut self.talk);
         self.settle();
     }
 

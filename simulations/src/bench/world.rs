@@ -404,7 +404,7 @@ impl World {
                 self.hosts[node].done_at = Some(self.now);
                 self.done += 1;
             }
-            Output::Ban { node, .. } => panic!("{node} sent nothing wrong"),
+            Output::Lied { node, .. } => panic!("{node} sent nothing wrong"),
         }
     }
 

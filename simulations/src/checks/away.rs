@@ -5,11 +5,11 @@
 //! [`TOLD`]. So a second reading of a block is explained by a view that changed within that time, by a connection that was
 //! not there, or by a crash; without these each block is read once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shoal_proto::id::{BlockIndex, ContentId};
-use shoal_proto::limits::COORDINATOR_GRACE;
+use shoal_proto::limits::{COORDINATOR_GRACE, LIES_MAX};
 use shoal_proto::time::Time;
 use shoal_proto::wire::Grant;
 
@@ -22,8 +22,8 @@ const TOLD: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(crate) struct Away {
     stored: BTreeMap<(usize, ContentId, BlockIndex), Time>,
-    /// Pairs of nodes one of which sent the other wrong bytes: they trade no more.
-    estranged: BTreeSet<(usize, usize)>,
+    /// How often one of two nodes sent the other wrong bytes.
+    lies: BTreeMap<(usize, usize), u32>,
 }
 
 impl Away {
@@ -32,7 +32,13 @@ impl Away {
     }
 
     pub(crate) fn lied(&mut self, liar: usize, node: usize) {
-        self.estranged.extend([(liar, node), (node, liar)]);
+        let pair = (liar.min(node), liar.max(node));
+        *self.lies.entry(pair).or_default() += 1;
+    }
+
+    /// Whether one of them may have lied so often that they trade no more.
+    fn estranged(&self, one: usize, two: usize) -> bool {
+        self.lies.get(&(one.min(two), one.max(two))).is_some_and(|lies| *lies >= LIES_MAX)
     }
 }
 
@@ -69,7 +75,7 @@ impl World {
             if near.reached.is_some_and(told) {
                 return Err(format!("node{node} grants itself {lease:?}, and the coordinator reaches node{other}"));
             }
-            let trades = !self.checks.away.estranged.contains(&(node, other));
+            let trades = !self.checks.away.estranged(node, other);
             let opened = near.open.get(&content).copied().flatten().filter(|at| trades && told(*at));
             let stored =
                 |block: &BlockIndex| self.checks.away.stored.get(&(other, content, *block)).is_none_or(|at| told(*at));

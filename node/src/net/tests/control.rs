@@ -125,6 +125,17 @@ async fn a_port_is_not_shared_with_another_mesh() {
 }
 
 #[tokio::test]
+async fn a_port_is_listened_on_in_both_versions_of_ip() {
+    let all: Multiaddr = "/ip4/0.0.0.0/tcp/0".parse().unwrap();
+    let first = Member::start_with(Identity::ephemeral(), all, &ControlConfig::default()).await;
+    let port = first.address.to_string().rsplit('/').next().map(str::to_owned).unwrap();
+    match within("listening", first.mesh.listen(format!("/ip6/::/tcp/{port}").parse().unwrap())).await {
+        Ok(_) => {}
+        Err(error) => assert!(!matches!(error, ListenError::InUse { .. }), "{error}"),
+    }
+}
+
+#[tokio::test]
 async fn a_restarted_peer_is_reconnected() {
     let mut a = Member::start().await;
     let b = Member::start().await;

@@ -62,6 +62,7 @@ impl Site {
                 };
                 self.tell(to, input);
             }
+            talk @ Flight::ToNeighbour { .. } if self.slow_talk => self.talk.push_back(talk),
             Flight::ToNeighbour { from, to, message } => {
                 if self.agents[from].process.as_ref().is_some_and(|process| process.links.contains(&to)) {
                     self.tell(to, node::Input::Neighbour { from: id(from), message });
@@ -152,8 +153,8 @@ impl Site {
             Output::Kill { run } => agent.running().killed_steps.push(run),
             Output::Serve { request, .. } => self.answer(request, true),
             Output::Refuse { request, .. } => self.answer(request, false),
-            // The disk has room for all.
-            Output::Pins(_) | Output::MakeRoom | Output::Welcomed { .. } => {}
+            // The disk has room for all, and the WAN has no limit.
+            Output::Pins(_) | Output::MakeRoom | Output::WanRate(_) | Output::Welcomed { .. } => {}
         }
     }
 
