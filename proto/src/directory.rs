@@ -259,18 +259,23 @@ impl Directory {
         of_site.map(|member| member.membership.node)
     }
 
-    /// What `node` is to know of its site; `own_bulk` is where the coordinator's bulk mesh is, unless its token said otherwise.
-    pub fn roster(&self, node: NodeId, own_bulk: &[String]) -> Option<Roster> {
+    /// What each connected member of a site is to know of it; `own_bulk` is where the coordinator's bulk mesh is, unless a
+    /// member's token said otherwise.
+    pub fn rosters(&self, site: &Name, own_bulk: &[String]) -> BTreeMap<NodeId, Roster> {
+        let online: BTreeSet<NodeId> = self.online(site).collect();
+        let mut graph = neighbourhoods(&online);
+        // In a small site everybody is everybody's neighbour anyway.
+        let deputies = if online.len() > FULL_MESH_NODES_MAX { self.deputies(site) } else { BTreeSet::new() };
+        for deputy in &deputies {
+            let others = deputies.iter().filter(|other| *other != deputy);
+            graph.entry(*deputy).or_default().extend(others);
+        }
+        graph.into_iter().filter_map(|(node, near)| Some((node, self.roster(node, near, own_bulk)?))).collect()
+    }
+
+    fn roster(&self, node: NodeId, near: BTreeSet<NodeId>, own_bulk: &[String]) -> Option<Roster> {
         let membership = &self.members.get(&node)?.membership;
         let bulk = if membership.coordinator_bulk.is_empty() { own_bulk } else { &membership.coordinator_bulk };
-        let online: BTreeSet<NodeId> = self.online(&membership.site).collect();
-        let mut near = neighbours(&online, node);
-        // In a small site everybody is everybody's neighbour anyway.
-        let deputies =
-            if online.len() > FULL_MESH_NODES_MAX { self.deputies(&membership.site) } else { BTreeSet::new() };
-        if deputies.contains(&node) {
-            near.extend(deputies.into_iter().filter(|deputy| *deputy != node));
-        }
         let neighbours = near.into_iter().filter_map(|id| {
             let presence = self.members.get(&id)?.online.as_ref()?;
             Some(Neighbour { node: id, control: presence.control.clone(), bulk: presence.bulk.clone() })
@@ -295,32 +300,15 @@ fn ordered(key: &[u8; 32], nodes: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
     places.into_iter().map(|(_, node)| node).collect()
 }
 
-/// The members of `site` that `node` trades with: all of them in a small site, otherwise those next to it in
-/// [`NEIGHBOUR_RINGS`] rings, each ordered by another hash of the keys.
+/// Whom each member of `site` trades with: all others in a small site, otherwise those next to it in [`NEIGHBOUR_RINGS`]
+/// rings, each ordered by another hash of the keys.
 ///
 /// A union of random Hamiltonian cycles is connected, near-regular and an expander with high probability (Law and Siu,
 /// "Distributed construction of random expander networks", 2003), and a member that comes or goes changes two edges a ring.
-pub fn neighbours(site: &BTreeSet<NodeId>, node: NodeId) -> BTreeSet<NodeId> {
-    let others = site.iter().copied().filter(|other| *other != node);
-    if site.len() <= FULL_MESH_NODES_MAX || !site.contains(&node) {
-        return others.take(FULL_MESH_NODES_MAX).collect();
-    }
-    let mut found = BTreeSet::new();
-    for ring in 0..NEIGHBOUR_RINGS {
-        let own = place(&[ring; 32], node);
-        let places = || others.clone().map(|other| place(&[ring; 32], other));
-        let (first, last) = (places().min(), places().max());
-        let after = places().filter(|other| *other > own).min().or(first);
-        let before = places().filter(|other| *other < own).max().or(last);
-        found.extend(after.into_iter().chain(before).map(|(_, id)| id));
-    }
-    found
-}
-
-/// [`neighbours`] of every member of `site`, each ring ordered once for all of them.
 pub fn neighbourhoods(site: &BTreeSet<NodeId>) -> BTreeMap<NodeId, BTreeSet<NodeId>> {
     if site.len() <= FULL_MESH_NODES_MAX {
-        return site.iter().map(|node| (*node, neighbours(site, *node))).collect();
+        let others = |node: &NodeId| site.iter().copied().filter(|other| other != node).collect();
+        return site.iter().map(|node| (*node, others(node))).collect();
     }
     let mut found: BTreeMap<_, BTreeSet<_>> = site.iter().map(|node| (*node, BTreeSet::new())).collect();
     for ring in 0..NEIGHBOUR_RINGS {
@@ -401,21 +389,20 @@ mod tests {
         let mut directory = directory();
         join(&mut directory, node(1), &hello("a", 7));
         join(&mut directory, node(2), &hello("b", 7));
-        let roster = directory.roster(node(1), &["/bulk".into()]).unwrap();
-        assert_eq!(roster.neighbours, [Neighbour { node: node(2), control: vec!["/b".into()], bulk: vec![] }]);
-        assert_eq!(roster.coordinator_bulk, ["/bulk"]);
+        let roster = |directory: &Directory, bulk: &[String]| directory.rosters(&name("syd"), bulk).remove(&node(1));
+        let first = roster(&directory, &["/bulk".into()]).unwrap();
+        assert_eq!(first.neighbours, [Neighbour { node: node(2), control: vec!["/b".into()], bulk: vec![] }]);
+        assert_eq!(first.coordinator_bulk, ["/bulk"]);
         directory.set_offline(node(2));
-        let later = directory.roster(node(1), &[]).unwrap();
-        assert_eq!((later.neighbours, later.number > roster.number), (vec![], true));
+        let later = roster(&directory, &[]).unwrap();
+        assert_eq!((later.neighbours, later.number > first.number), (vec![], true));
     }
 
     #[test]
     fn large_sites_get_a_symmetric_connected_graph_of_bounded_degree() {
         for count in [2u8, 24, 25, 60, 200] {
             let site: BTreeSet<NodeId> = (0..count).map(node).collect();
-            let graph: BTreeMap<NodeId, BTreeSet<NodeId>> =
-                site.iter().map(|id| (*id, neighbours(&site, *id))).collect();
-            assert_eq!(neighbourhoods(&site), graph, "{count}: of all at once");
+            let graph = neighbourhoods(&site);
             let mut reached = BTreeSet::from([node(0)]);
             let mut next = vec![node(0)];
             while let Some(id) = next.pop() {

@@ -131,12 +131,9 @@ impl Coordinator {
     /// Tells the connected nodes of every site whose roster changed.
     pub(super) fn tell_rosters(&mut self) {
         let stale = std::mem::take(&mut self.stale_rosters);
-        for node in self.told.keys() {
-            let concerned = self.directory.site_of(*node).is_some_and(|site| stale.contains(site));
-            let roster = concerned.then(|| self.directory.roster(*node, &self.config.bulk)).flatten();
-            if let Some(roster) = roster {
-                self.outbox.push_back(Output::Node { to: *node, message: ToNode::Roster(roster) });
-            }
+        let rosters = stale.iter().flat_map(|site| self.directory.rosters(site, &self.config.bulk));
+        for (to, roster) in rosters.filter(|(node, _)| self.told.contains_key(node)) {
+            self.outbox.push_back(Output::Node { to, message: ToNode::Roster(roster) });
         }
         stale.iter().for_each(|site| self.tell_standbys(site));
     }
