@@ -17,6 +17,9 @@ use crate::world::World;
 /// Tells the random numbers of this file from those of the scenario.
 const SALT: u64 = 0x1141;
 
+/// With less, bytes a second, a site would not come to its end within the calm.
+const LIMIT_IN_CALM_MIN: u64 = 50_000;
+
 /// Gives sites of a scenario limits, and changes of them.
 pub(crate) fn set(scenario: &mut Scenario, seed: u64) {
     let mut rng = Rng::new(mix(seed ^ SALT));
@@ -25,7 +28,7 @@ pub(crate) fn set(scenario: &mut Scenario, seed: u64) {
         let changes = rng.below(5);
         for change in 0..changes {
             let at_ms = if change == 0 { 0 } else { rng.below(until_ms) };
-            let rate = (scenario.sites[site].wan_rate >> rng.below(4)).max(RATE_LIMIT_MIN);
+            let rate = (scenario.sites[site].wan_rate >> rng.below(8)).max(RATE_LIMIT_MIN);
             let limit = (rng.below(5) > 0).then_some(rate);
             scenario.faults.push((Time::from_millis(at_ms), Fault::Limit { site, limit }));
         }
@@ -51,12 +54,15 @@ impl World {
         }
     }
 
-    /// In the calm, a limit goes where many bytes are still to come: everything has to come to its end in time.
+    /// In the calm, a limit goes where many bytes are still to come or where it is low: everything has to come to its end in
+    /// time.
     pub(crate) fn end_limits(&mut self) {
         let away = |(_, fault): &(Time, Fault)| matches!(fault, Fault::Away { .. });
         let many = !self.scenario.swarm || self.scenario.faults.iter().any(away);
-        for site in (0..self.limits.len()).filter(|_| many) {
-            self.change_limit(site, None);
+        for site in 0..self.limits.len() {
+            if many || self.limits[site].is_some_and(|limit| limit < LIMIT_IN_CALM_MIN) {
+                self.change_limit(site, None);
+            }
         }
     }
 

@@ -59,6 +59,8 @@ pub(crate) struct Process {
     pub(crate) links: BTreeSet<usize>,
     /// Leases that it works on, in order.
     pub(crate) reads: Vec<Read>,
+    /// How fast it may read for them.
+    pub(crate) wan_rate: Option<u64>,
     /// Leases that it was told to stop reading for, and has not.
     pub(crate) stopping: Vec<LeaseId>,
     /// Blocks that it asked neighbours for and that did not come.
@@ -90,6 +92,7 @@ impl Agent {
             roster: BTreeSet::new(),
             links: BTreeSet::new(),
             reads: Vec::new(),
+            wan_rate: None,
             stopping: Vec::new(),
             fetches: Vec::new(),
             started_steps: Vec::new(),

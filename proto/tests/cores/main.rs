@@ -7,6 +7,7 @@ mod away;
 mod budgets;
 mod deployments;
 mod leases;
+mod limits;
 mod nodes;
 mod plan;
 mod restart;

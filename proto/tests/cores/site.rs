@@ -245,6 +245,17 @@ impl Site {
         self.settle();
     }
 
+    /// The site's WAN limit changes.
+    pub(crate) fn limit(&mut self, limit: Option<u64>) {
+        self.operator_says(coordinator::Input::WanLimit { site: name("syd"), limit });
+    }
+
+    /// Tells the coordinator something that comes from no node.
+    pub(crate) fn operator_says(&mut self, input: coordinator::Input) {
+        self.tell_coordinator(input);
+        self.settle();
+    }
+
     pub(crate) fn view(&self, deployment: u64) -> DeploymentView {
         self.coordinator.as_ref().and_then(|core| core.view(DeploymentId(deployment), self.now)).expect("there is one")
     }

@@ -142,6 +142,7 @@ impl Site {
                 agent.running().fetches.retain(|fetch| *fetch != (number(from), content, block));
             }
             Output::Read(grant) => agent.running().reads.push(Read { grant, bytes: 0 }),
+            Output::WanRate(rate) => agent.running().wan_rate = rate,
             Output::CancelRead { lease, .. } if self.linger.contains(&node) => agent.running().stopping.push(lease),
             Output::CancelRead { lease, .. } => self.stop_read(node, lease, Outcome::Revoked),
             Output::Seal { content } => {
@@ -154,7 +155,7 @@ impl Site {
             Output::Serve { request, .. } => self.answer(request, true),
             Output::Refuse { request, .. } => self.answer(request, false),
             // The disk has room for all, and the WAN has no limit.
-            Output::Pins(_) | Output::MakeRoom | Output::WanRate(_) | Output::Welcomed { .. } => {}
+            Output::Pins(_) | Output::MakeRoom | Output::Welcomed { .. } => {}
         }
     }
 
