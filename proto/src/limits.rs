@@ -451,10 +451,11 @@ pub const FACTS_MAX: usize = 65_536;
 pub const LATE_ENDS_MAX: usize = NODES_MAX * LEASES_PER_NODE_MAX;
 
 /// Shares of a site's WAN limit are reckoned this often at most: readers come and go faster than a change shows.
-pub const SHARES_EVERY: Duration = Duration::from_millis(250);
+pub const SHARES_EVERY: Duration = Duration::from_millis(100);
 
-/// A share is raised this long after others were lowered, so that these have heard of it. Over 10 s it costs 3 % once.
-pub const SHARE_RAISE_DELAY: Duration = Duration::from_millis(300);
+/// A share is raised this long after others were lowered, so that these have heard of it: longer than most ways to a node
+/// take, and short enough that what lies idle meanwhile is not felt. Where it takes longer, a moment is over the limit.
+pub const SHARE_RAISE_DELAY: Duration = Duration::from_millis(60);
 
 /// A node says this often how fast it reads under a limit: often enough that what it leaves is used soon.
 pub const WAN_RATE_EVERY: Duration = Duration::from_secs(1);
