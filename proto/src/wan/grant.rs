@@ -50,11 +50,11 @@ impl Site {
         if now < self.origin.retry_at || !self.awaited.is_empty() {
             return;
         }
-        if self.least_stale {
-            self.note_least_of_all();
-        }
         let mut unaffordable = false;
         while let Some(slot) = self.next_reader() {
+            if self.least_stale {
+                self.note_least_of_all(now);
+            }
             let choice = self.room(slot, now).map(|room| self.choose(slot, room));
             unaffordable |= choice.as_ref().is_some_and(|choice| choice.unaffordable);
             match choice.filter(|choice| !choice.blocks.is_empty()) {
@@ -101,6 +101,9 @@ impl Site {
             member.rests_until = now + SLOW_READER_REST;
             member.speed = super::member::Speed::default();
             self.timers.insert((member.rests_until, Why::CooledDown(node)));
+            // What it has a part of is not left to it any more.
+            self.least_stale = true;
+            self.ready_all();
             return None;
         }
         let ahead = self.members[slot].speed.rate().unwrap_or(0).saturating_mul(2);
@@ -261,9 +264,9 @@ impl Site {
     }
 
     /// Takes into account what one member lacks, which may be less than all others do.
-    pub(super) fn note_least(&mut self, slot: usize) {
+    pub(super) fn note_least(&mut self, slot: usize, now: Time) {
         let member = &self.members[slot];
-        if !member.trusted() {
+        if !member.leads(now) {
             self.least_stale = true;
             return;
         }
@@ -277,11 +280,11 @@ impl Site {
         }
     }
 
-    fn note_least_of_all(&mut self) {
+    fn note_least_of_all(&mut self, now: Time) {
         self.least_stale = false;
         self.least.copy_from_slice(&self.block_bytes);
-        let nobody = !self.members.iter().any(|member| member.trusted());
-        for member in self.members.iter().filter(|member| member.trusted() || nobody && member.reads()) {
+        let nobody = !self.members.iter().any(|member| member.leads(now));
+        for member in self.members.iter().filter(|member| member.leads(now) || nobody && member.reads()) {
             for (block, bytes) in &member.partial {
                 let least = &mut self.least[block.index()];
                 *least = (*least).min(*bytes);
@@ -348,7 +351,9 @@ fn runs(blocks: &[(BlockIndex, u32)]) -> Vec<BlockRange> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Input, Lacking};
     use super::*;
+    use crate::id::NodeId;
 
     #[test]
     fn runs_are_maximal() {
@@ -364,5 +369,36 @@ mod tests {
         assert_eq!(patience(1, Some(10_000_000), None), LEASE_TIME_MIN);
         assert_eq!(patience(u64::MAX, Some(0), None).as_secs(), u64::MAX / 1000, "saturates");
         assert_eq!(patience(10_000_000, Some(10_000_000), Some(100_000)).as_secs(), 300, "what is allowed bounds it");
+    }
+
+    /// What B is granted of a content of which A has a part of block 0, and rests for `rest`.
+    fn granted_beside_one_that_rests(rest: Duration) -> Vec<BlockRange> {
+        const MIB: u32 = 1 << 20;
+        let (a, b) = (NodeId([1; 32]), NodeId([2; 32]));
+        let mut site = Site::new(&[MIB; 4], 7);
+        let mut next_lease = 1 << 32;
+        let mut tell = |site: &mut Site, input| site.handle(input, Time::ZERO, &mut next_lease);
+        let wants = |node, first: u32| {
+            let bytes = |block| if block == 0 { first } else { MIB };
+            let lacking = (0..4).map(|block| Lacking { block: BlockIndex(block), bytes: bytes(block) }).collect();
+            Input::Wants { node, lacking, held: Vec::new() }
+        };
+        tell(&mut site, Input::Await { nodes: vec![b], until: Time::from_millis(500) });
+        tell(&mut site, wants(a, MIB / 4));
+        site.members[0].rests_until = Time::ZERO + rest;
+        site.least_stale = true;
+        tell(&mut site, wants(b, MIB));
+        let grants = site.outputs.into_iter().map(|output| match output {
+            Output::Grant { node, blocks, .. } if node == b => blocks,
+            other => panic!("{other:?}"),
+        });
+        grants.flatten().collect()
+    }
+
+    #[test]
+    fn a_block_is_left_to_the_node_that_has_a_part_of_it_unless_that_rests_for_long() {
+        let first = |rest| granted_beside_one_that_rests(Duration::from_secs(rest)).first().map(|range| range.start);
+        assert_eq!(first(1), Some(BlockIndex(1)), "A reads the rest of block 0 soon");
+        assert_eq!(first(SLOW_READER_REST.as_secs()), Some(BlockIndex(0)));
     }
 }

@@ -8,6 +8,10 @@ use crate::id::{BlockIndex, LeaseId, NodeId};
 use crate::limits::{READ_BACKOFF_MAX, READ_BACKOFF_MIN};
 use crate::time::Time;
 
+/// How long a block waits for the node that has the greatest part of it: it costs nothing, and another node would have to
+/// read that part again.
+const PART_WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// One node of the site.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -74,6 +78,11 @@ impl Member {
     /// Whether others leave to it the blocks of which it lacks the fewest bytes.
     pub(super) fn trusted(&self) -> bool {
         self.reads() && self.failures < 2
+    }
+
+    /// Whether the blocks of which it has a part are left to it: it may read them soon.
+    pub(super) fn leads(&self, now: Time) -> bool {
+        self.trusted() && self.rests_until <= now + PART_WAIT_MAX
     }
 
     /// Bytes that it lacks of a block of `block_bytes`.

@@ -43,7 +43,7 @@ impl Site {
         self.read_bytes = self.read_bytes.saturating_add(read_bytes);
         self.gap_bytes = self.gap_bytes.saturating_add(beyond);
         self.remove_lease(id, &refunds, now);
-        self.note_least(slot);
+        self.note_least(slot, now);
         self.judge(slot, outcome, complete, whole_rest, now);
     }
 

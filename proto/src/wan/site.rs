@@ -177,6 +177,7 @@ impl Site {
                 }
                 Why::CooledDown(node) => {
                     self.ready.insert(self.slots[&node]);
+                    self.least_stale = true;
                 }
                 Why::OriginRetry => self.ready_all(),
                 Why::AwaitOver => {
@@ -228,7 +229,7 @@ impl Site {
             self.least_stale = true;
             self.ready_all();
         } else {
-            self.note_least(slot);
+            self.note_least(slot, now);
             self.ready.insert(slot);
         }
     }
