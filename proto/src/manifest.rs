@@ -245,6 +245,11 @@ impl Manifest {
         wanted.iter().filter_map(|index| Some((*index, self.packages.get(index.index())?)))
     }
 
+    /// Whether `node` gets a package.
+    pub fn gets(&self, node: NodeId, package: PackageIndex) -> bool {
+        self.packages_of(node).any(|(index, _)| index == package)
+    }
+
     /// Which package `content` is, and whether it is the package's recipe; `None` if it is neither.
     pub fn part(&self, content: ContentId) -> Option<(PackageIndex, bool)> {
         self.packages.iter().zip(0..).find_map(|(package, index)| {

@@ -4,8 +4,9 @@
 //! next run, and added to by operators. An operator's word is on record before it is answered (ACKED-IS-KEPT), whether or
 //! not there is a ledger yet.
 
+use super::supply::Purpose;
 use super::{AllowReading, BudgetOf, Coordinator, OperateError, Record};
-use crate::id::{ContentId, DeploymentId, Name, NodeId, PackageIndex};
+use crate::id::{ContentId, DeploymentId, Name, PackageIndex};
 use crate::rollout::Now;
 use crate::wan::{self, BudgetSums, WanLedger};
 
@@ -56,12 +57,7 @@ impl Coordinator {
 
     /// The budgets that reading for a deployment waits for.
     pub fn budget_waits(&self, id: DeploymentId) -> impl Iterator<Item = BudgetWait> {
-        let manifest = self.deployments.get(&id).map(|deployment| &deployment.manifest);
-        let parts = self.supplies.iter().filter_map(move |(key, supply)| {
-            let (package, _) = manifest?.part(key.1)?;
-            Some((key, package, supply))
-        });
-        parts.flat_map(|((site, content), package, supply)| {
+        self.parts(id).flat_map(|((site, content), package, _, supply)| {
             supply.ledger.over_budget().map(move |over| BudgetWait {
                 of: BudgetOf { site: site.clone(), content: *content, node: over.node },
                 package,
@@ -76,13 +72,11 @@ impl Coordinator {
         let deployment = &self.deployments[&id];
         let Some(found) = deployment.manifest.packages.get(package.index()) else { return Vec::new() };
         let of = |node| BudgetOf { site: site.clone(), content: found.id.into(), node };
-        let nodes = deployment.created.sites.iter().filter(|(_, of)| *of == site).map(|(node, _)| *node);
-        let gets = |node: &NodeId| deployment.manifest.packages_of(*node).any(|(index, _)| index == package);
-        let mut nodes = nodes.filter(gets).peekable();
-        match (nodes.peek(), deployment.manifest.acquire.swarm) {
-            (None, _) => Vec::new(),
-            (Some(_), true) => vec![of(None)],
-            (Some(_), false) => nodes.map(|node| of(Some(node))).collect(),
+        let nodes = self.receivers(Purpose { deployment: id, package, recipe: false }, site);
+        match deployment.manifest.acquire.swarm {
+            _ if nodes.is_empty() => Vec::new(),
+            true => vec![of(None)],
+            false => nodes.into_iter().map(|node| of(Some(node))).collect(),
         }
     }
 

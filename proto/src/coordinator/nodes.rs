@@ -69,8 +69,10 @@ impl Coordinator {
 
     /// Whether a live deployment brings a content to a node.
     fn brings(&self, content: ContentId, node: NodeId) -> bool {
-        let mut packages = self.live().flat_map(|id| self.deployments[&id].manifest.packages_of(node));
-        packages.any(|(_, package)| content == package.id.into() || content == package.recipe.recipe.into())
+        self.live().any(|id| {
+            let manifest = &self.deployments[&id].manifest;
+            manifest.part(content).is_some_and(|(package, _)| manifest.gets(node, package))
+        })
     }
 
     fn on_hello(&mut self, from: NodeId, hello: &Hello, now: Now) {

@@ -4,7 +4,7 @@
 use super::supply::{Purpose, Supply};
 use super::{Coordinator, Notice, Output, Part, Record, WanTotals};
 use crate::content::Layout;
-use crate::id::{BlockIndex, ContentId, DeploymentId, Name, NodeId};
+use crate::id::{BlockIndex, ContentId, DeploymentId, Name, NodeId, PackageIndex};
 use crate::limits::{GATHER_MAX, RETURN_MAX, STUCK_BLOCKS_MAX};
 use crate::manifest::Source;
 use crate::rng::mix;
@@ -50,8 +50,19 @@ impl Coordinator {
     pub(super) fn receivers(&self, purpose: Purpose, site: &Name) -> Vec<NodeId> {
         let deployment = &self.deployments[&purpose.deployment];
         let of_site = deployment.created.sites.iter().filter(|(_, of)| *of == site).map(|(node, _)| *node);
-        let gets = |node: &NodeId| deployment.manifest.packages_of(*node).any(|(index, _)| index == purpose.package);
-        of_site.filter(gets).collect()
+        of_site.filter(|node| deployment.manifest.gets(*node, purpose.package)).collect()
+    }
+
+    /// What is read for a deployment, whichever one its ledger is kept for: of which package, and whether its recipe.
+    pub(super) fn parts(
+        &self,
+        id: DeploymentId,
+    ) -> impl Iterator<Item = (&(Name, ContentId), PackageIndex, bool, &Supply)> {
+        let manifest = self.deployments.get(&id).map(|deployment| &deployment.manifest);
+        self.supplies.iter().filter_map(move |(key, supply)| {
+            let (package, recipe) = manifest?.part(key.1)?;
+            Some((key, package, recipe, supply))
+        })
     }
 
     /// Which live deployment wants `content`, and as what; only those that `node` is a target of, if one is given.

@@ -63,10 +63,8 @@ pub struct ReadTrouble {
 impl Coordinator {
     /// The reads that fail for a deployment at this moment.
     pub fn read_troubles(&self, id: DeploymentId) -> impl Iterator<Item = ReadTrouble> {
-        let manifest = self.deployments.get(&id).map(|deployment| &deployment.manifest);
-        self.supplies.iter().filter_map(move |((site, content), supply)| {
+        self.parts(id).filter_map(|((site, _), package, _, supply)| {
             let (node, cause) = supply.trouble.clone().filter(|_| supply.ledger.stats().missing_bytes > 0)?;
-            let (package, _) = manifest?.part(*content)?;
             Some(ReadTrouble { site: site.clone(), package, node, cause })
         })
     }
@@ -101,11 +99,8 @@ impl Coordinator {
     }
 
     fn held_bytes(&self, id: DeploymentId) -> BTreeMap<(NodeId, PackageIndex), u64> {
-        let manifest = self.deployments.get(&id).map(|deployment| &deployment.manifest);
-        let packages = self.supplies.iter().filter_map(|((_, content), supply)| match manifest?.part(*content)? {
-            (package, false) => Some((package, &supply.ledger)),
-            (_, true) => None,
-        });
+        let packages = self.parts(id).filter(|(_, _, recipe, _)| !recipe);
+        let packages = packages.map(|(_, package, _, supply)| (package, &supply.ledger));
         packages
             .flat_map(|(package, ledger)| ledger.held_bytes().map(move |(n, bytes)| ((n, package), bytes)))
             .collect()
