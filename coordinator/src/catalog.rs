@@ -23,20 +23,19 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use shoal_node::compress::{compress, decompress};
-use shoal_node::origin::{OriginError, OriginReader};
+use shoal_node::origin::OriginError;
 use shoal_node::store::{Held, Import, Store};
 use shoal_proto::codec;
 use shoal_proto::content::{Outline, Recipe};
 use shoal_proto::id::{ContentId, PackageId, RecipeId};
 use shoal_proto::limits::{CATALOG_ENTRIES_MAX, CATALOG_ENTRY_BYTES_MAX, RECIPE_BYTES_MAX, SEGMENT_BYTES_MAX};
-use shoal_proto::origin::HttpOrigin;
 use shoal_proto::time::WallTime;
 
 use crate::feeds::{Feeds, FolderFile, Place, Resolved};
 pub use error::CatalogError;
 use error::{failed, no_room};
 use pieces::Pieces;
-use reading::{Job, Temporary, blocking, check_package, download, read_and_cut, remove};
+use reading::{Job, Source, Temporary, blocking, check_package, download, read_and_cut, remove};
 
 /// What is known of a package.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,12 +118,21 @@ impl Catalog {
             }
         }
         let job = Job { resolved: resolved.clone(), wanted, keep: keep.cloned() };
-        match (&resolved.place, feeds.origin(resolved, None)?) {
-            (Place::Folder(file), _) => self.add_file(job, file.clone()).await,
-            (Place::Http { .. }, Some(origin)) => self.add_download(job, feeds.reader(), &origin).await,
-            // `Feeds::origin` gives every package that is no file an origin.
-            (Place::Http { .. }, None) => Err(CatalogError::Stopping),
+        if let Place::Folder(file) = &resolved.place {
+            return self.add_file(job, file.clone()).await;
         }
+        // `Resolved::places` gives every package that is no file a place.
+        let mut ended = Err(CatalogError::Stopping);
+        for place in resolved.places(None) {
+            ended = self.add_download(job.clone(), &Source { feeds, resolved, place }).await;
+            match &ended {
+                Err(CatalogError::Origin { source, .. }) if source.is_passing() => {
+                    tracing::warn!(%source, "a package is read from the next place that has it");
+                }
+                _ => break,
+            }
+        }
+        ended
     }
 
     /// Every entry, in no particular order.
@@ -233,19 +241,14 @@ impl Catalog {
         .await
     }
 
-    async fn add_download(
-        &self,
-        job: Job,
-        reader: &OriginReader,
-        origin: &HttpOrigin,
-    ) -> Result<CatalogEntry, CatalogError> {
+    async fn add_download(&self, job: Job, source: &Source<'_>) -> Result<CatalogEntry, CatalogError> {
         let number = self.0.temporary.fetch_add(1, Ordering::Relaxed);
         let temporary = Temporary(self.0.folder.join("incoming").join(number.to_string()));
         let (job, catalog) = (Arc::new(job), self.clone());
         let path = job.keep.is_some().then(|| temporary.0.clone());
-        let recipe = match read_and_cut(reader, origin, Arc::clone(&job), path).await {
-            Err(CatalogError::Origin { source, .. }) if matches!(*source, OriginError::IgnoresRanges { .. }) => {
-                download(reader, origin, &temporary.0, &job.resolved.description).await?;
+        let recipe = match read_and_cut(source, Arc::clone(&job), path).await {
+            Err(CatalogError::Origin { source: why, .. }) if matches!(*why, OriginError::IgnoresRanges { .. }) => {
+                download(source, &temporary.0).await?;
                 None
             }
             recipe => Some(recipe?),
@@ -352,8 +355,9 @@ fn load(folder: &Path) -> Result<BTreeMap<Key, CatalogEntry>, CatalogError> {
 
 /// What a package is looked up by, if its feed tells enough to know that it is still the same.
 fn key(resolved: &Resolved) -> Option<Key> {
-    let Resolved { description, sha512, .. } = resolved;
-    Some(hashed(&format!("{description}\n{}\n{}", resolved.validator()?, sha512.as_deref().unwrap_or_default())))
+    let Resolved { description, digests, .. } = resolved;
+    let digests: Vec<_> = digests.iter().map(ToString::to_string).collect();
+    Some(hashed(&format!("{description}\n{}\n{}", resolved.validator()?, digests.join(" "))))
 }
 
 fn hashed(text: &str) -> Key {

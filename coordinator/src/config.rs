@@ -4,6 +4,7 @@
 //! are taken from the folder of the file. Passwords are not here but in the files that it names, and are read when they
 //! are used. Whether an address can be listened on is found out by whoever listens.
 
+pub mod feed;
 pub mod site;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use shoal_proto::id::Name;
 use shoal_proto::limits::FEEDS_MAX;
 use toml::Spanned;
 
+use feed::{FeedConfig, RawFeed};
 use site::{RawSite, SiteConfig};
 
 use crate::input_file::{FileError, Problem, problem_of, read_text};
@@ -39,49 +41,6 @@ pub struct Config {
     pub feeds: BTreeMap<Name, FeedConfig>,
     /// The sites of which something is known beforehand.
     pub sites: BTreeMap<Name, SiteConfig>,
-}
-
-/// One feed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FeedConfig {
-    /// Files on an HTTP server.
-    Http(Remote),
-    /// A NuGet v3 feed, by the URL of its service index.
-    Nuget(Remote),
-    /// A folder of the coordinator.
-    Folder {
-        /// Which.
-        path: PathBuf,
-    },
-}
-
-/// A feed that is reached over HTTP.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remote {
-    /// Its URL.
-    pub url: String,
-    /// Who asks.
-    pub credentials: Option<Credentials>,
-    /// Where else the same packages are, by site; the first that matches a site is its own.
-    pub mirrors: Vec<Mirror>,
-}
-
-/// A user's name, and where the password is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// The name.
-    pub username: String,
-    /// A file that holds the password alone; a line end behind it does not count.
-    pub password_file: PathBuf,
-}
-
-/// Where some sites find a feed's packages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mirror {
-    /// Which sites.
-    pub sites: Vec<SitePattern>,
-    /// What stands in place of the feed's URL for them.
-    pub url: String,
 }
 
 /// A site's name, in which `*` stands for any letters.
@@ -184,33 +143,6 @@ fn default_api_listen() -> Spanned<String> {
     spanned("127.0.0.1:7441")
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawFeed {
-    name: Spanned<String>,
-    kind: Kind,
-    url: Option<Spanned<String>>,
-    path: Option<Spanned<PathBuf>>,
-    username: Option<Spanned<String>>,
-    password_file: Option<Spanned<PathBuf>>,
-    mirrors: Option<Spanned<Vec<RawMirror>>>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Kind {
-    Http,
-    Folder,
-    Nuget,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawMirror {
-    sites: Spanned<Vec<String>>,
-    url: Spanned<String>,
-}
-
 impl Raw {
     fn check(self, folder: &Path) -> Result<Config, Wrong> {
         let api_listen = self.api_listen.get_ref().parse().map_err(|_| {
@@ -246,78 +178,6 @@ impl Raw {
             feeds,
             sites,
         })
-    }
-}
-
-impl RawFeed {
-    fn check(self, folder: &Path) -> Result<FeedConfig, Wrong> {
-        let feed = self.name.get_ref();
-        let missing = |key| at(&self.name, format!("feed `{feed}` lacks `{key}`"));
-        if self.kind != Kind::Folder {
-            if let Some(path) = &self.path {
-                return Err(at(path, format!("feed `{feed}` is no folder, so that `path` has no effect")));
-            }
-            let url = self.url.as_ref().ok_or_else(|| missing("url"))?;
-            let url = self.checked_url(url)?;
-            let remote = Remote { url, credentials: self.credentials(folder)?, mirrors: self.mirrors()? };
-            return Ok(if self.kind == Kind::Http { FeedConfig::Http(remote) } else { FeedConfig::Nuget(remote) });
-        }
-        let spans = [
-            ("url", self.url.as_ref().map(Spanned::span)),
-            ("username", self.username.as_ref().map(Spanned::span)),
-            ("password_file", self.password_file.as_ref().map(Spanned::span)),
-            ("mirrors", self.mirrors.as_ref().map(Spanned::span)),
-        ];
-        if let Some((key, span)) = spans.into_iter().find_map(|(key, span)| Some((key, span?))) {
-            return Err((Some(span), format!("feed `{feed}` is a folder, so that `{key}` has no effect")));
-        }
-        let path = self.path.as_ref().ok_or_else(|| missing("path"))?;
-        Ok(FeedConfig::Folder { path: folder.join(path.get_ref()) })
-    }
-
-    fn credentials(&self, folder: &Path) -> Result<Option<Credentials>, Wrong> {
-        let feed = self.name.get_ref();
-        match (&self.username, &self.password_file) {
-            (None, None) => Ok(None),
-            (Some(username), None) => {
-                Err(at(username, format!("feed `{feed}` has a `username` but no `password_file`")))
-            }
-            (None, Some(file)) => Err(at(file, format!("feed `{feed}` has a `password_file` but no `username`"))),
-            // Basic authentication cannot carry a colon in the name (RFC 7617, 2).
-            (Some(username), Some(_)) if username.get_ref().contains([':', '\n', '\r']) => {
-                Err(at(username, format!("feed `{feed}` has a `username` with a colon or a line end")))
-            }
-            (Some(username), Some(file)) => Ok(Some(Credentials {
-                username: username.get_ref().clone(),
-                password_file: folder.join(file.get_ref()),
-            })),
-        }
-    }
-
-    fn mirrors(&self) -> Result<Vec<Mirror>, Wrong> {
-        let Some(mirrors) = &self.mirrors else { return Ok(Vec::new()) };
-        if mirrors.get_ref().len() > FEEDS_MAX {
-            return Err(at(mirrors, format!("{} mirrors, {FEEDS_MAX} are allowed", mirrors.get_ref().len())));
-        }
-        let check = |mirror: &RawMirror| {
-            let patterns = mirror.sites.get_ref();
-            if patterns.is_empty() {
-                return Err(at(&mirror.sites, "a mirror for no site".to_owned()));
-            }
-            let sites = patterns.iter().map(|text| SitePattern::new(text)).collect::<Result<_, _>>();
-            let sites = sites.map_err(|problem| at(&mirror.sites, problem))?;
-            Ok(Mirror { sites, url: self.checked_url(&mirror.url)? })
-        };
-        mirrors.get_ref().iter().map(check).collect()
-    }
-
-    fn checked_url(&self, url: &Spanned<String>) -> Result<String, Wrong> {
-        let checked = check_url(url.get_ref()).map_err(|problem| at(url, problem))?;
-        if self.kind == Kind::Nuget && checked.contains(['{', '}']) {
-            let problem = "a NuGet feed's `url` is that of its service index, without `{id}` and `{version}`";
-            return Err(at(url, problem.to_owned()));
-        }
-        Ok(checked)
     }
 }
 
@@ -380,6 +240,7 @@ fn table_at(text: &str, offset: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use super::feed::{FeedPlace, SecretAt};
     use super::*;
 
     fn parse(text: &str) -> Result<Config, FileError> {
@@ -419,13 +280,16 @@ wan_limit = "50 Mbit/s"
         let config = parse(FULL).unwrap();
         assert_eq!(config.data_dir, Path::new("/var/lib/shoal"));
         assert_eq!(config.bulk_listen, ["/ip4/0.0.0.0/tcp/7443"]);
-        let FeedConfig::Nuget(feed) = &config.feeds[&Name::new("nuget-main").unwrap()] else { panic!("{config:?}") };
-        let credentials = feed.credentials.as_ref().unwrap();
-        assert_eq!(credentials.password_file, Path::new("/etc/shoal/nuget.password"), "from the folder of the file");
+        let feed = &config.feeds[&Name::new("nuget-main").unwrap()];
+        let FeedPlace::Remote(remote) = &feed.place else { panic!("{config:?}") };
+        let credentials = remote.credentials.as_ref().unwrap();
+        let file = PathBuf::from("/etc/shoal/nuget.password");
+        assert_eq!(credentials.secret, SecretAt::File(file), "from the folder of the configuration");
+        assert_eq!(feed.kind.name, "nuget");
         let (sydney, oslo) = (Name::new("syd-2").unwrap(), Name::new("osl").unwrap());
-        assert!(feed.mirrors[0].sites[0].matches(&sydney) && !feed.mirrors[0].sites[0].matches(&oslo));
+        assert!(remote.mirrors[0].sites[0].matches(&sydney) && !remote.mirrors[0].sites[0].matches(&oslo));
         let path = PathBuf::from("/srv/models");
-        assert_eq!(config.feeds[&Name::new("models").unwrap()], FeedConfig::Folder { path });
+        assert_eq!(config.feeds[&Name::new("models").unwrap()].place, FeedPlace::Folder(path));
         assert_eq!(config.sites[&Name::new("branch-017").unwrap()].calendar.base, Some(6_250_000));
     }
 
@@ -470,6 +334,17 @@ wan_limit = "50 Mbit/s"
                 ":17: feed `models` is a folder, so that `url` has no effect",
             ),
             (FULL.replace("username = \"ci\"\n", ""), ":10: feed `nuget-main` has a `password_file` but no `username`"),
+            (
+                FULL.replace("username", "token_file"),
+                ":10: feed `nuget-main` has both `token_file` and `password_file`",
+            ),
+            (FULL.replace("ci\"\n", "ci\"\npassword_env = \"P\"\n"), "has both `password_file` and `password_env`"),
+            (
+                FULL.replace("password_file = \"nuget", "ca_file = \"nuget"),
+                ":10: feed `nuget-main` has a `username` but no",
+            ),
+            (FULL.replace("path = \"/srv", "token_env = \"T\"\npath = \"/srv"), "so that `token_env` has no effect"),
+            (FULL.replace("https://nuget.e", "https://{id}.e"), ":9: only the `url` of an `http` feed has `{id}`"),
             (FULL.replace("\"https://nuget.e", "\"https://ci:pw@nuget.e"), "has a user in it"),
             (
                 FULL.replace("\"https://nuget.e", "\"ftp://nuget.e"),

@@ -10,6 +10,7 @@ mod events;
 mod limits;
 mod logs;
 mod operator;
+mod origins;
 mod status;
 mod tokens;
 
@@ -52,6 +53,7 @@ use deploy::Resolution;
 use events::EventLog;
 use logs::LogBook;
 use operator::Waiter;
+use origins::{Origins, Told};
 
 /// Events that wait for the loop; tasks that have more wait themselves.
 const EVENTS: usize = 1024;
@@ -124,6 +126,7 @@ pub enum ServeError {
 enum Event {
     Resolved(Box<Resolution>),
     Run(RunReport),
+    Origin(Told),
 }
 
 impl From<RunReport> for Event {
@@ -161,6 +164,7 @@ pub struct Server {
     event_log: EventLog,
     logs: LogBook,
     waiters: Vec<Waiter>,
+    origins: Origins,
     /// When limits of sites are looked at next.
     limits_at: Instant,
     /// Deployments of which something changed since waiters were looked at.
@@ -230,6 +234,7 @@ impl Server {
             event_log,
             logs,
             waiters: Vec::new(),
+            origins: Origins::default(),
             limits_at: Instant::now(),
             touched: BTreeSet::new(),
             config,
@@ -321,7 +326,10 @@ impl Server {
     async fn on_control(&mut self, event: ControlEvent) -> Result<(), ServeError> {
         match event {
             ControlEvent::Frame { from, bytes } => match codec::decode::<Frame>(&bytes, CONTROL_MESSAGE_BYTES_MAX) {
-                Ok(Frame::ToCoordinator(message)) => {
+                Ok(Frame::ToCoordinator(mut message)) => {
+                    if let ToCoordinator::LeaseEnded { end, .. } = &mut message {
+                        self.note_read(from, end);
+                    }
                     if let ToCoordinator::StepEnded { run, .. } = &message {
                         self.end_output(Some(from), *run);
                     }
@@ -335,6 +343,7 @@ impl Server {
             },
             ControlEvent::Down { node, reason } => {
                 debug!(node = %node.short(), %reason, "a connection ended");
+                self.drop_unsent(node);
                 self.handle(Input::NodeDown(node));
             }
             ControlEvent::Listening(address) => info!(%address, "listening"),
@@ -347,6 +356,7 @@ impl Server {
         match event {
             Event::Resolved(resolution) => self.on_resolved(*resolution).await?,
             Event::Run(report) => self.on_run_report(report),
+            Event::Origin(told) => self.on_origin(told).await?,
         }
         Ok(())
     }

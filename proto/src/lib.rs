@@ -12,6 +12,7 @@
 //! | [`content`] | how a package becomes segments and blocks; sets of blocks |
 //! | [`manifest`] | the signed, fully resolved deployment |
 //! | [`origin`] | where a package is read from over HTTP, and which ranges are asked for |
+//! | [`mirrors`] | which of the places that have a package a site reads it from |
 //! | [`wire`], [`bulk`] | the messages of the control mesh; requests for segments and their answers |
 //! | [`exchange`] | who asks whom for which block within a site (run by every node) |
 //! | [`wan`] | which node reads what over the WAN (run by the coordinator) |
@@ -32,6 +33,7 @@ pub mod id;
 pub mod join;
 pub mod limits;
 pub mod manifest;
+pub mod mirrors;
 pub mod node;
 pub mod origin;
 mod rendezvous;

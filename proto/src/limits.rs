@@ -90,6 +90,21 @@ pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// Feeds of one coordinator, and mirrors of one feed.
 pub const FEEDS_MAX: usize = 256;
 
+/// Pages of a feed's list of versions: 100 versions a page are usual, and no package has more than a few thousand.
+pub const FEED_PAGES_MAX: usize = 100;
+
+/// Tokens that feeds lent, kept in memory: one for each repository that is read in an hour.
+pub const FEED_TOKENS_MAX: usize = 1024;
+
+/// How long a site leaves a mirror alone after its first failure: about what a restart of a server takes.
+pub const MIRROR_REST_MIN: Duration = Duration::from_secs(10);
+
+/// The longest that a site leaves a mirror alone, so that it is found good again soon after it was repaired.
+pub const MIRROR_REST_MAX: Duration = Duration::from_secs(300);
+
+/// Failures of mirrors that are remembered: some for each site; the oldest is forgotten.
+pub const MIRRORS_RESTING_MAX: usize = 4096;
+
 /// Bytes of a feed's index document: nuget.org's longest list of versions has half a megabyte.
 pub const FEED_DOCUMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -174,6 +189,16 @@ pub const ORIGIN_HEADERS_BYTES_MAX: usize = 8 * 1024;
 
 /// Range requests in flight for one lease: hides the round trip, without being a burden on the feed.
 pub const ORIGIN_REQUESTS_IN_FLIGHT_MAX: usize = 4;
+
+/// Bytes of an origin's own certificates: a private authority with its intermediates has a few thousand.
+pub const CA_PEM_BYTES_MAX: usize = 32 * 1024;
+
+/// Private authorities of which a process keeps connections: each has a client of its own.
+pub const CA_CLIENTS_MAX: usize = 16;
+
+/// Requests in flight from one process to one host, for all packages together: what servers allow a browser, and more
+/// connections over one line are not faster.
+pub const ORIGIN_REQUESTS_PER_HOST_MAX: usize = 8;
 
 /// Redirects of one request: a feed, its download host, a signed URL, with room to spare.
 pub const ORIGIN_REDIRECTS_MAX: usize = 5;

@@ -12,7 +12,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::limits::{GAP_BYTES_MAX, GAP_PERCENT_MAX, ORIGIN_HEADERS_BYTES_MAX, ORIGIN_HEADERS_MAX, URL_BYTES_MAX};
+use crate::limits::{
+    CA_PEM_BYTES_MAX, GAP_BYTES_MAX, GAP_PERCENT_MAX, ORIGIN_HEADERS_BYTES_MAX, ORIGIN_HEADERS_MAX, URL_BYTES_MAX,
+};
 
 /// Where a package is read from, and by what it is known to be unchanged.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +30,8 @@ pub struct HttpOrigin {
     pub etag: Option<String>,
     /// Its `Last-Modified`, as the origin wrote it.
     pub last_modified: Option<String>,
+    /// Certificates in PEM of private authorities that vouch for this origin, beside those that the machine trusts.
+    pub ca_pem: Option<String>,
 }
 
 /// [`HttpOrigin`] as it comes off the wire.
@@ -38,6 +42,7 @@ struct Unchecked {
     size: u64,
     etag: Option<String>,
     last_modified: Option<String>,
+    ca_pem: Option<String>,
 }
 
 /// Why an origin is refused before anything is asked of it.
@@ -57,14 +62,17 @@ pub enum HttpOriginError {
     /// The ETag is weak, so that it does not say whether bytes are the same.
     #[error("`{0}` is not a strong ETag")]
     WeakEtag(String),
+    /// The certificates are over [`CA_PEM_BYTES_MAX`].
+    #[error("an origin's certificates have {0} bytes, {CA_PEM_BYTES_MAX} are allowed")]
+    LongCa(usize),
 }
 
 impl TryFrom<Unchecked> for HttpOrigin {
     type Error = HttpOriginError;
 
     fn try_from(raw: Unchecked) -> Result<Self, HttpOriginError> {
-        let Unchecked { url, headers, size, etag, last_modified } = raw;
-        let origin = Self { url, headers, size, etag, last_modified };
+        let Unchecked { url, headers, size, etag, last_modified, ca_pem } = raw;
+        let origin = Self { url, headers, size, etag, last_modified, ca_pem };
         origin.check()?;
         Ok(origin)
     }
@@ -86,6 +94,9 @@ impl HttpOrigin {
         let validator_bytes = [&self.etag, &self.last_modified].into_iter().flatten().map(String::len).sum::<usize>();
         if self.headers.len() > ORIGIN_HEADERS_MAX || header_bytes + validator_bytes > ORIGIN_HEADERS_BYTES_MAX {
             return Err(HttpOriginError::Headers);
+        }
+        if let Some(pem) = self.ca_pem.as_ref().filter(|pem| pem.len() > CA_PEM_BYTES_MAX) {
+            return Err(HttpOriginError::LongCa(pem.len()));
         }
         match &self.etag {
             Some(etag) if strong_etag(etag).is_none() => Err(HttpOriginError::WeakEtag(etag.clone())),
@@ -128,6 +139,7 @@ impl fmt::Debug for HttpOrigin {
             .field("size", &self.size)
             .field("etag", &self.etag)
             .field("last_modified", &self.last_modified)
+            .field("ca_pem", &self.ca_pem.is_some())
             .finish()
     }
 }
@@ -222,6 +234,15 @@ impl ContentRange {
 /// A number of decimal digits alone; `u64::from_str` would take a sign.
 fn digits(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// How long to wait after `failed` failures in a row: anything up to a bound that starts at `base` and doubles, wherever
+/// `random` falls (full jitter, as in AWS's "Exponential Backoff and Jitter"), so that a fleet that failed together comes
+/// back spread over the whole time.
+pub fn backoff(base: Duration, failed: u32, random: u64) -> Duration {
+    let most = base * 2_u32.pow(failed.saturating_sub(1).min(10));
+    let nanos = (u128::from(random) * most.as_nanos()) >> 64;
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 /// How long a `Retry-After` header asks to wait: seconds, or an HTTP date seen from `unix_now` (seconds since 1970).
@@ -319,6 +340,7 @@ mod tests {
             size: 10,
             etag: Some("\"a\"".into()),
             last_modified: None,
+            ca_pem: None,
         }
     }
 
@@ -344,6 +366,7 @@ mod tests {
             HttpOrigin { headers: vec![("a".into(), "b".into()); ORIGIN_HEADERS_MAX + 1], ..origin() },
             HttpOrigin { headers: vec![("a".into(), "b".repeat(ORIGIN_HEADERS_BYTES_MAX))], ..origin() },
             HttpOrigin { etag: Some("W/\"a\"".into()), ..origin() },
+            HttpOrigin { ca_pem: Some("x".repeat(CA_PEM_BYTES_MAX + 1)), ..origin() },
         ];
         for origin in bad {
             assert!(round_trip(&origin).is_err(), "{origin:?}");
@@ -397,6 +420,18 @@ mod tests {
         ];
         for value in bad {
             assert_eq!(ContentRange::parse(value), None, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn waits_are_spread_over_all_of_a_time_that_doubles() {
+        let second = Duration::from_secs(1);
+        let table = [(1, 1), (2, 2), (3, 4), (5, 16), (100, 1024)];
+        for (failed, most) in table {
+            assert_eq!(backoff(second, failed, 0), Duration::ZERO);
+            assert_eq!(backoff(second, failed, 1 << 63), second * most / 2);
+            let longest = backoff(second, failed, u64::MAX);
+            assert!(longest <= second * most && longest > second * most * 999 / 1000, "{longest:?}");
         }
     }
 

@@ -174,6 +174,10 @@ pub enum FaultKind {
     Changed,
     /// The origin sent bytes that do not match their hash.
     WrongBytes,
+    /// The origin wants other credentials: those that came with the lease may have expired.
+    Denied,
+    /// The origin did not give the bytes: another place that has them may.
+    Unanswered,
 }
 
 /// Where the bytes of a package on a node came from.

@@ -58,6 +58,8 @@ samples!(to_coordinator, ToCoordinator {
         lease_ended(Outcome::Failed { retryable: false }, Some(FaultKind::IgnoresRanges)),
         lease_ended(Outcome::Failed { retryable: false }, Some(FaultKind::Changed)),
         lease_ended(Outcome::Failed { retryable: false }, Some(FaultKind::WrongBytes)),
+        lease_ended(Outcome::Failed { retryable: true }, Some(FaultKind::Denied)),
+        lease_ended(Outcome::Failed { retryable: true }, Some(FaultKind::Unanswered)),
         lease_ended(Outcome::Revoked, None),
     ],
     Stuck => [ToCoordinator::Stuck { content: CONTENT, blocks: blocks() }],
@@ -230,6 +232,7 @@ fn http() -> HttpOrigin {
         size: 70_000,
         etag: Some("\"a\"".into()),
         last_modified: None,
+        ca_pem: None,
     }
 }
 

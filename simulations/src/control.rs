@@ -78,7 +78,7 @@ impl Control {
 /// Where deputies read; all origins are one in this world.
 fn origin() -> Origin {
     let (url, size) = ("http://origin.invalid/package".to_owned(), 1);
-    Origin::Http(HttpOrigin { url, headers: Vec::new(), size, etag: None, last_modified: None })
+    Origin::Http(HttpOrigin { url, headers: Vec::new(), size, etag: None, last_modified: None, ca_pem: None })
 }
 
 impl World {

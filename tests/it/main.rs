@@ -11,5 +11,7 @@ mod liars;
 mod limits;
 mod nuget;
 mod origins;
+mod real;
+mod registry;
 mod steps;
 mod tidy;

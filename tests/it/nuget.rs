@@ -137,7 +137,9 @@ fn a_password_that_ends_under_way_is_told() {
     let id = mesh.begin(&deployment(&mesh, "Acme.Web", "4.2.1"));
     mesh.await_status(&id, "it has begun", WITHIN, |status| status["sites"][0]["wan_bytes"].as_u64() > Some(0));
     let fresh = Credentials { user: "ci", password: "changed" };
-    origin.behave("/osl/", Behaviour { wants: Some(fresh), ..Behaviour::default() });
+    for place in ["/osl/", "/main/"] {
+        origin.behave(place, Behaviour { wants: Some(fresh.clone()), ..Behaviour::default() });
+    }
     let told = |status: &Value| {
         let waiting = status["waiting"].as_array().unwrap().iter().filter_map(Value::as_str);
         let words = ["cannot read web for osl: http://", "acme.web.4.2.1.nupkg answered 401: check ", "password file"];

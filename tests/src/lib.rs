@@ -5,16 +5,20 @@
 //! but its programs, their files and their stable names. Whatever goes wrong in it is a panic: the test has failed.
 
 pub mod disk;
+pub mod http;
 mod mesh;
 mod origin;
 pub mod package;
 mod process;
 mod programs;
+mod proxy;
 pub mod request;
+pub mod servers;
 mod wait;
 
 pub use mesh::{Mesh, Ran};
-pub use origin::{Behaviour, Credentials, Origin};
+pub use origin::{Behaviour, Credentials, Fault, Origin};
 pub use process::Process;
 pub use programs::{program, workspace};
+pub use proxy::Proxy;
 pub use wait::{until, until_seen};

@@ -86,6 +86,8 @@ pub struct Mesh {
     joins: BTreeMap<String, String>,
     /// More arguments for every node.
     node_args: Vec<String>,
+    /// More variables in the environment of the coordinator and every node.
+    env: Vec<(String, String)>,
     /// Sizes of the disks of nodes that have their own.
     disks: BTreeMap<String, String>,
     address: String,
@@ -96,6 +98,11 @@ pub struct Mesh {
 impl Mesh {
     /// A coordinator with `settings` added to its configuration: feeds and sites. Waits until it is ready.
     pub fn start(settings: &str) -> Self {
+        Self::start_in(settings, &[])
+    }
+
+    /// The same with more variables in the environment of the coordinator and of all nodes.
+    pub fn start_in(settings: &str, env: &[(&str, &str)]) -> Self {
         let permit = Permit::acquire();
         let folder = tempfile::tempdir().expect("there is room for a folder");
         let address = free_address();
@@ -106,7 +113,9 @@ impl Mesh {
         fs::write(folder.path().join("coordinator.toml"), config).expect("the folder can be written");
         let (nodes, joins, disks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let node_args = Vec::new();
-        let mut mesh = Self { nodes, coordinator: None, joins, node_args, disks, address, folder, _permit: permit };
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut mesh =
+            Self { nodes, coordinator: None, joins, node_args, env, disks, address, folder, _permit: permit };
         mesh.start_coordinator();
         mesh
     }
@@ -129,7 +138,7 @@ impl Mesh {
     /// Starts the coordinator, again perhaps, and waits until it says that it is ready.
     pub fn start_coordinator(&mut self) {
         let mut command = Command::new(program("shoal"));
-        command.arg("serve").arg("-c").arg(self.path("coordinator.toml"));
+        command.arg("serve").arg("-c").arg(self.path("coordinator.toml")).envs(self.env.iter().cloned());
         let before = ready_lines(&self.coordinator_log());
         let mut process = Process::start("the coordinator", &mut command, &self.path("coordinator.log"));
         until("the coordinator is ready", SOON, || {
@@ -187,7 +196,7 @@ impl Mesh {
     pub fn node_command(&self, name: &str, join: &str) -> Command {
         let mut command = Command::new(program("shoal-node"));
         command.args(["--join", join, "--name", name, "--listen", &format!("{}:0", self.address), "--data-dir"]);
-        command.arg(self.path(name)).args(&self.node_args);
+        command.arg(self.path(name)).args(&self.node_args).envs(self.env.iter().cloned());
         command
     }
 

@@ -58,7 +58,7 @@ pub enum CatalogError {
     WrongHash {
         /// Which package.
         what: String,
-        /// Which hash: `blake3` or `sha512`.
+        /// Which hash function.
         kind: &'static str,
         /// That of the bytes.
         found: String,

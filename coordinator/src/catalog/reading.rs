@@ -4,22 +4,22 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use sha2::{Digest, Sha512};
-use shoal_node::origin::{Chunk, Mode, OriginError, OriginReader, WanBytes};
+use shoal_node::origin::{Chunk, Mode, OriginError, WanBytes};
 use shoal_node::store::Store;
 use shoal_proto::content::{CutError, Cutter, Recipe, Shape, ZipScan};
 use shoal_proto::id::PackageId;
+use shoal_proto::limits::ORIGIN_PROGRESS_BYTES;
 use shoal_proto::origin::HttpOrigin;
 use tokio::sync::mpsc;
 
 use super::error::{CatalogError, failed, no_room};
-use crate::feeds::Resolved;
+use crate::feeds::digest::Hasher;
+use crate::feeds::{Feeds, Resolved};
 
 const READ_BYTES: usize = 1024 * 1024;
 /// Chunks that wait for the disk: a transfer that is faster than the disk is slowed.
@@ -35,24 +35,23 @@ impl Drop for Temporary {
 }
 
 /// A package that is being added.
+#[derive(Clone)]
 pub(super) struct Job {
     pub(super) resolved: Resolved,
     pub(super) wanted: Option<PackageId>,
     pub(super) keep: Option<Store>,
 }
 
-/// A package that is being cut, with the feed's own hash of it.
+/// A package that is being cut, with the feed's own hashes of it, in their order.
 pub(super) struct Cutting {
     cutter: Cutter,
-    sha512: Option<Sha512>,
+    hashers: Vec<Hasher>,
 }
 
 impl Cutting {
     fn push(&mut self, bytes: &[u8]) {
         self.cutter.push(bytes);
-        if let Some(sha512) = &mut self.sha512 {
-            sha512.update(bytes);
-        }
+        self.hashers.iter_mut().for_each(|hasher| hasher.update(bytes));
     }
 }
 
@@ -86,7 +85,8 @@ impl Job {
 
     fn cutting(&self, shape: Shape) -> Result<Cutting, CatalogError> {
         let cutter = Cutter::new(shape).map_err(|source| self.cannot_cut(source))?;
-        Ok(Cutting { cutter, sha512: self.resolved.sha512.is_some().then(Sha512::new) })
+        let hashers = self.resolved.digests.iter().map(|digest| Hasher::new(digest.algorithm())).collect();
+        Ok(Cutting { cutter, hashers })
     }
 
     /// The recipe of all that was pushed, whose hashes are those that were given.
@@ -94,13 +94,13 @@ impl Job {
         let what = &self.resolved.description;
         let recipe = cutting.cutter.finish().map_err(|source| self.cannot_cut(source))?;
         check_package(what, recipe.package(), self.wanted)?;
-        let found = cutting.sha512.map(|sha512| STANDARD.encode(sha512.finalize()));
-        match (&self.resolved.sha512, found) {
-            (Some(wanted), Some(found)) if *wanted != found => {
-                Err(CatalogError::WrongHash { what: what.clone(), kind: "sha512", found, wanted: wanted.clone() })
+        for (wanted, found) in self.resolved.digests.iter().zip(cutting.hashers.into_iter().map(Hasher::finish)) {
+            if *wanted != found {
+                let (kind, found, wanted) = (wanted.algorithm().name(), found.to_string(), wanted.to_string());
+                return Err(CatalogError::WrongHash { what: what.clone(), kind, found, wanted });
             }
-            _ => Ok(recipe),
         }
+        Ok(recipe)
     }
 
     fn cannot_cut(&self, source: CutError) -> CatalogError {
@@ -120,55 +120,76 @@ pub(super) fn check_package(what: &str, found: PackageId, wanted: Option<Package
     }
 }
 
-/// Reads the package at `origin` and cuts it on its way: its bytes go into a file at `path` only where that is given.
+/// One of the places where a package is, with what it takes to ask there.
+pub(super) struct Source<'a> {
+    pub(super) feeds: &'a Feeds,
+    pub(super) resolved: &'a Resolved,
+    pub(super) place: &'a HttpOrigin,
+}
+
+impl Source<'_> {
+    /// Reads a range, in order. What a feed lent may end while a large package is read: it is then asked again, and the
+    /// read goes on where it stopped.
+    async fn read(&self, range: Range<u64>, sink: mpsc::Sender<Chunk>) -> Result<(), CatalogError> {
+        let reader = self.feeds.reader();
+        let (mut at, mut refused) = (range.start, false);
+        loop {
+            let origin = self.feeds.authorize(self.resolved, self.place.clone()).await?;
+            let (wan, rest) = (WanBytes::default(), at..range.end);
+            let read = reader.read(&origin, std::slice::from_ref(&rest), Mode::Ranges, &wan, &sink).await;
+            match read {
+                Err(OriginError::Unauthorized { .. } | OriginError::Forbidden { .. })
+                    if !refused || wan.total() >= ORIGIN_PROGRESS_BYTES =>
+                {
+                    // One range without gaps: what crossed the WAN was delivered.
+                    at += wan.total();
+                    refused = true;
+                    self.feeds.denied(self.resolved);
+                }
+                read => return read.map_err(|source| self.failed(source)),
+            }
+        }
+    }
+
+    fn failed(&self, source: OriginError) -> CatalogError {
+        CatalogError::Origin { what: self.resolved.description.clone(), source: Box::new(source) }
+    }
+}
+
+/// Reads the package at `source` and cuts it on its way: its bytes go into a file at `path` only where that is given.
 /// Of an origin without ranges the end, which tells a zip's entries, is not known beforehand: see [`download`].
 ///
 /// # Errors
 /// [`CatalogError`]; [`OriginError::IgnoresRanges`] before anything is in the file.
 pub(super) async fn read_and_cut(
-    reader: &OriginReader,
-    origin: &HttpOrigin,
+    source: &Source<'_>,
     job: Arc<Job>,
     path: Option<PathBuf>,
 ) -> Result<Recipe, CatalogError> {
-    let what = job.resolved.description.clone();
-    let failed_there = |source| CatalogError::Origin { what: what.clone(), source: Box::new(source) };
-    let shape = scan(reader, origin).await.map_err(failed_there)?;
+    let size = source.place.size;
+    let shape = scan(source).await?;
     let (sink, chunks) = mpsc::channel::<Chunk>(CHUNKS_WAITING);
-    let size = origin.size;
     let cut = blocking(move || cut_chunks(&job, shape, chunks, path.as_deref(), size));
-    let whole = 0..size;
-    let read = async {
-        let read = reader.read(origin, std::slice::from_ref(&whole), Mode::Ranges, &WanBytes::default(), &sink).await;
-        drop(sink);
-        read
-    };
-    let (cut, read) = tokio::join!(cut, read);
+    let (cut, read) = tokio::join!(cut, source.read(0..size, sink));
     // A disk that refuses makes the reader fail too, and a reader that fails leaves the cutter short: the cause first.
     match (cut, read) {
-        (Err(CatalogError::Cut { .. }) | Ok(_), Err(source)) => Err(failed_there(source)),
+        (Err(CatalogError::Cut { .. }) | Ok(_), Err(error)) => Err(error),
         (cut, _) => cut,
     }
 }
 
 /// How the package is to be cut, from the parts of it that tell.
-async fn scan(reader: &OriginReader, origin: &HttpOrigin) -> Result<Shape, OriginError> {
-    let mut scan = ZipScan::new(origin.size);
+async fn scan(source: &Source<'_>) -> Result<Shape, CatalogError> {
+    let mut scan = ZipScan::new(source.place.size);
     while let Some(range) = scan.wants() {
         let (sink, mut chunks) = mpsc::channel::<Chunk>(CHUNKS_WAITING);
         let mut found = Vec::new();
-        let read = async {
-            let ranges = std::slice::from_ref(&range);
-            let read = reader.read(origin, ranges, Mode::Ranges, &WanBytes::default(), &sink).await;
-            drop(sink);
-            read
-        };
         let collect = async {
             while let Some(chunk) = chunks.recv().await {
                 found.extend_from_slice(&chunk.bytes);
             }
         };
-        let (read, ()) = tokio::join!(read, collect);
+        let (read, ()) = tokio::join!(source.read(range, sink), collect);
         read?;
         scan.provide(&found);
     }
@@ -202,15 +223,10 @@ fn create(path: &Path, size: u64) -> io::Result<File> {
     Ok(file)
 }
 
-/// Reads the whole package at `origin` into a file at `path`.
-pub(super) async fn download(
-    reader: &OriginReader,
-    origin: &HttpOrigin,
-    path: &Path,
-    what: &str,
-) -> Result<(), CatalogError> {
+/// Reads the whole package at `source` into a file at `path`.
+pub(super) async fn download(source: &Source<'_>, path: &Path) -> Result<(), CatalogError> {
     let (sink, mut chunks) = mpsc::channel::<Chunk>(CHUNKS_WAITING);
-    let (target, size) = (path.to_owned(), origin.size);
+    let (target, size) = (path.to_owned(), source.place.size);
     let write = blocking(move || {
         let mut write = || {
             let file = create(&target, size)?;
@@ -221,17 +237,10 @@ pub(super) async fn download(
         };
         Ok(write().map_err(|source| (target.clone(), source)))
     });
-    let whole = 0..size;
-    let wan = WanBytes::default();
-    let read = async {
-        let read = reader.read(origin, std::slice::from_ref(&whole), Mode::Ranges, &wan, &sink).await;
-        drop(sink);
-        read
-    };
-    let (written, read) = tokio::join!(write, read);
+    let (written, read) = tokio::join!(write, source.read(0..size, sink));
     // A writer that failed makes the reader fail too: the cause is the writer's.
-    written?.map_err(|(path, source)| no_room(what, &path, source))?;
-    read.map_err(|source| CatalogError::Origin { what: what.to_owned(), source: Box::new(source) })
+    written?.map_err(|(path, error)| no_room(&source.resolved.description, &path, error))?;
+    read
 }
 
 /// Deletes a file that nothing depends on any more.

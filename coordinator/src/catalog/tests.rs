@@ -2,9 +2,6 @@
 
 use std::io::Cursor;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use sha2::{Digest, Sha512};
 use shoal_node::origin::OriginError;
 use shoal_proto::content::Layout;
 use shoal_proto::limits::RECIPE_CACHE_BYTES_MAX;
@@ -12,6 +9,7 @@ use tokio::sync::OnceCell;
 use zip::write::SimpleFileOptions;
 
 use super::*;
+use crate::feeds::digest::{Algorithm, Digest};
 use crate::feeds::tests::{Server, feeds, reference};
 
 /// A zip of `files` files of 3,000 bytes, of which the first few say `release`.
@@ -111,11 +109,14 @@ async fn bytes_that_are_not_those_that_were_wanted_are_refused() {
         assert_eq!(lab.files_in("entries"), usize::from(known));
         lab.entry(&resolved).await.unwrap();
     }
-    resolved.sha512 = Some("AAAA".to_owned());
-    let error = lab.entry(&resolved).await.unwrap_err();
-    assert!(matches!(&error, CatalogError::WrongHash { kind: "sha512", .. }), "{error}");
-    resolved.sha512 = Some(STANDARD.encode(Sha512::digest(package(3, 0, 0))));
-    lab.entry(&resolved).await.unwrap();
+    let of = |algorithm| Digest::of_bytes(algorithm, &package(3, 0, 0));
+    for (algorithm, kind) in [(Algorithm::Sha1, "sha1"), (Algorithm::Sha256, "sha256"), (Algorithm::Sha512, "sha512")] {
+        resolved.digests = vec![Digest::of_bytes(algorithm, b"another package")];
+        let error = lab.entry(&resolved).await.unwrap_err();
+        assert!(matches!(&error, CatalogError::WrongHash { kind: named, .. } if *named == kind), "{error}");
+        resolved.digests = vec![of(Algorithm::Sha1), of(algorithm)];
+        lab.entry(&resolved).await.unwrap();
+    }
     assert_eq!(lab.files_in("incoming"), 0);
 }
 

@@ -290,7 +290,7 @@ mirrors = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::FeedConfig;
+    use crate::config::feed::FeedPlace;
 
     #[test]
     fn the_configuration_is_one_that_a_coordinator_reads() {
@@ -301,7 +301,9 @@ mod tests {
         assert_eq!(config.data_dir, Path::new("/demo/coordinator"));
         let limits: Vec<_> = config.sites.values().map(|site| site.calendar.base).collect();
         assert_eq!(limits, [Some(6_250_000); 2]);
-        let Some(FeedConfig::Http(feed)) = config.feeds.values().next() else { panic!("{config:?}") };
+        let Some(FeedPlace::Remote(feed)) = config.feeds.values().next().map(|feed| &feed.place) else {
+            panic!("{config:?}")
+        };
         assert_eq!(feed.url, "http://127.0.0.1:10/{id}-{version}.zip");
         let of_osl = feed.mirrors.iter().find(|mirror| mirror.sites[0].matches(&Name::new("osl").unwrap()));
         assert_eq!(of_osl.map(|mirror| mirror.url.as_str()), Some("http://127.0.2.254:12/{id}-{version}.zip"));

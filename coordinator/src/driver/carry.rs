@@ -8,18 +8,18 @@ use shoal_node::steps::PackageFile;
 use shoal_node::transfer::serve::{Declined, Special};
 use shoal_proto::bulk::{BlockRequest, Encoding, Refusal};
 use shoal_proto::codec;
-use shoal_proto::coordinator::{Input, Notice, Output, Part, Record};
+use shoal_proto::coordinator::{Notice, Output, Part, Record};
 use shoal_proto::id::{ContentId, DeploymentId, Name, NodeId, PackageIndex, RecipeId};
 use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, RECORD_BYTES_MAX};
 use shoal_proto::manifest::Manifest;
-use shoal_proto::wan::{self, Outcome};
-use shoal_proto::wire::{Fault, FaultKind, Frame, Grant, LeaseEnd, Origin, Standby, StepRun, ToCoordinator, ToNode};
+use shoal_proto::wan;
+use shoal_proto::wire::{Frame, Grant, Origin, Standby, StepRun, ToNode};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::origins::{Place, Wanting};
 use super::{ServeError, Server};
 use crate::catalog::{Catalog, CatalogError};
-use crate::feeds::Resolved;
 use crate::journal::Entry;
 
 /// Bytes of the encoded sources of a deployment.
@@ -67,6 +67,8 @@ impl Server {
         match output {
             // Appended by `settle`.
             Output::Persist(_) => {}
+            Output::Node { to, message: ToNode::Revoke { content, lease } }
+                if self.revoke_unsent(to, content, lease) => {}
             Output::Node { to, message } => self.send(to, message).await?,
             Output::Grant { to, site, deployment, package, part, grant } => {
                 self.grant(to, &site, deployment, package, part, grant).await?;
@@ -87,7 +89,7 @@ impl Server {
         Ok(())
     }
 
-    async fn send(&self, to: NodeId, message: ToNode) -> Result<(), ServeError> {
+    pub(super) async fn send(&self, to: NodeId, message: ToNode) -> Result<(), ServeError> {
         match codec::encode(&Frame::ToNode(message), CONTROL_MESSAGE_BYTES_MAX) {
             Ok(bytes) => match self.control.send(to, bytes.into()).await {
                 Ok(()) | Err(SendError::Size(_)) => Ok(()),
@@ -115,54 +117,31 @@ impl Server {
                 let related = self.catalog.related(RecipeId(grant.content.0));
                 grant.origin = Origin::Coordinator { dictionary: related.first().copied() };
             }
-            Part::FromFeed => match self.feed_origin(site, deployment, package) {
-                Ok(Some(origin)) => grant.origin = origin,
-                // A folder: the coordinator serves it.
-                Ok(None) => {}
-                Err(cause) => {
-                    let fault = Some(Fault { kind: FaultKind::Passing, cause });
-                    let (content, lease, outcome) = (grant.content, grant.lease, Outcome::Failed { retryable: true });
-                    let end = LeaseEnd { content, lease, read_bytes: 0, landed: Vec::new(), outcome, fault };
-                    let message = ToCoordinator::LeaseEnded { end, begun: Vec::new() };
-                    self.handle(Input::Node { from: to, message });
-                    return Ok(());
-                }
-            },
+            Part::FromFeed => {
+                let place = Place { deployment, package, site: site.clone() };
+                return self.send_with_origin(to, place, Wanting::Grant(grant)).await;
+            }
         }
         self.send(to, ToNode::Grant(grant)).await
     }
 
     /// Tells a deputy where it would read. It is told with a feed's credentials, as holders of leases are.
     async fn standby(
-        &self,
+        &mut self,
         to: NodeId,
         site: &Name,
         deployment: DeploymentId,
         package: PackageIndex,
-        mut standby: Standby,
+        standby: Standby,
     ) -> Result<(), ServeError> {
-        if !standby.deputies.is_empty() {
-            match self.feed_origin(site, deployment, package) {
-                Ok(Some(origin)) => standby.origin = origin,
-                // A folder is served by the coordinator: nobody reads it while that is away.
-                Ok(None) => return Ok(()),
-                Err(cause) => {
-                    let content = standby.content.short();
-                    warn!(%content, cause, "nobody can read this package while the coordinator is away");
-                    return Ok(());
-                }
+        let place = Place { deployment, package, site: site.clone() };
+        match standby.deputies.is_empty() {
+            false => self.send_with_origin(to, place, Wanting::Standby(standby)).await,
+            true => {
+                self.drop_standby(to, standby.content);
+                self.send(to, ToNode::Standby(standby)).await
             }
         }
-        self.send(to, ToNode::Standby(standby)).await
-    }
-
-    fn feed_origin(&self, site: &Name, id: DeploymentId, package: PackageIndex) -> Result<Option<Origin>, String> {
-        let created = self.core.created(id).ok_or("the deployment is gone")?;
-        let sources: Vec<Resolved> =
-            codec::decode(&created.sources, SOURCES_BYTES_MAX).map_err(|error| error.to_string())?;
-        let resolved = sources.get(package.index()).ok_or("the deployment does not say where the package is")?;
-        let origin = self.feeds.origin(resolved, Some(site)).map_err(|error| error.to_string())?;
-        Ok(origin.map(Origin::Http))
     }
 
     fn run_step(&mut self, run: StepRun, manifest: &Arc<Manifest>) {

@@ -13,6 +13,8 @@ use shoal_proto::rollout::Options;
 use shoal_proto::rollout::plan::{self, NodeFacts};
 use shoal_proto::rollout::spec::{DeploymentSpec, SourceSpec};
 
+use tracing::info;
+
 use super::carry::SOURCES_BYTES_MAX;
 use super::{Event, ServeError, Server};
 use crate::api::command::Reply;
@@ -120,6 +122,7 @@ async fn resolve(
         let bytes = |block| u32::try_from(layout.block_bytes(block)).unwrap_or(u32::MAX);
         let block_bytes = layout.blocks().map(bytes).collect();
         let (reference, id, size) = (entry.description.clone(), entry.package, entry.size);
+        info!(package = %name, %reference, blake3 = %id, "a package was resolved");
         let package = Package { name: name.clone(), reference, id, size, recipe: entry.outline };
         found.push(Found { package, resolved, block_bytes });
     }

@@ -21,7 +21,7 @@ use crate::api::types::{
 };
 use crate::api::{ApiError, ErrorCode};
 use crate::cli::units;
-use crate::config::{FeedConfig, Remote};
+use crate::config::feed::{FeedPlace, Remote};
 
 /// A request that waits for something to happen.
 pub(super) struct Waiter {
@@ -274,12 +274,11 @@ impl Server {
 
     fn feeds(&self) -> Feeds {
         let feeds = self.feeds.all().iter().map(|(name, feed)| {
-            let (kind, location, mirrors) = match feed {
-                FeedConfig::Http(remote) => ("http", remote.url.clone(), mirrors(remote)),
-                FeedConfig::Nuget(remote) => ("nuget", remote.url.clone(), mirrors(remote)),
-                FeedConfig::Folder { path } => ("folder", path.display().to_string(), Vec::new()),
+            let (location, mirrors) = match &feed.place {
+                FeedPlace::Remote(remote) => (remote.url.clone(), mirrors(remote)),
+                FeedPlace::Folder(path) => (path.display().to_string(), Vec::new()),
             };
-            Feed { name: name.to_string(), kind: kind.to_owned(), location, mirrors }
+            Feed { name: name.to_string(), kind: feed.kind.name.to_owned(), location, mirrors }
         });
         Feeds { schema: FeedsSchema::V1, feeds: feeds.collect() }
     }

@@ -80,6 +80,26 @@ pub enum FeedError {
         /// Why.
         cause: String,
     },
+    /// The environment variable that a secret is in.
+    #[error(
+        "feed `{feed}` wants a secret in the environment variable {name}, which is not set: set it for `shoal serve`"
+    )]
+    NoVariable {
+        /// The feed.
+        feed: String,
+        /// The variable.
+        name: String,
+    },
+    /// The file of certificates.
+    #[error("cannot use the `ca_file` of feed `{feed}`, {path}: {cause}")]
+    CaFile {
+        /// The feed.
+        feed: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
     /// It does not say how large the package is, so that ranges of it cannot be asked for.
     #[error("{feed} does not say how large {what} is: deploy it from a feed that does, or from a folder")]
     NoSize {
@@ -128,6 +148,13 @@ pub enum FeedError {
         /// Why.
         source: HttpOriginError,
     },
+}
+
+impl FeedError {
+    /// What a kind answers that cannot resolve anything.
+    pub(super) fn unknown(wanted: &super::Wanted<'_>) -> Self {
+        Self::Reference { package: wanted.what(), problem: "its feed gives no packages".to_owned() }
+    }
 }
 
 fn feed_hint(meant: Option<&str>, known: &str) -> String {

@@ -9,12 +9,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use shoal_proto::id::Name;
 use shoal_proto::limits::SUGGESTIONS_MAX;
 use shoal_proto::rollout::nearest::nearest;
 
-use super::http::what;
-use super::{FeedError, Place, Reference, Resolved};
+use super::asked::Asked;
+use super::kind::Kind;
+use super::{FeedError, Found, Place, Wanted};
+use crate::config::feed::FeedPlace;
+
+pub(super) const KIND: Kind =
+    Kind { name: "folder", remote: false, resolve: |asked, wanted| Box::pin(resolve(asked, wanted)), ..Kind::COMMON };
 
 /// Names of a folder that a suggestion is looked for among.
 const NAMES_MAX: usize = 1000;
@@ -71,33 +75,21 @@ impl FolderFile {
 }
 
 /// Resolves a file; `{version}` in `id` stands for the version.
-pub(super) async fn resolve(
-    feed: &Name,
-    folder: PathBuf,
-    reference: &Reference,
-    id: &str,
-    version: Option<&str>,
-) -> Result<Resolved, FeedError> {
-    let feed_name = feed.to_string();
-    let what = what(id, version);
-    let relative = match version {
-        Some(version) => id.replace("{version}", version),
-        None => id.to_owned(),
+async fn resolve(asked: &Asked<'_>, wanted: &Wanted<'_>) -> Result<Found, FeedError> {
+    let FeedPlace::Folder(folder) = asked.config.place.clone() else { return Err(FeedError::unknown(wanted)) };
+    let (feed, what) = (asked.name.to_string(), wanted.what());
+    let relative = match wanted.version {
+        Some(version) => wanted.id.replace("{version}", version),
+        None => wanted.id.to_owned(),
     };
     // Disks may be slow, and this is async code.
-    let found = tokio::task::spawn_blocking(move || find(&feed_name, &folder, &relative, what)).await;
+    let found = tokio::task::spawn_blocking(move || find(&feed, &folder, &relative, what)).await;
     let file = found.map_err(|error| FeedError::Folder {
-        feed: feed.to_string(),
-        what: id.to_owned(),
+        feed: asked.name.to_string(),
+        what: wanted.what(),
         problem: error.to_string(),
     })??;
-    Ok(Resolved {
-        reference: reference.clone(),
-        description: reference.description(),
-        lineage: format!("{feed} {}", lineage(id)),
-        place: Place::Folder(file),
-        sha512: None,
-    })
+    Ok(Found { version: None, lineage: lineage(wanted.id), place: Place::Folder(file), digests: Vec::new() })
 }
 
 /// The path with its runs of digits made alike, so that versions of a file are of one lineage.

@@ -3,18 +3,21 @@
 //!
 //! Ids and versions become parts of a path and nothing else: whatever is in them is escaped, and `..` is refused.
 
-use std::time::Duration;
+use shoal_node::origin::{OriginReader, Target};
+use shoal_proto::origin::{HttpOrigin, Metadata};
 
-use futures::future::join_all;
-use shoal_node::origin::{OriginError, OriginReader};
-use shoal_proto::origin::{HttpOrigin, Metadata, shown_url};
-
+use super::asked::Asked;
 use super::error::Blame;
-use super::{Asked, FeedError, Place, Reference, Resolved, SiteMirror, check_url};
-use crate::config::Mirror;
+use super::kind::Kind;
+use super::{FeedError, Found, Place, Reference, Resolved, Wanted};
+use crate::config::check_url;
 
-/// How long a mirror is waited for. It may be out of the coordinator's reach and fine for its site.
-const MIRROR_WAIT: Duration = Duration::from_secs(5);
+pub(super) const KIND: Kind = Kind {
+    name: "http",
+    check_url: |_| Ok(()),
+    resolve: |asked, wanted| Box::pin(resolve(asked, wanted)),
+    ..Kind::COMMON
+};
 
 /// Resolves a URL of a deployment file.
 pub(super) async fn resolve_url(reader: &OriginReader, url: &str) -> Result<Resolved, FeedError> {
@@ -25,19 +28,19 @@ pub(super) async fn resolve_url(reader: &OriginReader, url: &str) -> Result<Reso
     let server = format!("server `{}`", host.unwrap_or_default());
     let unauthorized = "a package behind a password must come from a feed with `username` and `password_file`";
     let blame = Blame { feed: &server, what: &what, unauthorized };
-    let said = reader.probe(&url, &[]).await.map_err(|error| blame.error(error))?;
-    let origin = origin(blame, url, said)?;
+    let said = reader.probe(Target { url: &url, headers: &[], ca_pem: None }).await;
+    let origin = blame.origin(url.clone(), said.map_err(|error| blame.error(error))?)?;
     Ok(Resolved {
         lineage: lineage_of_url(&what),
         description: what,
         reference,
-        place: Place::Http { origin, mirrors: Vec::new() },
-        sha512: None,
+        place: Place::Http { origin, mirrors: Vec::new(), equivalents: Vec::new() },
+        digests: Vec::new(),
     })
 }
 
 /// The URL without the digits that tell versions apart, so that versions of a file are of one lineage.
-fn lineage_of_url(shown: &str) -> String {
+pub(super) fn lineage_of_url(shown: &str) -> String {
     let mut lineage = String::with_capacity(shown.len());
     for letter in shown.chars().map(|letter| if letter.is_ascii_digit() { '0' } else { letter }) {
         if letter != '0' || !lineage.ends_with('0') {
@@ -47,99 +50,29 @@ fn lineage_of_url(shown: &str) -> String {
     lineage
 }
 
-/// The origin that a server's answer makes.
-fn origin(blame: Blame<'_>, url: String, said: Metadata) -> Result<HttpOrigin, FeedError> {
-    let (feed, what) = (blame.feed.to_owned(), blame.what.to_owned());
-    let Some(size) = said.size else { return Err(FeedError::NoSize { feed, what }) };
-    let origin = HttpOrigin { url, headers: Vec::new(), size, etag: said.etag, last_modified: said.last_modified };
-    match origin.check() {
-        Ok(()) => Ok(origin),
-        Err(source) => Err(FeedError::NoOrigin { feed, what, source }),
-    }
-}
-
-impl Asked<'_> {
-    /// Resolves a file.
-    pub(super) async fn file(
-        &self,
-        reference: &Reference,
-        id: &str,
-        version: Option<&str>,
-    ) -> Result<Resolved, FeedError> {
-        let url = |base: &str| {
-            file_url(base, id, version).map_err(|problem| FeedError::Impossible {
-                feed: self.name.to_string(),
-                what: what(id, version),
-                problem,
-            })
-        };
-        let origin = self.probe(url(&self.remote.url)?, id, version).await?;
-        let mirrors = self.remote.mirrors.iter().map(|mirror| Ok((mirror, url(&mirror.url)?)));
-        let mirrors = self.mirrors(&origin, mirrors.collect::<Result<_, FeedError>>()?).await;
-        Ok(Resolved {
-            reference: reference.clone(),
-            description: reference.description(),
-            lineage: format!("{} {}", self.name, lineage_of_url(id)),
-            place: Place::Http { origin, mirrors },
-            sha512: None,
-        })
-    }
-
-    /// Asks for the file at `url`, which holds the package `id`.
-    pub(super) async fn probe(&self, url: String, id: &str, version: Option<&str>) -> Result<HttpOrigin, FeedError> {
-        let (feed, what) = (self.label(), what(id, version));
-        let said = self.reader.probe(&url, &self.headers(&url)).await;
-        let blame = self.blame(&feed, &what);
-        let said = said.map_err(|error| blame.error(error))?;
-        origin(blame, url, said)
-    }
-
-    pub(super) fn label(&self) -> String {
-        format!("feed `{}`", self.name)
-    }
-
-    pub(super) fn blame<'a>(&self, feed: &'a str, what: &'a str) -> Blame<'a> {
-        let unauthorized = match self.authorization {
-            Some(_) => "check `username` and `password_file`",
-            None => "it wants a `username` and a `password_file`",
-        };
-        Blame { feed, what, unauthorized }
-    }
-
-    /// The mirrors that have the package. One that cannot be asked from here is believed to, since its site may reach it
-    /// and every byte is verified; one that has other bytes is left out.
-    pub(super) async fn mirrors(&self, origin: &HttpOrigin, mirrors: Vec<(&Mirror, String)>) -> Vec<SiteMirror> {
-        let asked = mirrors.into_iter().map(|(mirror, url)| self.mirror(origin, mirror, url));
-        join_all(asked).await.into_iter().flatten().collect()
-    }
-
-    async fn mirror(&self, origin: &HttpOrigin, mirror: &Mirror, url: String) -> Option<SiteMirror> {
-        let headers = self.headers(&url);
-        let said = match tokio::time::timeout(MIRROR_WAIT, self.reader.probe(&url, &headers)).await {
-            Ok(Ok(said)) => said,
-            Ok(Err(error @ (OriginError::NotFound { .. } | OriginError::Unauthorized { .. }))) => {
-                tracing::warn!(feed = %self.name, %error, "a mirror lacks a package: not used for it");
-                return None;
-            }
-            Ok(Err(_)) | Err(_) => {
-                tracing::info!(feed = %self.name, mirror = shown_url(&url), "a mirror cannot be asked from here");
-                Metadata::default()
-            }
-        };
-        if let Some(there) = said.size.filter(|size| *size != origin.size) {
-            let (size, url) = (origin.size, shown_url(&url));
-            tracing::warn!(feed = %self.name, mirror = url, size, there, "a mirror has other bytes: not used");
-            return None;
-        }
+impl Blame<'_> {
+    /// The origin that a server's answer makes.
+    pub(super) fn origin(self, url: String, said: Metadata) -> Result<HttpOrigin, FeedError> {
+        let (feed, what) = (self.feed.to_owned(), self.what.to_owned());
+        let Some(size) = said.size else { return Err(FeedError::NoSize { feed, what }) };
         let Metadata { etag, last_modified, .. } = said;
-        let origin = HttpOrigin { url, headers: Vec::new(), size: origin.size, etag, last_modified };
-        origin.check().ok().map(|()| SiteMirror { sites: mirror.sites.clone(), origin })
+        let origin = HttpOrigin { url, headers: Vec::new(), size, etag, last_modified, ca_pem: None };
+        match origin.check() {
+            Ok(()) => Ok(origin),
+            Err(source) => Err(FeedError::NoOrigin { feed, what, source }),
+        }
     }
 }
 
-/// A package as messages call it.
-pub(super) fn what(id: &str, version: Option<&str>) -> String {
-    version.map_or_else(|| id.to_owned(), |version| format!("{id} {version}"))
+async fn resolve(asked: &Asked<'_>, wanted: &Wanted<'_>) -> Result<Found, FeedError> {
+    let url =
+        |base: &str| file_url(base, wanted.id, wanted.version).map_err(|problem| asked.impossible(wanted, problem));
+    let remote = asked.remote();
+    let origin = asked.probe(url(&remote.url)?, wanted).await?;
+    let mirrors = remote.mirrors.iter().map(|mirror| Ok((mirror, url(&mirror.url)?)));
+    let mirrors = asked.mirrors(&origin, mirrors.collect::<Result<_, FeedError>>()?).await;
+    let place = Place::Http { origin, mirrors, equivalents: Vec::new() };
+    Ok(Found { version: None, lineage: lineage_of_url(wanted.id), place, digests: Vec::new() })
 }
 
 /// The URL of a file below a feed's.

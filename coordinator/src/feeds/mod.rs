@@ -1,33 +1,46 @@
 //! Feeds: from what a deployment file calls a package to where its bytes are. Only the coordinator knows about feeds.
 //!
 //! A reference is resolved once, to a [`Resolved`]: plain data without secrets, which may be recorded. What a lease holder
-//! is given is made from it when it is needed ([`Feeds::origin`]); only then is a password read, and it goes to the hosts
-//! that its feed's configuration names and nowhere else. Reading the package is left to [`crate::catalog`].
+//! is given is made from it when it is needed ([`Feeds::authorize`]); only then is a secret read, a token asked for or a URL
+//! signed. Reading the package, and checking the hashes that its feed publishes, is left to [`crate::catalog`].
+//!
+//! Each kind of feed is a file with a [`Kind`]; it asks by way of [`Asked`], which keeps secrets where they belong.
 
+mod asked;
+pub(crate) mod digest;
 mod error;
 mod folder;
+mod github;
 mod http;
+mod kind;
+mod maven;
+mod npm;
 mod nuget;
+mod oci;
+mod pypi;
+mod s3;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tokens;
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::PathBuf;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use shoal_node::origin::OriginReader;
 use shoal_proto::id::Name;
-use shoal_proto::limits::{PASSWORD_BYTES_MAX, REFERENCE_BYTES_MAX, URL_BYTES_MAX};
+use shoal_proto::limits::{REFERENCE_BYTES_MAX, URL_BYTES_MAX};
 use shoal_proto::origin::{HttpOrigin, shown_url};
 use shoal_proto::rollout::nearest::nearest;
 use shoal_proto::rollout::spec::PackageSpec;
 
-use crate::config::{Credentials, FeedConfig, Remote, SitePattern, check_url};
+use crate::config::SitePattern;
+use crate::config::feed::FeedConfig;
+use asked::Asked;
+pub use digest::Digest;
 pub use error::FeedError;
 pub use folder::FolderFile;
+pub use kind::Kind;
+use tokens::Tokens;
 
 /// How a deployment file names a package.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -40,6 +53,10 @@ pub enum Reference {
         id: String,
         /// Which version of it.
         version: Option<String>,
+        /// Which of its files.
+        file: Option<String>,
+        /// Which of its variants.
+        platform: Option<String>,
     },
     /// By a URL.
     Url(String),
@@ -50,14 +67,33 @@ pub enum Reference {
 pub struct Resolved {
     /// What was asked for.
     pub reference: Reference,
-    /// For people: `nuget-main Acme.Web 4.2.1`.
+    /// For people: `nuget-main Acme.Web 4.2.1`, with the version that was found where another was asked for.
     pub description: String,
     /// The same for every version of one package: recipes of one lineage are likely to be alike.
     pub lineage: String,
     /// Where its bytes are.
     pub place: Place,
-    /// Its SHA-512 in base64, if the feed says.
-    pub sha512: Option<String>,
+    /// Its hashes, as far as the feed says.
+    pub digests: Vec<Digest>,
+}
+
+/// What a feed is asked for.
+#[derive(Clone, Copy, Debug)]
+struct Wanted<'a> {
+    id: &'a str,
+    version: Option<&'a str>,
+    file: Option<&'a str>,
+    platform: Option<&'a str>,
+}
+
+/// What a feed has: the part of a [`Resolved`] that its kind finds out.
+struct Found {
+    /// The version that it is, where the reference said less or more.
+    version: Option<String>,
+    /// The same for every version of one package, within the feed.
+    lineage: String,
+    place: Place,
+    digests: Vec<Digest>,
 }
 
 /// Where a package's bytes are.
@@ -69,6 +105,8 @@ pub enum Place {
         origin: HttpOrigin,
         /// As sites with a mirror read it, in the order of the configuration; without credentials.
         mirrors: Vec<SiteMirror>,
+        /// Where the feed itself says that it is as well; without credentials.
+        equivalents: Vec<HttpOrigin>,
     },
     /// In a folder of the coordinator, which is then the origin.
     Folder(FolderFile),
@@ -88,6 +126,7 @@ pub struct SiteMirror {
 pub struct Feeds {
     feeds: BTreeMap<Name, FeedConfig>,
     reader: OriginReader,
+    tokens: Tokens,
 }
 
 impl Reference {
@@ -97,32 +136,46 @@ impl Reference {
     /// [`FeedError::Reference`] if it names neither or both of a feed and a URL, or too long.
     pub fn of_spec(package: &Name, spec: &PackageSpec) -> Result<Self, FeedError> {
         let wrong = |problem: &str| FeedError::Reference { package: package.to_string(), problem: problem.to_owned() };
-        let texts = [&spec.id, &spec.version];
+        let texts = [&spec.id, &spec.version, &spec.file, &spec.platform];
         if texts.into_iter().flatten().any(|text| text.is_empty() || text.len() > REFERENCE_BYTES_MAX) {
-            return Err(wrong("its `id` or `version` is empty or too long"));
+            return Err(wrong("its `id`, `version`, `file` or `platform` is empty or too long"));
         }
-        match spec {
-            PackageSpec { feed: Some(feed), id: Some(id), version, url: None, .. } => {
-                Ok(Self::Feed { feed: feed.clone(), id: id.clone(), version: version.clone() })
+        match spec.clone() {
+            PackageSpec { feed: Some(feed), id: Some(id), url: None, version, file, platform, .. } => {
+                Ok(Self::Feed { feed, id, version, file, platform })
             }
             PackageSpec { feed: Some(_), url: None, .. } => Err(wrong("it has a `feed` but no `id`")),
             PackageSpec { feed: Some(_), url: Some(_), .. } => Err(wrong("it has both a `feed` and a `url`")),
             PackageSpec { feed: None, url: None, .. } => Err(wrong("it has neither a `feed` with an `id` nor a `url`")),
-            PackageSpec { id: Some(_), .. } | PackageSpec { version: Some(_), .. } => {
-                Err(wrong("it has a `url`, with which `id` and `version` have no effect"))
+            PackageSpec { id: None, version: None, file: None, platform: None, url: Some(url), .. } => {
+                if url.len() > URL_BYTES_MAX { Err(wrong("its `url` is too long")) } else { Ok(Self::Url(url)) }
             }
-            PackageSpec { url: Some(url), .. } if url.len() > URL_BYTES_MAX => Err(wrong("its `url` is too long")),
-            PackageSpec { url: Some(url), .. } => Ok(Self::Url(url.clone())),
+            PackageSpec { .. } => {
+                Err(wrong("it has a `url`, with which `id`, `version`, `file` and `platform` have no effect"))
+            }
         }
     }
 
     /// For people; a URL without what may be secret in it.
     pub fn description(&self) -> String {
         match self {
-            Self::Feed { feed, id, version: Some(version) } => format!("{feed} {id} {version}"),
-            Self::Feed { feed, id, version: None } => format!("{feed} {id}"),
+            Self::Feed { feed, id, version, file, platform } => {
+                format!("{feed} {}", Wanted::new(id, version, file, platform).what())
+            }
             Self::Url(url) => shown_url(url),
         }
+    }
+}
+
+impl<'a> Wanted<'a> {
+    fn new(id: &'a str, version: &'a Option<String>, file: &'a Option<String>, platform: &'a Option<String>) -> Self {
+        Self { id, version: version.as_deref(), file: file.as_deref(), platform: platform.as_deref() }
+    }
+
+    /// As messages call it.
+    fn what(&self) -> String {
+        let parts = [Some(self.id), self.version, self.file, self.platform];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -135,9 +188,21 @@ impl Resolved {
         }
     }
 
+    /// Where nodes of `site` (or the coordinator itself, without one) read it over HTTP, the nearest first: the site's own
+    /// mirrors, the feed, and what the feed calls its equals. Empty if the coordinator is the origin.
+    pub fn places(&self, site: Option<&Name>) -> Vec<&HttpOrigin> {
+        let Place::Http { origin, mirrors, equivalents } = &self.place else { return Vec::new() };
+        let matches = |mirror: &&SiteMirror| site.is_some_and(|site| mirror.sites.iter().any(|p| p.matches(site)));
+        let own = mirrors.iter().filter(matches).map(|mirror| &mirror.origin);
+        own.chain([origin]).chain(equivalents).collect()
+    }
+
     /// What is the same as long as the feed has the same bytes under this reference, as far as the feed tells; `None` if
     /// it tells too little to be believed.
     pub fn validator(&self) -> Option<String> {
+        if let Some(digest) = self.digests.iter().filter(|digest| digest.identifies()).max() {
+            return Some(format!("{digest} {}", self.size()));
+        }
         match &self.place {
             Place::Http { origin, .. } => {
                 let HttpOrigin { url, size, etag, last_modified, .. } = origin;
@@ -152,7 +217,7 @@ impl Resolved {
 impl Feeds {
     /// The feeds of a configuration, asked through `reader`.
     pub fn new(feeds: BTreeMap<Name, FeedConfig>, reader: OriginReader) -> Self {
-        Self { feeds, reader }
+        Self { feeds, reader, tokens: Tokens::default() }
     }
 
     /// The configured feeds.
@@ -170,32 +235,54 @@ impl Feeds {
     /// # Errors
     /// Every [`FeedError`].
     pub async fn resolve(&self, reference: &Reference) -> Result<Resolved, FeedError> {
-        let (feed, id, version) = match reference {
+        let (feed, id, version, file, platform) = match reference {
             Reference::Url(url) => return http::resolve_url(&self.reader, url).await,
-            Reference::Feed { feed, id, version } => (feed, id.as_str(), version.as_deref()),
+            Reference::Feed { feed, id, version, file, platform } => (feed, id, version, file, platform),
         };
-        match self.feed(feed)? {
-            FeedConfig::Http(remote) => self.ask(feed, remote)?.file(reference, id, version).await,
-            FeedConfig::Nuget(remote) => self.ask(feed, remote)?.package(reference, id, version).await,
-            FeedConfig::Folder { path } => folder::resolve(feed, path.clone(), reference, id, version).await,
+        let asked = self.ask(feed)?;
+        let wanted = Wanted::new(id, version, file, platform);
+        let kind = asked.config.kind;
+        for (key, said, used) in [("file", file, kind.files), ("platform", platform, kind.platforms)] {
+            if said.is_some() && !used {
+                let problem = format!("`{key}` has no effect in a feed of kind `{}`", kind.name);
+                return Err(asked.impossible(&wanted, problem));
+            }
+        }
+        let found = (kind.resolve)(&asked, &wanted).await?;
+        let pinned = Wanted { version: found.version.as_deref().or(wanted.version), ..wanted };
+        let description = match version {
+            Some(version) if pinned.version != Some(version) => format!("{feed} {} (for {version})", pinned.what()),
+            _ => format!("{feed} {}", pinned.what()),
+        };
+        Ok(Resolved {
+            reference: reference.clone(),
+            description,
+            lineage: format!("{feed} {}", found.lineage),
+            place: found.place,
+            digests: found.digests,
+        })
+    }
+
+    /// The HTTP request that a package is read with at one of its [places](Resolved::places), credentials included. It waits
+    /// only where a feed has to be asked for a token.
+    ///
+    /// # Errors
+    /// [`FeedError::UnknownFeed`] if the configuration no longer has the feed, those of its secrets and of asking for a token.
+    pub async fn authorize(&self, resolved: &Resolved, place: HttpOrigin) -> Result<HttpOrigin, FeedError> {
+        match &resolved.reference {
+            Reference::Url(_) => Ok(place),
+            Reference::Feed { feed, .. } => {
+                let asked = self.ask(feed)?;
+                (asked.config.kind.authorize)(&asked, place).await
+            }
         }
     }
 
-    /// The HTTP request that a node of `site` (or the coordinator itself, without one) reads the package with, credentials
-    /// included; `None` if the coordinator is the origin.
-    ///
-    /// # Errors
-    /// [`FeedError::UnknownFeed`] if the configuration no longer has the feed, [`FeedError::Password`].
-    pub fn origin(&self, resolved: &Resolved, site: Option<&Name>) -> Result<Option<HttpOrigin>, FeedError> {
-        let Place::Http { origin, mirrors } = &resolved.place else { return Ok(None) };
-        let matches = |mirror: &&SiteMirror| site.is_some_and(|site| mirror.sites.iter().any(|p| p.matches(site)));
-        let mut origin = mirrors.iter().find(matches).map_or(origin, |mirror| &mirror.origin).clone();
-        if let Reference::Feed { feed, .. } = &resolved.reference
-            && let FeedConfig::Http(remote) | FeedConfig::Nuget(remote) = self.feed(feed)?
-        {
-            origin.headers = self.ask(feed, remote)?.headers(&origin.url);
+    /// A feed refused somebody who came with what [`Self::authorize`] gave: what was lent is not given out again.
+    pub fn denied(&self, resolved: &Resolved) {
+        if let Reference::Feed { feed, .. } = &resolved.reference {
+            self.tokens.forget(feed);
         }
-        Ok(Some(origin))
     }
 
     fn feed(&self, name: &Name) -> Result<&FeedConfig, FeedError> {
@@ -206,54 +293,7 @@ impl Feeds {
         })
     }
 
-    fn ask<'a>(&'a self, name: &'a Name, remote: &'a Remote) -> Result<Asked<'a>, FeedError> {
-        let authorization =
-            remote.credentials.as_ref().map(|credentials| authorization(name, credentials)).transpose()?;
-        Ok(Asked { name, remote, reader: &self.reader, authorization })
-    }
-}
-
-/// A feed with its password at hand, for as long as it is asked.
-struct Asked<'a> {
-    name: &'a Name,
-    remote: &'a Remote,
-    reader: &'a OriginReader,
-    authorization: Option<String>,
-}
-
-impl Asked<'_> {
-    /// What to send to `url`: the credentials only if its host is one that the feed's configuration names.
-    fn headers(&self, url: &str) -> Vec<(String, String)> {
-        let mut named = [&self.remote.url].into_iter().chain(self.remote.mirrors.iter().map(|mirror| &mirror.url));
-        match &self.authorization {
-            Some(value) if named.any(|named| same_origin(named, url)) => {
-                vec![("authorization".to_owned(), value.clone())]
-            }
-            _ => Vec::new(),
-        }
-    }
-}
-
-/// Whether two URLs are of the same scheme, host and port.
-fn same_origin(one: &str, other: &str) -> bool {
-    let origin = |url: &str| reqwest::Url::parse(url).map(|url| url.origin());
-    matches!((origin(one), origin(other)), (Ok(one), Ok(other)) if one == other)
-}
-
-/// The value of the header of Basic authentication (RFC 7617).
-fn authorization(feed: &Name, credentials: &Credentials) -> Result<String, FeedError> {
-    let path: &PathBuf = &credentials.password_file;
-    let wrong = |cause: String| FeedError::Password { feed: feed.to_string(), path: path.clone(), cause };
-    let mut password = String::new();
-    let file = std::fs::File::open(path).map_err(|error| wrong(error.to_string()))?;
-    file.take(PASSWORD_BYTES_MAX + 1).read_to_string(&mut password).map_err(|error| wrong(error.to_string()))?;
-    if password.len() as u64 > PASSWORD_BYTES_MAX {
-        return Err(wrong(format!("it is over {PASSWORD_BYTES_MAX} bytes")));
-    }
-    let password = password.strip_suffix('\n').unwrap_or(&password);
-    let password = password.strip_suffix('\r').unwrap_or(password);
-    match password {
-        "" => Err(wrong("it is empty".to_owned())),
-        password => Ok(format!("Basic {}", STANDARD.encode(format!("{}:{password}", credentials.username)))),
+    fn ask<'a>(&'a self, name: &'a Name) -> Result<Asked<'a>, FeedError> {
+        Asked::new(name, self.feed(name)?, &self.reader, &self.tokens)
     }
 }

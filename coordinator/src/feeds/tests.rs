@@ -11,6 +11,10 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::digest::Algorithm;
 use super::*;
 use crate::config::Config;
 
@@ -141,7 +145,13 @@ pub(crate) fn feeds(text: &str, folder: &Path) -> Feeds {
 }
 
 pub(crate) fn reference(feed: &str, id: &str, version: Option<&str>) -> Reference {
-    Reference::Feed { feed: Name::new(feed).unwrap(), id: id.to_owned(), version: version.map(str::to_owned) }
+    let version = version.map(str::to_owned);
+    Reference::Feed { feed: Name::new(feed).unwrap(), id: id.to_owned(), version, file: None, platform: None }
+}
+
+/// What a node of `site` is given to read with first.
+async fn origin(feeds: &Feeds, found: &Resolved, site: Option<&Name>) -> HttpOrigin {
+    feeds.authorize(found, found.places(site)[0].clone()).await.unwrap()
 }
 
 async fn error(feeds: &Feeds, reference: &Reference) -> String {
@@ -161,7 +171,7 @@ async fn files_of_an_http_feed_and_of_a_url() {
     let found = feeds.resolve(&reference("files", "web", Some("1.2"))).await.unwrap();
     assert_eq!((found.size(), found.description.as_str()), (11, "files web 1.2"));
     assert!(found.validator().unwrap().contains(&blake3::hash(b"the package").to_hex().to_string()));
-    let origin = feeds.origin(&found, Some(&site("osl"))).unwrap().unwrap();
+    let origin = origin(&feeds, &found, Some(&site("osl"))).await;
     assert_eq!(origin.url, server.url("/web/1.2/web-1.2.zip"));
 
     let direct = feeds.resolve(&Reference::Url(server.url("/web/1.2/web-1.2.zip"))).await.unwrap();
@@ -204,7 +214,7 @@ async fn passwords_are_read_at_use_and_told_to_the_feed_alone() {
     fs::write(&password, "s3cret\r\n").unwrap();
     let found = closed.resolve(&package).await.unwrap();
     assert!(!serde_json::to_string(&found).unwrap().contains(&STANDARD.encode("ci:s3cret")), "a secret is recorded");
-    let origin = closed.origin(&found, None).unwrap().unwrap();
+    let origin = origin(&closed, &found, None).await;
     assert_eq!(origin.headers, [("authorization".to_owned(), wanted)]);
     assert!(!format!("{origin:?}").contains("Basic"));
 
@@ -213,7 +223,7 @@ async fn passwords_are_read_at_use_and_told_to_the_feed_alone() {
     let index = elsewhere.shared.files.lock().unwrap()["/v3/index.json"].clone();
     server.put("/v3/index.json", index);
     let found = closed.resolve(&package).await.unwrap();
-    assert!(closed.origin(&found, None).unwrap().unwrap().headers.is_empty());
+    assert!(self::origin(&closed, &found, None).await.headers.is_empty());
     assert!(elsewhere.shared.seen.lock().unwrap().iter().all(|(_, authorization)| authorization.is_none()));
 }
 
@@ -231,31 +241,28 @@ async fn packages_of_a_nuget_feed() {
         let found = feeds.resolve(&reference("main", "Shop.Web", Some(version))).await.unwrap();
         assert_eq!(found.size(), 11);
         assert_eq!(found.lineage, "main shop.web");
-        assert_eq!(
-            found.sha512.as_deref(),
-            Some(STANDARD.encode(<sha2::Sha512 as sha2::Digest>::digest(b"the package")).as_str())
-        );
-        let url = |name: &str| feeds.origin(&found, Some(&site(name))).unwrap().unwrap().url;
+        assert_eq!(found.digests, [Digest::of_bytes(Algorithm::Sha512, b"the package")]);
+        let url = |name: &str| found.places(Some(&site(name)))[0].url.clone();
         assert_eq!(url("osl"), server.url("/v3/flat/shop.web/2.4.1/shop.web.2.4.1.nupkg"));
         assert_eq!(url("syd-2"), server.url("/syd/flat/shop.web/2.4.1/shop.web.2.4.1.nupkg"));
         assert_eq!(url("bad"), url("osl"), "a mirror with other bytes is not used");
     }
     let candidate = feeds.resolve(&reference("main", "Shop.Web", Some("2.4.0-Rc.1"))).await.unwrap();
-    assert_eq!((candidate.size(), candidate.sha512), (13, None));
+    assert_eq!((candidate.size(), candidate.digests), (13, Vec::new()));
 
     let table = [
         (("Shop.Wep", Some("2.4.1")), "feed `main` has no Shop.Wep 2.4.1: check its id"),
         (
             ("Shop.Web", Some("2.4.2")),
-            "feed `main` has no version 2.4.2 of Shop.Web: did you mean 2.4.1? its last versions are 2.3.0, 2.4.0-RC.1, 2.4.1",
+            "feed `main` has no version 2.4.2 of Shop.Web: did you mean 2.4.1? its last versions are 2.3.0, 2.4.0-rc.1, 2.4.1",
         ),
         (
             ("Shop.Web", Some("9")),
-            "feed `main` has no version 9 of Shop.Web: its last versions are 2.3.0, 2.4.0-RC.1, 2.4.1",
+            "feed `main` has no version 9 of Shop.Web: its last versions are 2.3.0, 2.4.0-rc.1, 2.4.1",
         ),
         (
             ("Shop.Web", None),
-            "feed `main` cannot have Shop.Web: a `version` is needed; its last versions are 2.3.0, 2.4.0-RC.1, 2.4.1",
+            "feed `main` cannot have Shop.Web: a `version` is needed, `*` for the latest stable; its last versions are 2.3.0, 2.4.0-rc.1, 2.4.1",
         ),
         (
             ("../x", Some("1")),
@@ -270,13 +277,13 @@ async fn packages_of_a_nuget_feed() {
 #[tokio::test]
 async fn what_is_no_nuget_feed_is_told() {
     let server = Server::start().await;
-    server.put("/text", "<html>");
-    server.put("/v2", r#"{"resources": []}"#);
+    server.put("/text.json", "<html>");
+    server.put("/v2.json", r#"{"resources": []}"#);
     let package = reference("main", "Shop.Web", Some("1.0"));
     let table = [
-        ("/text", "expected value at line 1"),
-        ("/v2", "it has no PackageBaseAddress/3.0.0"),
-        ("/gone", "there is no service index"),
+        ("/text.json", "expected value at line 1"),
+        ("/v2.json", "it has no PackageBaseAddress/3.0.0"),
+        ("/gone.json", "there is no service index"),
     ];
     for (path, wanted) in table {
         let text = format!("[[feed]]\nname = 'main'\nkind = 'nuget'\nurl = '{}'", server.url(path));
@@ -284,6 +291,11 @@ async fn what_is_no_nuget_feed_is_told() {
         assert!(error.starts_with("feed `main` sent a document that cannot be used, http://127"), "{error}");
         assert!(error.contains(wanted), "{error}");
     }
+    // What is no service index is a feed of version 2.
+    server.put("/FindPackagesById()?id=%27Shop.Web%27&semVerLevel=2.0.0", "<html>");
+    let text = format!("[[feed]]\nname = 'main'\nkind = 'nuget'\nurl = '{}'", server.url("/"));
+    let error = error(&feeds(&text, Path::new("/")), &package).await;
+    assert!(error.contains("FindPackagesById()") && error.contains("never closed"), "{error}");
 }
 
 #[tokio::test]
@@ -314,7 +326,7 @@ async fn no_reference_leads_out_of_a_folder() {
     for (id, version) in [("web/1.2/web.zip", None), ("web/{version}/web.zip", Some("1.2")), ("latest", None)] {
         let found = feeds.resolve(&reference("models", id, version)).await.unwrap();
         assert_eq!(found.size(), 11, "{id}");
-        assert_eq!(feeds.origin(&found, None), Ok(None), "the coordinator is the origin");
+        assert!(found.places(None).is_empty(), "the coordinator is the origin");
         let Place::Folder(file) = &found.place else { panic!("{found:?}") };
         assert!(file.open().is_ok());
     }

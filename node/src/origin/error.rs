@@ -14,6 +14,8 @@ pub enum OriginError {
     Unauthorized {
         /// What was asked for.
         url: String,
+        /// Its `WWW-Authenticate` headers: what it wants instead.
+        challenges: Vec<String>,
     },
     /// 403: the credentials do not suffice, or a signed URL has expired.
     #[error("{url} answered 403: the feed's user may not read it, or the signed URL has expired")]
@@ -128,6 +130,14 @@ pub enum OriginError {
     /// Nobody takes the bytes any more.
     #[error("the transfer was cancelled")]
     Cancelled,
+    /// The certificates that came with the origin cannot be used.
+    #[error("the certificates for {url} cannot be used: {cause}; check the feed's `ca_file`")]
+    Certificates {
+        /// What was to be asked for.
+        url: String,
+        /// What is wrong with them.
+        cause: String,
+    },
     /// The HTTP client cannot be set up.
     #[error("cannot set up the HTTP client: {0}")]
     Client(String),

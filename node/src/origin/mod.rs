@@ -7,6 +7,8 @@
 //!
 //! Every future of this module stops when it is dropped: it holds its connections itself and starts no tasks.
 
+mod client;
+mod document;
 mod error;
 mod reading;
 mod request;
@@ -20,17 +22,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_proto::limits::{ORIGIN_RETRY_AFTER_MAX, ORIGIN_STALL};
-use shoal_proto::origin::{HttpOrigin, Metadata, coalesce, disjoint, shown_url};
+use shoal_proto::origin::{HttpOrigin, Metadata, coalesce, disjoint};
 use tokio::sync::mpsc;
 
 use crate::transfer::pacer::Pacer;
+use client::{Clients, Places};
+pub use document::{Document, Headers};
 pub use error::OriginError;
-use request::{Request, send};
+use request::{Answer, Request, send};
 
 /// Reads from HTTP origins. Cheap to clone; clones share connections.
 #[derive(Clone, Debug)]
 pub struct OriginReader {
-    client: reqwest::Client,
+    clients: Clients,
+    places: Places,
     patience: Patience,
     /// What reads of packages keep to.
     pacers: Vec<Pacer>,
@@ -51,6 +56,24 @@ impl Default for Patience {
     fn default() -> Self {
         let backoff = Duration::from_millis(500);
         Self { stall: ORIGIN_STALL, backoff, retry_after_max: ORIGIN_RETRY_AFTER_MAX }
+    }
+}
+
+/// A file at an origin, and how it is asked for.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// The whole URL.
+    pub url: &'a str,
+    /// Headers for this URL's host alone.
+    pub headers: &'a [(String, String)],
+    /// Certificates in PEM of private authorities that vouch for the host.
+    pub ca_pem: Option<&'a str>,
+}
+
+impl<'a> Target<'a> {
+    /// Where `origin` is.
+    pub fn of(origin: &'a HttpOrigin) -> Self {
+        Self { url: &origin.url, headers: &origin.headers, ca_pem: origin.ca_pem.as_deref() }
     }
 }
 
@@ -107,16 +130,8 @@ impl OriginReader {
     /// # Errors
     /// [`OriginError::Client`] if TLS cannot be set up.
     pub fn new() -> Result<Self, OriginError> {
-        let build = |builder: reqwest::ClientBuilder| builder.build().map_err(OriginError::client);
-        let client = match build(client_builder()) {
-            Ok(client) => client,
-            Err(error) => {
-                // A machine without CA certificates can still reach origins over plain HTTP; HTTPS then fails by name.
-                tracing::warn!(%error, "https origins cannot be verified: install CA certificates");
-                build(client_builder().tls_certs_only([]))?
-            }
-        };
-        Ok(Self { client, patience: Patience::default(), pacers: Vec::new() })
+        let (clients, places) = (Clients::new()?, Places::default());
+        Ok(Self { clients, places, patience: Patience::default(), pacers: Vec::new() })
     }
 
     /// The same reader, whose reads of packages keep to all of `pacers`.
@@ -158,90 +173,31 @@ impl OriginReader {
     ///
     /// # Errors
     /// Any [`OriginError`] but those about ranges and changes.
-    pub async fn probe(&self, url: &str, headers: &[(String, String)]) -> Result<Metadata, OriginError> {
-        let request = Request { url, headers, range: Some(0..1), if_range: None };
-        let response = self.ask(&request).await?;
-        Ok(request::metadata(&response))
+    pub async fn probe(&self, target: Target<'_>) -> Result<Metadata, OriginError> {
+        self.probe_more(target).await.map(|(said, _)| said)
     }
 
-    /// Reads all of a file of unknown size, or from an origin without ranges, and sends it to `sink` in order; answers
-    /// what the origin said about it, and its true size. For a package of known size, [`OriginReader::read`] resumes.
+    /// [`OriginReader::probe`], with all headers of the answer.
     ///
     /// # Errors
-    /// Any [`OriginError`] but those about ranges and changes.
-    pub async fn stream(
-        &self,
-        url: &str,
-        headers: &[(String, String)],
-        wan: &WanBytes,
-        sink: &mpsc::Sender<Chunk>,
-    ) -> Result<Metadata, OriginError> {
-        let request = Request { url, headers, range: None, if_range: None };
-        let mut response = self.ask(&request).await?;
-        let metadata = request::metadata(&response);
-        let mut offset = 0;
-        while let Some(bytes) = request::chunk(&mut response, self.patience, wan).await? {
-            let len = bytes.len() as u64;
-            reading::deliver(sink, offset, bytes).await?;
-            offset += len;
-        }
-        request::check_length(url, metadata.size, offset)?;
-        Ok(Metadata { size: Some(offset), ..metadata })
-    }
-
-    /// Reads a small document, such as a feed's index, of at most `bytes_max` bytes.
-    ///
-    /// # Errors
-    /// [`OriginError::TooLarge`], or any other but those about ranges and changes.
-    pub async fn document(
-        &self,
-        url: &str,
-        headers: &[(String, String)],
-        bytes_max: usize,
-    ) -> Result<Bytes, OriginError> {
-        let request = Request { url, headers, range: None, if_range: None };
-        let mut tries = request::Tries::new(self.patience);
-        loop {
-            match self.document_once(&request, bytes_max).await {
-                Ok(document) => return Ok(document),
-                Err(error) => tries.wait_after(error).await?,
-            }
-        }
-    }
-
-    async fn document_once(&self, request: &Request<'_>, bytes_max: usize) -> Result<Bytes, OriginError> {
-        let mut response = send(&self.client, self.patience, request).await?;
-        let said = request::metadata(&response).size;
-        let mut document = Vec::new();
-        while let Some(bytes) = request::chunk(&mut response, self.patience, &WanBytes::default()).await? {
-            if document.len() + bytes.len() > bytes_max {
-                return Err(OriginError::TooLarge { url: shown_url(request.url), bytes_max });
-            }
-            document.extend_from_slice(&bytes);
-        }
-        request::check_length(request.url, said, document.len() as u64)?;
-        Ok(Bytes::from(document))
+    /// Those of [`OriginReader::probe`].
+    pub async fn probe_more(&self, target: Target<'_>) -> Result<(Metadata, Headers), OriginError> {
+        let answer = self.ask(&Request { range: Some(0..1), ..Request::whole(target) }).await?;
+        Ok((request::metadata(&answer.response), Headers(answer.response.headers().clone())))
     }
 
     /// Sends a request until it is answered, fails for good, or has failed too often in a row.
-    async fn ask(&self, request: &Request<'_>) -> Result<reqwest::Response, OriginError> {
+    async fn ask(&self, request: &Request<'_>) -> Result<Answer, OriginError> {
         let mut tries = request::Tries::new(self.patience);
         loop {
-            match send(&self.client, self.patience, request).await {
-                Ok(response) => return Ok(response),
+            match send(self, request).await {
+                Ok(answer) => return Ok(answer),
                 Err(error) => tries.wait_after(error).await?,
             }
         }
     }
-}
 
-/// What all clients have in common. Redirects are followed in [`request`], which drops the origin's headers (all of
-/// them, not only `Authorization`) when the host changes.
-fn client_builder() -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
-        .user_agent(concat!("shoal/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .connect_timeout(Duration::from_secs(10))
-        .pool_max_idle_per_host(shoal_proto::limits::ORIGIN_REQUESTS_IN_FLIGHT_MAX)
+    fn client(&self, target: Target<'_>) -> Result<reqwest::Client, OriginError> {
+        self.clients.of(target)
+    }
 }

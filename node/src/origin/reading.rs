@@ -13,7 +13,7 @@ use shoal_proto::origin::{HttpOrigin, shown_url};
 use tokio::sync::mpsc;
 
 use super::request::{self, Request, Tries, send};
-use super::{Chunk, OriginError, OriginReader, WanBytes};
+use super::{Chunk, OriginError, OriginReader, Target, WanBytes};
 use crate::transfer::pacer::{Pacer, piece_of_all, take_all};
 
 /// One read of one package.
@@ -73,16 +73,12 @@ impl Transfer<'_> {
         wanted: &[Range<u64>],
         unpaid: &[Pacer],
     ) -> Result<(), OriginError> {
-        let request = Request {
-            url: &self.origin.url,
-            headers: &self.origin.headers,
-            range: Some(*at..end),
-            if_range: self.origin.etag.as_deref(),
-        };
-        let mut response = send(&self.reader.client, self.reader.patience, &request).await?;
-        self.check_range(&response, *at..end)?;
+        let if_range = self.origin.etag.as_deref();
+        let request = Request { range: Some(*at..end), if_range, ..Request::whole(Target::of(self.origin)) };
+        let mut answer = send(self.reader, &request).await?;
+        self.check_range(&answer.response, *at..end)?;
         while *at < end {
-            let Some(bytes) = request::chunk(&mut response, self.reader.patience, self.wan).await? else {
+            let Some(bytes) = request::chunk(&mut answer, self.reader.patience, self.wan).await? else {
                 return Err(self.broken(format!("it ended at byte {at} of {end}")));
             };
             let next = *at + bytes.len() as u64;
@@ -94,22 +90,21 @@ impl Transfer<'_> {
             *at = next;
         }
         // Reading the end itself lets the connection be used again where the length was not said beforehand.
-        request::chunk(&mut response, self.reader.patience, self.wan).await.map(drop).or(Ok(()))
+        request::chunk(&mut answer, self.reader.patience, self.wan).await.map(drop).or(Ok(()))
     }
 
     /// Reads the package from its first byte to the last wanted one.
     pub(super) async fn whole(self, wanted: &[Range<u64>]) -> Result<(), OriginError> {
         let Some(last) = wanted.last() else { return Ok(()) };
-        let request = Request { url: &self.origin.url, headers: &self.origin.headers, range: None, if_range: None };
         let reader = self.reader;
-        let mut response = reader.ask(&request).await?;
-        if response.status() != StatusCode::OK {
-            return Err(self.bad_answer(format!("{} to a request without a range", response.status())));
+        let mut answer = reader.ask(&Request::whole(Target::of(self.origin))).await?;
+        if answer.response.status() != StatusCode::OK {
+            return Err(self.bad_answer(format!("{} to a request without a range", answer.response.status())));
         }
-        self.check_unchanged(&response)?;
+        self.check_unchanged(&answer.response)?;
         let mut at = 0;
         while at < last.end {
-            let Some(bytes) = request::chunk(&mut response, reader.patience, self.wan).await? else {
+            let Some(bytes) = request::chunk(&mut answer, reader.patience, self.wan).await? else {
                 return Err(self.broken(format!("it ended at byte {at} of {}", self.origin.size)));
             };
             take_all(&reader.pacers, bytes.len() as u64).await;

@@ -1,61 +1,78 @@
 //! One request to an origin: its headers, its redirects, what its status means, the next chunk of its body, and how long
-//! to wait before it is sent again.
+//! to wait before it is sent again. It holds a place among the requests of its host until its answer is dropped.
 //!
 //! Headers of an origin go to the URL's own scheme, host and port and nowhere else: a redirect to another host, as from a
 //! feed to its object store, is followed without them, and never from https to http.
 
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue,
-    IF_RANGE, LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER,
+    IF_RANGE, LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use reqwest::{Response, StatusCode, Url};
 use shoal_proto::limits::{ORIGIN_REDIRECTS_MAX, ORIGIN_TRIES_MAX};
-use shoal_proto::origin::{ContentRange, Metadata, retry_after, shown_url, strong_etag};
+use shoal_proto::origin::{ContentRange, Metadata, backoff, retry_after, shown_url, strong_etag};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::cause;
-use super::{OriginError, Patience, WanBytes};
+use super::{OriginError, OriginReader, Patience, Target, WanBytes};
 
 /// What is asked of an origin.
 pub(super) struct Request<'a> {
-    pub(super) url: &'a str,
-    pub(super) headers: &'a [(String, String)],
+    pub(super) target: Target<'a>,
     /// Not empty.
     pub(super) range: Option<Range<u64>>,
     pub(super) if_range: Option<&'a str>,
+    /// Whether the body may be encoded: its reader decodes it.
+    pub(super) encoded: bool,
+}
+
+impl<'a> Request<'a> {
+    /// A request for all of a file.
+    pub(super) fn whole(target: Target<'a>) -> Self {
+        Self { target, range: None, if_range: None, encoded: false }
+    }
+
+    fn shown(&self) -> String {
+        shown_url(self.target.url)
+    }
+}
+
+/// An answer whose body may be read.
+pub(super) struct Answer {
+    pub(super) response: Response,
+    _place: OwnedSemaphorePermit,
 }
 
 /// Sends `request`, follows redirects, and answers once status and headers are there: 200, 206 or 416 (with its size).
-pub(super) async fn send(
-    client: &reqwest::Client,
-    patience: Patience,
-    request: &Request<'_>,
-) -> Result<Response, OriginError> {
-    let bad_request = |cause: String| OriginError::BadRequest { url: shown_url(request.url), cause };
-    let mut url = Url::parse(request.url).map_err(|error| bad_request(error.to_string()))?;
-    let mut headers = origin_headers(request.headers).map_err(bad_request)?;
+pub(super) async fn send(reader: &OriginReader, request: &Request<'_>) -> Result<Answer, OriginError> {
+    let bad_request = |cause: String| OriginError::BadRequest { url: request.shown(), cause };
+    let mut url = Url::parse(request.target.url).map_err(|error| bad_request(error.to_string()))?;
+    let mut headers = origin_headers(request.target.headers).map_err(bad_request)?;
+    let client = reader.client(request.target)?;
+    let place = reader.places.of(&url).await?;
     for _ in 0..=ORIGIN_REDIRECTS_MAX {
         let mut all = headers.clone();
         all.extend(range_headers(request).map_err(bad_request)?);
-        let answer = tokio::time::timeout(patience.stall, client.get(url.clone()).headers(all).send()).await;
+        let answer = tokio::time::timeout(reader.patience.stall, client.get(url.clone()).headers(all).send()).await;
         let response = match answer {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(not_sent(request.url, error)),
-            Err(_) => return Err(OriginError::Stalled { url: shown_url(request.url), silence: patience.stall }),
+            Ok(Err(error)) => return Err(not_sent(request.target.url, error)),
+            Err(_) => return Err(OriginError::Stalled { url: request.shown(), silence: reader.patience.stall }),
         };
-        let Some(next) = redirect(request.url, &url, &response)? else {
-            return accept(request, response);
+        let Some(next) = redirect(request.target.url, &url, &response)? else {
+            return accept(request, response).map(|response| Answer { response, _place: place });
         };
         if next.origin() != url.origin() {
             headers.clear();
         }
         url = next;
     }
-    Err(OriginError::Redirect { url: shown_url(request.url), cause: format!("more than {ORIGIN_REDIRECTS_MAX} times") })
+    Err(OriginError::Redirect { url: request.shown(), cause: format!("more than {ORIGIN_REDIRECTS_MAX} times") })
 }
 
 fn not_sent(url: &str, error: reqwest::Error) -> OriginError {
@@ -112,18 +129,24 @@ fn redirect(asked: &str, from: &Url, response: &Response) -> Result<Option<Url>,
 
 /// Sorts an answer by its status: what may be read is let through.
 fn accept(request: &Request<'_>, response: Response) -> Result<Response, OriginError> {
-    let url = shown_url(request.url);
+    let url = request.shown();
     let status = response.status().as_u16();
     match response.status() {
         StatusCode::OK | StatusCode::PARTIAL_CONTENT => match text(&response, CONTENT_ENCODING) {
-            Some(encoding) if !encoding.eq_ignore_ascii_case("identity") => Err(OriginError::BadAnswer {
-                url,
-                cause: format!("it is encoded ({encoding}), which was not asked for"),
-            }),
+            Some(encoding) if !encoding.eq_ignore_ascii_case("identity") && !request.encoded => {
+                Err(OriginError::BadAnswer {
+                    url,
+                    cause: format!("it is encoded ({encoding}), which was not asked for"),
+                })
+            }
             _ => Ok(response),
         },
         StatusCode::RANGE_NOT_SATISFIABLE if request.range.is_some() => Ok(response),
-        StatusCode::UNAUTHORIZED => Err(OriginError::Unauthorized { url }),
+        StatusCode::UNAUTHORIZED => {
+            let challenges = response.headers().get_all(WWW_AUTHENTICATE).into_iter();
+            let challenges = challenges.filter_map(|value| Some(value.to_str().ok()?.to_owned())).collect();
+            Err(OriginError::Unauthorized { url, challenges })
+        }
         StatusCode::FORBIDDEN => Err(OriginError::Forbidden { url }),
         StatusCode::NOT_FOUND | StatusCode::GONE => Err(OriginError::NotFound { url, status }),
         code if code == StatusCode::TOO_MANY_REQUESTS || code.is_server_error() => {
@@ -165,10 +188,11 @@ fn text(response: &Response, name: HeaderName) -> Option<String> {
 
 /// The next bytes of a body, counted; `None` at its end.
 pub(super) async fn chunk(
-    response: &mut Response,
+    answer: &mut Answer,
     patience: Patience,
     wan: &WanBytes,
 ) -> Result<Option<Bytes>, OriginError> {
+    let response = &mut answer.response;
     match tokio::time::timeout(patience.stall, response.chunk()).await {
         Ok(Ok(chunk)) => {
             wan.count(chunk.as_ref().map_or(0, Bytes::len));
@@ -219,7 +243,7 @@ impl Tries {
         if asked.is_some_and(|wait| wait > self.patience.retry_after_max) {
             return Err(error);
         }
-        let backoff = jittered(self.patience.backoff * 2_u32.pow(self.failed - 1));
+        let backoff = backoff(self.patience.backoff, self.failed, random());
         tracing::debug!(%error, failed = self.failed, ?asked, ?backoff, "asking the origin again");
         // Many nodes may be told the same second: the jitter comes on top of it.
         tokio::time::sleep(asked.unwrap_or_default() + backoff).await;
@@ -227,11 +251,9 @@ impl Tries {
     }
 }
 
-/// Between half of `wait` and all of it, so that nodes that failed together do not come back together.
-fn jittered(wait: Duration) -> Duration {
-    // The standard library's one source of randomness; good enough to spread nodes, and no dependency.
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    wait / 2 + wait.mul_f64((random % 1024) as f64 / 2048.0)
+/// From the standard library's one source of randomness: good enough to spread nodes, and no dependency.
+fn random() -> u64 {
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
 fn unix_now() -> u64 {

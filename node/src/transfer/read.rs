@@ -73,6 +73,8 @@ impl ReadLeaseError {
             Self::Origin(OriginError::IgnoresRanges { .. }) => FaultKind::IgnoresRanges,
             Self::Origin(OriginError::Changed { .. }) => FaultKind::Changed,
             Self::Wrong(_) => FaultKind::WrongBytes,
+            Self::Origin(OriginError::Unauthorized { .. } | OriginError::Forbidden { .. }) => FaultKind::Denied,
+            Self::Origin(_) => FaultKind::Unanswered,
             _ => FaultKind::Passing,
         };
         Some(Fault { kind, cause: self.to_string() })
@@ -81,9 +83,11 @@ impl ReadLeaseError {
     fn outcome(&self) -> Outcome {
         match self {
             Self::Cancelled => Outcome::Revoked,
-            // Another node may have a way where this one has none.
+            // Another node may have a way where this one has none; the next lease comes with credentials made anew.
             Self::Origin(error) => {
-                Outcome::Failed { retryable: error.is_passing() || matches!(error, OriginError::IgnoresRanges { .. }) }
+                use OriginError::{Forbidden, IgnoresRanges, Unauthorized};
+                let anew = matches!(error, IgnoresRanges { .. } | Unauthorized { .. } | Forbidden { .. });
+                Outcome::Failed { retryable: error.is_passing() || anew }
             }
             Self::Disk(_) | Self::Declined(_) => Outcome::Failed { retryable: false },
             Self::Wrong(_) | Self::Connect(_) | Self::Bulk(_) | Self::Compressed(_) | Self::Interrupted => {

@@ -81,7 +81,7 @@ impl Supply {
                     format!("{cause} (content {}, {} times): check the feed or its mirror", content.short(), self.wrong)
                 })
             }
-            FaultKind::Passing | FaultKind::IgnoresRanges => None,
+            FaultKind::Passing | FaultKind::IgnoresRanges | FaultKind::Denied | FaultKind::Unanswered => None,
         }
     }
 

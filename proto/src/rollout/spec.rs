@@ -50,6 +50,10 @@ pub struct PackageSpec {
     pub id: Option<String>,
     /// Which version of it.
     pub version: Option<String>,
+    /// Which of its files, where it has several.
+    pub file: Option<String>,
+    /// Which of its variants, where it has several: `linux/arm64`.
+    pub platform: Option<String>,
     /// A file to fetch over HTTP.
     pub url: Option<String>,
     /// The hash that the bytes must have.

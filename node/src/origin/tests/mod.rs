@@ -7,6 +7,7 @@ mod server;
 
 use std::time::Duration;
 
+use shoal_proto::limits::ORIGIN_REQUESTS_PER_HOST_MAX;
 use shoal_proto::origin::Change;
 
 use self::server::{Reply, Seen, Server, Then};
@@ -20,11 +21,12 @@ fn reader() -> OriginReader {
         retry_after_max: Duration::from_secs(2),
     };
     // No CA certificates are loaded: the servers here speak plain HTTP.
-    OriginReader {
-        client: client_builder().no_proxy().tls_certs_only([]).build().unwrap(),
-        patience,
-        pacers: Vec::new(),
-    }
+    let plain = client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+    OriginReader { clients: Clients::with(plain), places: Places::default(), patience, pacers: Vec::new() }
+}
+
+fn bare(url: &str) -> Target<'_> {
+    Target { url, headers: &[], ca_pem: None }
 }
 
 /// Bytes in which every position can be told from its neighbours.
@@ -39,6 +41,7 @@ fn origin(server: &Server, package: &[u8]) -> HttpOrigin {
         size: package.len() as u64,
         etag: Some("\"v1\"".into()),
         last_modified: None,
+        ca_pem: None,
     }
 }
 
@@ -383,7 +386,7 @@ async fn probing_tells_size_validators_and_ranges() {
         _ => Reply::new(404),
     })
     .await;
-    let probe = async |path: &str| reader().probe(&server.url(path), &[]).await;
+    let probe = async |path: &str| reader().probe(bare(&server.url(path))).await;
     let good = Metadata {
         size: Some(1_000),
         etag: Some("\"v1\"".into()),
@@ -398,34 +401,53 @@ async fn probing_tells_size_validators_and_ranges() {
 }
 
 #[tokio::test]
-async fn whole_files_and_documents_are_read_with_their_bounds() {
-    let held = package(100_000);
-    let expected = held.clone();
+async fn documents_are_read_with_their_bounds_and_decompressed() {
+    let plain = b"{\"versions\": []}".repeat(100);
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut encoder, &plain).unwrap();
+    let gzip = encoder.finish().unwrap();
     let server = Server::start(move |seen| match (&*seen.path, seen.number) {
-        ("/unsized", _) => Reply { length: false, ..Reply::new(200).body(&held) },
-        ("/document", 0) => Reply::new(200).body(b"{}").then(1, Then::Close),
-        ("/document", _) => Reply::new(200).body(b"{}"),
-        _ => Reply::new(200).body(&held).then(50, Then::Close),
+        ("/gzip", _) => Reply::new(200).header("Content-Encoding", "gzip").body(&gzip),
+        ("/broken", _) => Reply::new(200).header("Content-Encoding", "gzip").body(&gzip[..30]),
+        ("/brotli", _) => Reply::new(200).header("Content-Encoding", "br").body(&gzip),
+        (_, 0) => Reply::new(200).body(b"{}").then(1, Then::Close),
+        (_, _) => Reply::new(200).header("Content-Type", "application/json").body(b"{}"),
     })
     .await;
-    let reader = reader();
-    assert_eq!(reader.document(&server.url("/document"), &[], 2).await, Ok(Bytes::from_static(b"{}")));
-    let error = reader.document(&server.url("/document"), &[], 1).await;
-    assert!(matches!(error, Err(OriginError::TooLarge { bytes_max: 1, .. })));
+    let read = async |path: &str, max| reader().document(bare(&server.url(path)), max).await;
+    let document = read("/document", 2).await.unwrap();
+    assert_eq!((&document.bytes[..], document.headers.find("content-type")), (&b"{}"[..], Some("application/json")));
+    assert!(matches!(read("/document", 1).await, Err(OriginError::TooLarge { bytes_max: 1, .. })));
 
-    let (sink, mut chunks) = mpsc::channel(100_000);
-    let wan = WanBytes::default();
-    let metadata = reader.stream(&server.url("/unsized"), &[], &wan, &sink).await.unwrap();
-    drop(sink);
-    assert_eq!((metadata.size, wan.total()), (Some(100_000), 100_000));
-    let mut whole = Vec::new();
-    while let Some(chunk) = chunks.recv().await {
-        assert_eq!(chunk.offset, whole.len() as u64);
-        whole.extend_from_slice(&chunk.bytes);
+    assert_eq!(read("/gzip", plain.len()).await.unwrap().bytes, plain);
+    let bomb = read("/gzip", plain.len() - 1).await;
+    assert!(matches!(bomb, Err(OriginError::TooLarge { .. })), "{bomb:?}");
+    for path in ["/broken", "/brotli"] {
+        assert!(matches!(read(path, 1 << 20).await, Err(OriginError::BadAnswer { .. })), "{path}");
     }
-    assert_eq!(whole, expected);
+}
 
-    let (sink, _chunks) = mpsc::channel(100);
-    let broken = reader.stream(&server.url("/broken"), &[], &wan, &sink).await;
-    assert!(matches!(broken, Err(OriginError::Broken { .. })), "{broken:?}");
+#[tokio::test]
+async fn one_host_gets_few_requests_at_a_time_from_all_transfers() {
+    let package = package(100_000);
+    let (server, origin) = twisted(&package, |_, reply| reply.delayed(Duration::from_millis(20))).await;
+    let reader = reader();
+    let ranges: Vec<_> = (0..20).map(|at| at * 5_000..at * 5_000 + 1).collect();
+    let wan = WanBytes::default();
+    let transfers = (0..8).map(|_| async {
+        let (sink, _chunks) = mpsc::channel(100);
+        reader.read(&origin, &ranges, Mode::Ranges, &wan, &sink).await
+    });
+    let ended = futures::future::join_all(transfers).await;
+    assert!(ended.iter().all(Result::is_ok), "{ended:?}");
+    assert_eq!((server.requests().len(), server.most_at_once()), (160, ORIGIN_REQUESTS_PER_HOST_MAX));
+}
+
+#[tokio::test]
+async fn certificates_that_are_none_are_named() {
+    for pem in ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+        let target = Target { ca_pem: Some(pem), ..bare("https://127.0.0.1:1/x") };
+        let error = reader().probe(target).await.unwrap_err();
+        assert!(matches!(error, OriginError::Certificates { .. }) && error.to_string().contains("ca_file"), "{error}");
+    }
 }

@@ -94,7 +94,15 @@ pub(super) struct Server {
     pub(super) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<AtomicUsize>,
+    at_once: Arc<AtOnce>,
     _tasks: JoinSet<()>,
+}
+
+/// Requests that were not answered yet.
+#[derive(Default)]
+struct AtOnce {
+    now: AtomicUsize,
+    most: AtomicUsize,
 }
 
 impl Server {
@@ -103,16 +111,18 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let (seen, connections) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
         let (log, count, answer) = (Arc::clone(&seen), Arc::clone(&connections), Arc::new(answer));
+        let at_once = Arc::<AtOnce>::default();
+        let counted = Arc::clone(&at_once);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut open = JoinSet::new();
             while let Ok((socket, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
-                let (log, answer) = (Arc::clone(&log), Arc::clone(&answer));
-                open.spawn(async move { drop(serve(socket, &log, &*answer).await) });
+                let (log, answer, at_once) = (Arc::clone(&log), Arc::clone(&answer), Arc::clone(&counted));
+                open.spawn(async move { drop(serve(socket, &log, &at_once, &*answer).await) });
             }
         });
-        Self { address, seen, connections, _tasks: tasks }
+        Self { address, seen, connections, at_once, _tasks: tasks }
     }
 
     pub(super) fn url(&self, path: &str) -> String {
@@ -123,12 +133,21 @@ impl Server {
         self.seen.lock().unwrap().clone()
     }
 
+    pub(super) fn most_at_once(&self) -> usize {
+        self.at_once.most.load(Ordering::SeqCst)
+    }
+
     pub(super) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 }
 
-async fn serve(socket: TcpStream, log: &Mutex<Vec<Seen>>, answer: &impl Fn(&Seen) -> Reply) -> std::io::Result<()> {
+async fn serve(
+    socket: TcpStream,
+    log: &Mutex<Vec<Seen>>,
+    at_once: &AtOnce,
+    answer: &impl Fn(&Seen) -> Reply,
+) -> std::io::Result<()> {
     let mut socket = BufStream::new(socket);
     loop {
         let mut lines = Vec::new();
@@ -152,7 +171,9 @@ async fn serve(socket: TcpStream, log: &Mutex<Vec<Seen>>, answer: &impl Fn(&Seen
             seen
         };
         let reply = answer(&seen);
+        at_once.most.fetch_max(at_once.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         tokio::time::sleep(reply.delay).await;
+        at_once.now.fetch_sub(1, Ordering::SeqCst);
         let mut head = format!("HTTP/1.1 {} Whatever\r\n", reply.status);
         for (name, value) in &reply.headers {
             head += &format!("{name}: {value}\r\n");

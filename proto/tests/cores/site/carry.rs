@@ -238,5 +238,5 @@ fn number(node: NodeId) -> usize {
 
 fn origin() -> Origin {
     let (url, size) = ("http://origin.invalid/package".to_owned(), 1);
-    Origin::Http(HttpOrigin { url, headers: Vec::new(), size, etag: None, last_modified: None })
+    Origin::Http(HttpOrigin { url, headers: Vec::new(), size, etag: None, last_modified: None, ca_pem: None })
 }

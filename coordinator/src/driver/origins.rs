@@ -1,0 +1,242 @@
+//! Where leases are read, and how that went. Most feeds tell at once; one that lends tokens may have to be asked first, in a
+//! task, while the leases for it wait here. Nothing that waits outlives its reason: not its revocation, nor its node's
+//! connection (WAN-ONCE). Which of several places is read from is for [`Mirrors`] to say.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::FutureExt;
+use shoal_proto::codec;
+use shoal_proto::coordinator::Input;
+use shoal_proto::id::{ContentId, DeploymentId, LeaseId, Name, NodeId, PackageIndex};
+use shoal_proto::mirrors::Mirrors;
+use shoal_proto::origin::{HttpOrigin, shown_url};
+use shoal_proto::wan::Outcome;
+use shoal_proto::wire::{Fault, FaultKind, Grant, LeaseEnd, Origin, Standby, ToCoordinator, ToNode};
+use tracing::warn;
+
+use super::carry::SOURCES_BYTES_MAX;
+use super::{Event, ServeError, Server};
+use crate::feeds::Resolved;
+
+/// How long a feed may take to lend a token. A lease that waits is not read, and others may be granted it later.
+const FEED_WAIT: Duration = Duration::from_secs(8);
+
+/// Which package, for nodes of which site.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) deployment: DeploymentId,
+    pub(super) package: PackageIndex,
+    pub(super) site: Name,
+}
+
+/// What a node is to be sent with an origin.
+pub(super) enum Wanting {
+    Grant(Grant),
+    Standby(Standby),
+}
+
+/// A message that waits for its origin.
+struct Waiting {
+    to: NodeId,
+    place: Place,
+    wanting: Wanting,
+}
+
+/// A lease that a node reads from a feed.
+struct Reading {
+    place: Place,
+    /// The URL as people see it: by it a place is known among several.
+    url: String,
+    /// How many other places have the same.
+    others: usize,
+}
+
+/// Where leases are read, and what waits to be told.
+#[derive(Default)]
+pub(super) struct Origins {
+    /// Messages that wait for a feed; those for one place are asked for once.
+    waiting: Vec<Waiting>,
+    reading: BTreeMap<(NodeId, ContentId, LeaseId), Reading>,
+    mirrors: Mirrors,
+}
+
+/// What a feed said.
+pub(super) struct Told {
+    place: Place,
+    /// None if the coordinator is the origin.
+    origin: Result<Option<HttpOrigin>, String>,
+}
+
+impl Server {
+    /// Sends a node what it wants, once its origin is known.
+    pub(super) async fn send_with_origin(
+        &mut self,
+        to: NodeId,
+        place: Place,
+        wanting: Wanting,
+    ) -> Result<(), ServeError> {
+        if let Wanting::Standby(standby) = &wanting {
+            self.drop_standby(to, standby.content);
+        }
+        let asking = self.origins.waiting.iter().any(|waiting| waiting.place == place);
+        let at_once = if asking { None } else { self.origin_at_once(&place) };
+        match at_once {
+            Some(origin) => self.send_read(to, place, wanting, origin).await,
+            None => {
+                self.origins.waiting.push(Waiting { to, place, wanting });
+                Ok(())
+            }
+        }
+    }
+
+    /// What the feed of a package tells without being asked; if it has to be, a task asks, and [`Self::on_origin`] goes on.
+    fn origin_at_once(&self, place: &Place) -> Option<Result<Option<HttpOrigin>, String>> {
+        let resolved = match self.resolved(place) {
+            Ok(resolved) => resolved,
+            Err(cause) => return Some(Err(cause)),
+        };
+        let Some(chosen) = self.choose(&resolved, &place.site) else { return Some(Ok(None)) };
+        if let Some(origin) = self.feeds.authorize(&resolved, chosen.clone()).now_or_never() {
+            return Some(origin.map(Some).map_err(|error| error.to_string()));
+        }
+        let (feeds, events, place) = (self.feeds.clone(), self.events_sender.clone(), place.clone());
+        tokio::spawn(async move {
+            let asked = tokio::time::timeout(FEED_WAIT, feeds.authorize(&resolved, chosen)).await;
+            let slow =
+                format!("the feed of {} does not lend a token in {} s", resolved.description, FEED_WAIT.as_secs());
+            let origin = asked.map_or(Err(slow), |origin| origin.map(Some).map_err(|error| error.to_string()));
+            // The driver is gone only when the process ends.
+            let _ = events.send(Event::Origin(Told { place, origin })).await;
+        });
+        None
+    }
+
+    /// The place that nodes of `site` read a package from; none if that is the coordinator.
+    fn choose(&self, resolved: &Resolved, site: &Name) -> Option<HttpOrigin> {
+        let places = resolved.places(Some(site));
+        let shown: Vec<String> = places.iter().map(|place| shown_url(&place.url)).collect();
+        let names: Vec<&str> = shown.iter().map(String::as_str).collect();
+        let chosen = self.origins.mirrors.choose(site, &names, self.now().time);
+        places.get(chosen).map(|place| (*place).clone())
+    }
+
+    pub(super) async fn on_origin(&mut self, told: Told) -> Result<(), ServeError> {
+        let all = std::mem::take(&mut self.origins.waiting);
+        let (ready, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|waiting| waiting.place == told.place);
+        self.origins.waiting = rest;
+        for Waiting { to, place, wanting } in ready {
+            self.send_read(to, place, wanting, told.origin.clone()).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_read(
+        &mut self,
+        to: NodeId,
+        place: Place,
+        wanting: Wanting,
+        origin: Result<Option<HttpOrigin>, String>,
+    ) -> Result<(), ServeError> {
+        match (wanting, origin) {
+            (Wanting::Grant(mut grant), Ok(origin)) => {
+                // Without one it is a folder: the coordinator serves it.
+                if let Some(origin) = origin {
+                    let others = self.resolved(&place).map_or(0, |resolved| resolved.places(Some(&place.site)).len());
+                    let others = others.saturating_sub(1);
+                    let reading = Reading { place, url: shown_url(&origin.url), others };
+                    self.origins.reading.insert((to, grant.content, grant.lease), reading);
+                    grant.origin = Origin::Http(origin);
+                }
+                self.send(to, ToNode::Grant(grant)).await
+            }
+            (Wanting::Grant(grant), Err(cause)) => {
+                let fault = Some(Fault { kind: FaultKind::Passing, cause });
+                self.end_unsent(to, grant.content, grant.lease, Outcome::Failed { retryable: true }, fault);
+                Ok(())
+            }
+            (Wanting::Standby(mut standby), Ok(Some(origin))) => {
+                standby.origin = Origin::Http(origin);
+                self.send(to, ToNode::Standby(standby)).await
+            }
+            // A folder is served by the coordinator: nobody reads it while that is away.
+            (Wanting::Standby(_), Ok(None)) => Ok(()),
+            (Wanting::Standby(standby), Err(cause)) => {
+                let content = standby.content.short();
+                warn!(%content, cause, "nobody can read this package while the coordinator is away");
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes back a lease that its node was never told of; whether it was one.
+    pub(super) fn revoke_unsent(&mut self, to: NodeId, content: ContentId, lease: LeaseId) -> bool {
+        let before = self.origins.waiting.len();
+        self.origins.waiting.retain(|waiting| !waiting.is_grant(to, content, lease));
+        let unsent = self.origins.waiting.len() < before;
+        if unsent {
+            self.end_unsent(to, content, lease, Outcome::Revoked, None);
+        }
+        unsent
+    }
+
+    /// Forgets an earlier word about who reads while the coordinator is away: the later one counts.
+    pub(super) fn drop_standby(&mut self, to: NodeId, content: ContentId) {
+        self.origins.waiting.retain(|waiting| !waiting.is_standby(to, content));
+    }
+
+    /// A node's connection ended: what waits for it belongs to that connection.
+    pub(super) fn drop_unsent(&mut self, node: NodeId) {
+        self.origins.waiting.retain(|waiting| waiting.to != node);
+        self.origins.reading.retain(|(reader, ..), _| *reader != node);
+    }
+
+    /// A node's read ended: what that says about the place that it read from.
+    pub(super) fn note_read(&mut self, from: NodeId, end: &mut LeaseEnd) {
+        let Some(reading) = self.origins.reading.remove(&(from, end.content, end.lease)) else { return };
+        let (now, site) = (self.now().time, &reading.place.site);
+        let Some(fault) = &mut end.fault else {
+            if end.outcome == Outcome::Done {
+                self.origins.mirrors.worked(site, &reading.url);
+            }
+            return;
+        };
+        if fault.kind == FaultKind::Denied
+            && let Ok(resolved) = self.resolved(&reading.place)
+        {
+            self.feeds.denied(&resolved);
+        }
+        fault.kind = self.origins.mirrors.failed(site, &reading.url, fault.kind, reading.others, now);
+        if let Some(rest) = self.origins.mirrors.rests(site, &reading.url, now).filter(|_| reading.others > 0) {
+            let (url, rest_s) = (&reading.url, rest.as_secs());
+            warn!(%site, url, rest_s, cause = fault.cause, "a mirror failed: the next one is read for a while");
+        }
+    }
+
+    fn end_unsent(&mut self, from: NodeId, content: ContentId, lease: LeaseId, outcome: Outcome, fault: Option<Fault>) {
+        let end = LeaseEnd { content, lease, read_bytes: 0, landed: Vec::new(), outcome, fault };
+        self.handle(Input::Node { from, message: ToCoordinator::LeaseEnded { end, begun: Vec::new() } });
+    }
+
+    fn resolved(&self, place: &Place) -> Result<Resolved, String> {
+        let created = self.core.created(place.deployment).ok_or("the deployment is gone")?;
+        let mut sources: Vec<Resolved> =
+            codec::decode(&created.sources, SOURCES_BYTES_MAX).map_err(|error| error.to_string())?;
+        let index = place.package.index();
+        if index >= sources.len() {
+            return Err("the deployment does not say where the package is".to_owned());
+        }
+        Ok(sources.swap_remove(index))
+    }
+}
+
+impl Waiting {
+    fn is_grant(&self, to: NodeId, content: ContentId, lease: LeaseId) -> bool {
+        let of = |grant: &Grant| grant.content == content && grant.lease == lease;
+        self.to == to && matches!(&self.wanting, Wanting::Grant(grant) if of(grant))
+    }
+
+    fn is_standby(&self, to: NodeId, content: ContentId) -> bool {
+        self.to == to && matches!(&self.wanting, Wanting::Standby(standby) if standby.content == content)
+    }
+}

@@ -1,0 +1,283 @@
+//! A feed with its secrets at hand, for as long as it is asked: what every kind of feed asks with.
+//!
+//! Secrets are read when they are used. They go to the hosts that the feed's configuration names and nowhere else.
+
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::future::join_all;
+use serde::de::DeserializeOwned;
+use shoal_node::origin::{Document, OriginError, OriginReader, Target};
+use shoal_proto::id::Name;
+use shoal_proto::limits::{CA_PEM_BYTES_MAX, FEED_DOCUMENT_BYTES_MAX, PASSWORD_BYTES_MAX};
+use shoal_proto::origin::{HttpOrigin, Metadata, shown_url};
+
+use super::error::Blame;
+use super::tokens::Tokens;
+use super::{FeedError, SiteMirror, Wanted};
+use crate::config::feed::{Credentials, FeedConfig, FeedPlace, Mirror, Remote, SecretAt};
+
+/// How long a mirror is waited for. It may be out of the coordinator's reach and fine for its site.
+const MIRROR_WAIT: Duration = Duration::from_secs(5);
+
+/// What proves who asks.
+#[derive(Clone)]
+pub(super) enum Secret {
+    /// A user's name and password.
+    Password { username: String, password: String },
+    /// A token that stands for itself.
+    Token(String),
+}
+
+impl Secret {
+    /// The value of the header `Authorization` (RFC 7617, RFC 6750).
+    pub(super) fn authorization(&self) -> String {
+        match self {
+            Self::Password { username, password } => {
+                format!("Basic {}", STANDARD.encode(format!("{username}:{password}")))
+            }
+            Self::Token(token) => format!("Bearer {token}"),
+        }
+    }
+}
+
+/// A feed that is asked.
+pub(super) struct Asked<'a> {
+    pub(super) name: &'a Name,
+    pub(super) config: &'a FeedConfig,
+    pub(super) reader: &'a OriginReader,
+    pub(super) tokens: &'a Tokens,
+    pub(super) secret: Option<Secret>,
+    pub(super) ca_pem: Option<String>,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn new(
+        name: &'a Name,
+        config: &'a FeedConfig,
+        reader: &'a OriginReader,
+        tokens: &'a Tokens,
+    ) -> Result<Self, FeedError> {
+        let mut asked = Self { name, config, reader, tokens, secret: None, ca_pem: None };
+        if let FeedPlace::Remote(remote) = &config.place {
+            asked.secret = remote.credentials.as_ref().map(|credentials| secret(name, credentials)).transpose()?;
+            asked.ca_pem = remote.ca_file.as_ref().map(|path| ca_pem(name, path)).transpose()?;
+        }
+        Ok(asked)
+    }
+
+    /// How it is reached; for a folder, by no URL.
+    pub(super) fn remote(&self) -> &Remote {
+        static NOWHERE: Remote =
+            Remote { url: String::new(), credentials: None, ca_file: None, region: None, mirrors: Vec::new() };
+        match &self.config.place {
+            FeedPlace::Remote(remote) => remote,
+            FeedPlace::Folder(_) => &NOWHERE,
+        }
+    }
+
+    /// The URL of the feed, ending with `/`.
+    pub(super) fn base(&self) -> String {
+        format!("{}/", self.remote().url.trim_end_matches('/'))
+    }
+
+    /// Whether the secret may go to `url`: its host is one that the feed's configuration names.
+    pub(super) fn trusts(&self, url: &str) -> bool {
+        let remote = self.remote();
+        let mut named = [&remote.url].into_iter().chain(remote.mirrors.iter().map(|mirror| &mirror.url));
+        named.any(|named| same_origin(named, url))
+    }
+
+    /// What to send to `url`.
+    pub(super) fn headers(&self, url: &str) -> Vec<(String, String)> {
+        let secret = self.secret.as_ref().filter(|_| self.trusts(url));
+        secret.map(|secret| ("authorization".to_owned(), secret.authorization())).into_iter().collect()
+    }
+
+    /// `origin` with all that a request for it needs.
+    pub(super) fn with_headers(&self, mut origin: HttpOrigin) -> HttpOrigin {
+        let own = self.headers(&origin.url);
+        origin.headers.extend(own);
+        self.with_ca(origin)
+    }
+
+    /// `origin` with the feed's own certificates, which vouch for the hosts that the configuration names.
+    pub(super) fn with_ca(&self, mut origin: HttpOrigin) -> HttpOrigin {
+        origin.ca_pem = self.ca_pem.clone().filter(|_| self.trusts(&origin.url));
+        origin
+    }
+
+    /// Asks for the file at `url`, which holds the package.
+    pub(super) async fn probe(&self, url: String, wanted: &Wanted<'_>) -> Result<HttpOrigin, FeedError> {
+        let said = self.probe_with(&url, &self.headers(&url), wanted).await?;
+        self.origin(url, said, wanted)
+    }
+
+    pub(super) async fn probe_with(
+        &self,
+        url: &str,
+        headers: &[(String, String)],
+        wanted: &Wanted<'_>,
+    ) -> Result<Metadata, FeedError> {
+        let said = self.reader.probe(Target { url, headers, ca_pem: self.ca_pem.as_deref() }).await;
+        said.map_err(|error| self.blamed(error, wanted))
+    }
+
+    /// The origin that a server's answer makes.
+    pub(super) fn origin(&self, url: String, said: Metadata, wanted: &Wanted<'_>) -> Result<HttpOrigin, FeedError> {
+        let (label, what) = (self.label(), wanted.what());
+        self.blame(&label, &what).origin(url, said)
+    }
+
+    /// Reads a small document of the feed.
+    pub(super) async fn document(
+        &self,
+        url: &str,
+        accept: Option<&str>,
+        wanted: &Wanted<'_>,
+    ) -> Result<Document, FeedError> {
+        let mut headers = self.headers(url);
+        headers.extend(accept.map(|accept| ("accept".to_owned(), accept.to_owned())));
+        let document = self.document_with(url, &headers).await;
+        document.map_err(|error| self.blamed(error, wanted))
+    }
+
+    pub(super) async fn document_with(&self, url: &str, headers: &[(String, String)]) -> Result<Document, OriginError> {
+        let target = Target { url, headers, ca_pem: self.ca_pem.as_deref() };
+        self.reader.document(target, FEED_DOCUMENT_BYTES_MAX).await
+    }
+
+    /// Reads a document of JSON.
+    pub(super) async fn json<T: DeserializeOwned>(&self, url: &str, wanted: &Wanted<'_>) -> Result<T, FeedError> {
+        let document = self.document(url, None, wanted).await?;
+        serde_json::from_slice(&document.bytes).map_err(|error| self.bad(url, &error.to_string()))
+    }
+
+    /// The mirrors that have the package. One that cannot be asked from here is believed to, since its site may reach it
+    /// and every byte is verified; one that has other bytes is left out.
+    pub(super) async fn mirrors(&self, origin: &HttpOrigin, mirrors: Vec<(&Mirror, String)>) -> Vec<SiteMirror> {
+        let asked = mirrors.into_iter().map(|(mirror, url)| self.mirror(origin, mirror, url));
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// [`Self::mirrors`] where each has the package at the same path below its URL as the feed.
+    pub(super) async fn mirrors_below(&self, origin: &HttpOrigin, path: &str) -> Vec<SiteMirror> {
+        let url = |mirror: &Mirror| format!("{}/{path}", mirror.url.trim_end_matches('/'));
+        self.mirrors(origin, self.remote().mirrors.iter().map(|mirror| (mirror, url(mirror))).collect()).await
+    }
+
+    async fn mirror(&self, origin: &HttpOrigin, mirror: &Mirror, url: String) -> Option<SiteMirror> {
+        let headers = self.headers(&url);
+        let target = Target { url: &url, headers: &headers, ca_pem: self.ca_pem.as_deref() };
+        let said = match tokio::time::timeout(MIRROR_WAIT, self.reader.probe(target)).await {
+            Ok(Ok(said)) => said,
+            Ok(Err(error @ (OriginError::NotFound { .. } | OriginError::Unauthorized { .. }))) => {
+                tracing::warn!(feed = %self.name, %error, "a mirror lacks a package: not used for it");
+                return None;
+            }
+            Ok(Err(_)) | Err(_) => {
+                tracing::info!(feed = %self.name, mirror = shown_url(&url), "a mirror cannot be asked from here");
+                Metadata::default()
+            }
+        };
+        if let Some(there) = said.size.filter(|size| *size != origin.size) {
+            let (size, url) = (origin.size, shown_url(&url));
+            tracing::warn!(feed = %self.name, mirror = url, size, there, "a mirror has other bytes: not used");
+            return None;
+        }
+        let Metadata { etag, last_modified, .. } = said;
+        let origin = HttpOrigin { url, etag, last_modified, ..origin.clone() };
+        origin.check().ok().map(|()| SiteMirror { sites: mirror.sites.clone(), origin })
+    }
+
+    pub(super) fn label(&self) -> String {
+        format!("feed `{}`", self.name)
+    }
+
+    pub(super) fn blame<'b>(&self, feed: &'b str, what: &'b str) -> Blame<'b> {
+        let unauthorized = match self.secret {
+            Some(Secret::Password { .. }) => "check `username` and `password_file`",
+            Some(Secret::Token(_)) => "check `token_file`",
+            None => "it wants a `username` and a `password_file`",
+        };
+        Blame { feed, what, unauthorized }
+    }
+
+    pub(super) fn blamed(&self, error: OriginError, wanted: &Wanted<'_>) -> FeedError {
+        let (label, what) = (self.label(), wanted.what());
+        self.blame(&label, &what).error(error)
+    }
+
+    pub(super) fn impossible(&self, wanted: &Wanted<'_>, problem: String) -> FeedError {
+        FeedError::Impossible { feed: self.name.to_string(), what: wanted.what(), problem }
+    }
+
+    pub(super) fn no_package(&self, wanted: &Wanted<'_>, hint: String) -> FeedError {
+        FeedError::NoPackage { feed: self.label(), what: wanted.what(), hint }
+    }
+
+    pub(super) fn no_version(&self, wanted: &Wanted<'_>, hint: String) -> FeedError {
+        let version = wanted.version.unwrap_or_default().to_owned();
+        FeedError::NoVersion { feed: self.name.to_string(), id: wanted.id.to_owned(), version, hint }
+    }
+
+    /// What to say of a document that cannot be used.
+    pub(super) fn bad(&self, url: &str, problem: &str) -> FeedError {
+        FeedError::Document { feed: self.name.to_string(), url: shown_url(url), problem: problem.to_owned() }
+    }
+}
+
+/// Whether two URLs are of the same scheme, host and port.
+pub(super) fn same_origin(one: &str, other: &str) -> bool {
+    let origin = |url: &str| reqwest::Url::parse(url).map(|url| url.origin());
+    matches!((origin(one), origin(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+fn secret(feed: &Name, credentials: &Credentials) -> Result<Secret, FeedError> {
+    let text = match &credentials.secret {
+        SecretAt::File(path) => {
+            let wrong = |cause: String| FeedError::Password { feed: feed.to_string(), path: path.clone(), cause };
+            let text = read_bounded(path, PASSWORD_BYTES_MAX).map_err(wrong)?;
+            match one_line(&text) {
+                "" => return Err(wrong("it is empty".to_owned())),
+                line => line.to_owned(),
+            }
+        }
+        SecretAt::Env(name) => {
+            let missing = || FeedError::NoVariable { feed: feed.to_string(), name: name.clone() };
+            std::env::var(name).ok().filter(|text| !text.is_empty()).ok_or_else(missing)?
+        }
+    };
+    Ok(match &credentials.username {
+        Some(username) => Secret::Password { username: username.clone(), password: text },
+        None => Secret::Token(text),
+    })
+}
+
+/// `text` without the line end behind it.
+fn one_line(text: &str) -> &str {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    text.strip_suffix('\r').unwrap_or(text)
+}
+
+fn ca_pem(feed: &Name, path: &Path) -> Result<String, FeedError> {
+    let wrong = |cause: String| FeedError::CaFile { feed: feed.to_string(), path: path.to_owned(), cause };
+    let pem = read_bounded(path, CA_PEM_BYTES_MAX as u64).map_err(wrong)?;
+    match pem.contains("-----BEGIN CERTIFICATE-----") {
+        true => Ok(pem),
+        false => Err(wrong("there is no certificate in PEM in it".to_owned())),
+    }
+}
+
+fn read_bounded(path: &Path, bytes_max: u64) -> Result<String, String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    file.take(bytes_max + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    match text.len() as u64 > bytes_max {
+        true => Err(format!("it is over {bytes_max} bytes")),
+        false => Ok(text),
+    }
+}
