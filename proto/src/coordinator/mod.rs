@@ -12,6 +12,7 @@ mod budgets;
 mod input;
 mod kept;
 mod late;
+mod ledgers;
 mod nodes;
 mod orders;
 mod standby;
@@ -30,10 +31,10 @@ pub use budgets::BudgetWait;
 pub use input::{AllowReading, BudgetOf, Created, Input, Notice, Output, Part, Record, WanTotals};
 pub use view::{DeploymentView, ReadTrouble, SiteView};
 
-use supply::Supply;
+use ledgers::Ledgers;
 
 use crate::directory::Directory;
-use crate::id::{ContentId, DeploymentId, Epoch, Name, NodeId, PackageIndex};
+use crate::id::{DeploymentId, Epoch, Name, NodeId, PackageIndex};
 use crate::limits::RETURN_MAX;
 use crate::manifest::Manifest;
 use crate::rollout::{self, Now, Operator, Rollout};
@@ -94,7 +95,7 @@ pub struct Coordinator {
     config: Config,
     directory: Directory,
     deployments: BTreeMap<DeploymentId, Deployment>,
-    supplies: BTreeMap<(Name, ContentId), Supply>,
+    ledgers: Ledgers,
     /// The WAN limit of each site that has or had one, and who reads.
     shares: BTreeMap<Name, Shares>,
     /// Sites with limits whose readers may have changed.
@@ -145,7 +146,7 @@ impl Coordinator {
             config,
             directory: Directory::default(),
             deployments: BTreeMap::new(),
-            supplies: BTreeMap::new(),
+            ledgers: Ledgers::default(),
             shares: BTreeMap::new(),
             wan_touched: BTreeSet::new(),
             wan_told: BTreeMap::new(),
@@ -231,12 +232,12 @@ impl Coordinator {
 
     /// When [`Input::Tick`] is wanted, and for what.
     pub fn next_wake(&self) -> Option<(Time, Why)> {
-        let wan = self.supplies.values().filter_map(|s| s.ledger.next_wake()).map(|(at, _)| (at, Why::Wan));
+        let wan = self.ledgers.next_wake().map(|at| (at, Why::Wan));
         let rollouts = self.live().filter_map(|id| self.deployments[&id].rollout.next_wake());
         let rollouts = rollouts.map(|(at, _)| (at, Why::Rollout));
         let rosters = self.rosters_at.map(|at| (at, Why::Roster));
         let shares = self.shares.values().filter_map(Shares::next_wake).map(|at| (at, Why::Shares));
-        wan.chain(rollouts).chain(rosters).chain(shares).min_by_key(|(at, _)| *at)
+        wan.into_iter().chain(rollouts).chain(rosters).chain(shares).min_by_key(|(at, _)| *at)
     }
 
     /// Tokens, members, sites.
@@ -274,8 +275,8 @@ impl Coordinator {
     /// # Panics
     /// If one does not hold: a bug.
     pub fn check(&self) {
-        for supply in self.supplies.values() {
-            supply.ledger.check();
+        self.ledgers.check();
+        for (_, supply) in self.ledgers.iter() {
             assert!(self.deployments.contains_key(&supply.purpose.deployment), "a supply for no deployment");
         }
         self.shares.values().for_each(Shares::check);
@@ -371,7 +372,7 @@ impl Coordinator {
         }
         // Before the grants: a node that reads has to know how fast.
         self.share_wan(now);
-        self.drain_supplies();
+        self.hear_ledgers();
     }
 
     fn on_create(&mut self, created: Box<Created>, now: Now) {
@@ -390,9 +391,7 @@ impl Coordinator {
     }
 
     fn on_tick(&mut self, now: Now) {
-        for supply in self.supplies.values_mut() {
-            supply.ledger.handle(crate::wan::Input::Tick, now.time);
-        }
+        self.ledgers.tick(now.time);
         let live: Vec<_> = self.live().collect();
         for id in live {
             self.decide(id, rollout::Input::Tick, now);

@@ -56,7 +56,7 @@ impl Coordinator {
                     self.outbox.push_back(Output::StepOutput { from, run, stream, text });
                 }
             }
-            ToCoordinator::WanRate { rate } => self.wan_used(from, rate),
+            ToCoordinator::WanRate { rate } => self.wan_used(from, rate, now.time),
             ToCoordinator::Lied { neighbour, content } => {
                 self.outbox.push_back(Output::Notice(Notice::Lied { by: from, neighbour, content }));
             }
@@ -96,7 +96,7 @@ impl Coordinator {
         self.outbox.push_back(Output::Notice(Notice::NodeOnline(from)));
         self.stale_rosters.insert(site);
         self.rosters_at.get_or_insert(now.time + ROSTER_DELAY);
-        self.for_each_ledger_of(from, wan::Input::NodeUp { node: from }, now);
+        self.for_each_ledger_of(from, &wan::Input::NodeUp { node: from }, now);
         let all: Vec<_> = self.deployments.keys().copied().filter(|id| self.is_target(*id, from)).collect();
         for id in all {
             self.tell_kept(from, id);
@@ -123,7 +123,7 @@ impl Coordinator {
             self.stale_rosters.insert(site.clone());
             self.rosters_at.get_or_insert(now.time + ROSTER_DELAY);
         }
-        self.for_each_ledger_of(node, wan::Input::NodeDown { node }, now);
+        self.for_each_ledger_of(node, &wan::Input::NodeDown { node }, now);
         let all: Vec<_> = self.deployments.keys().copied().filter(|id| self.is_target(*id, node)).collect();
         for id in all {
             self.decide(id, rollout::Input::NodeOffline(node), now);
