@@ -274,7 +274,8 @@ pub enum ToNode {
         /// Orders older than the newest are refused.
         generation: Generation,
     },
-    /// The deployment is over, or what it staged is: stop whatever is done for it, forget it, keep nothing for it.
+    /// The deployment is over, or what it staged is: stop whatever is done for it, forget it, keep nothing for it. So is
+    /// each that a connection does not begin with, as its first roster says.
     End {
         /// Which.
         deployment: DeploymentId,

@@ -97,8 +97,8 @@ impl Coordinator {
         self.stale_rosters.insert(site);
         self.rosters_at.get_or_insert(now.time + ROSTER_DELAY);
         self.for_each_ledger_of(from, &wan::Input::NodeUp { node: from }, now);
-        let all: Vec<_> = self.deployments.keys().copied().filter(|id| self.is_target(*id, from)).collect();
-        for id in all {
+        let kept: Vec<_> = self.kept_by(from).collect();
+        for id in kept {
             self.tell_kept(from, id);
             self.decide(id, rollout::Input::NodeOnline(from), now);
         }
