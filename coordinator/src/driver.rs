@@ -22,8 +22,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use shoal_node::clock::{Clock, sleep_until};
 use shoal_node::net::{
-    Allow, BulkMesh, BulkStream, ControlConfig, ControlEvent, ControlMesh, Identity, IdentityError, ListenError,
-    Multiaddr, TlsSetupError,
+    Allow, BulkMesh, BulkStream, ControlConfig, ControlEvent, ControlMesh, DownReason, Identity, IdentityError,
+    ListenError, Multiaddr, TlsSetupError,
 };
 use shoal_node::origin::{OriginError, OriginReader};
 use shoal_node::runner::RunReport;
@@ -35,6 +35,7 @@ use shoal_proto::id::{DeploymentId, NodeId};
 use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, RECORD_BYTES_MAX};
 use shoal_proto::rollout::Now;
 use shoal_proto::time::WallTime;
+use shoal_proto::wan::Absence;
 use shoal_proto::wire::{Frame, StepRun, ToCoordinator};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -335,7 +336,11 @@ impl Server {
             },
             ControlEvent::Down { node, reason } => {
                 debug!(node = %node.short(), %reason, "a connection ended");
-                self.handle(Input::NodeDown(node));
+                let absence = match reason {
+                    DownReason::ClosedByPeer => Absence::Closed,
+                    _ => Absence::Unheard,
+                };
+                self.handle(Input::NodeDown { node, absence });
             }
             ControlEvent::Listening(address) => info!(%address, "listening"),
             ControlEvent::Up { .. } | ControlEvent::DialFailed { .. } => {}

@@ -305,6 +305,10 @@ pub const LEASE_RATE_GUESS: u64 = 512 * 1024;
 /// How long a node may be away before its leases are lost: a restart of the agent, or a short break of the network.
 pub const HOLDER_GRACE: Duration = Duration::from_secs(10);
 
+/// The same for a node whose own side closed its connection, as a process that ends does: an agent that is started again
+/// dials within a second or two, and one that stays away reads nothing meanwhile that waiting would save.
+pub const CLOSED_HOLDER_GRACE: Duration = Duration::from_secs(3);
+
 /// How long a coordinator that was restarted waits for the nodes of a site before it grants what they may already hold
 /// or read: the longest wait between two dials, and the dial.
 pub const RETURN_MAX: Duration = Duration::from_secs(15);

@@ -14,6 +14,7 @@ use shoal_proto::manifest::{Acquire, Gate, Group, Manifest, Package, Signed, Sou
 use shoal_proto::node::{self, Node, Opened, Pin};
 use shoal_proto::rollout::{Now, Options};
 use shoal_proto::time::{Time, WallTime};
+use shoal_proto::wan::Absence;
 use shoal_proto::wire::{AcquireStats, Hello, JoinProof, Roster, ToCoordinator, ToNode};
 
 const ME: NodeId = NodeId([1; 32]);
@@ -321,7 +322,7 @@ impl Control {
     }
 
     fn reconnect(&mut self, node: NodeId) -> Vec<Says> {
-        self.tell(coordinator::Input::NodeDown(node));
+        self.tell(coordinator::Input::NodeDown { node, absence: Absence::Unheard });
         self.connect(node)
     }
 

@@ -192,8 +192,8 @@ impl Coordinator {
                 self.on_node(from, message, now);
                 return self.settle_for(from, now);
             }
-            Input::NodeDown(node) => {
-                self.on_node_down(node, now);
+            Input::NodeDown { node, absence } => {
+                self.on_node_down(node, absence, now);
                 return self.settle_for(node, now);
             }
             Input::Directory(record) => self.record(Record::Directory(record)),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Coordinator, Input, Notice, Output, ROSTER_DELAY, Record};
 use crate::id::{ContentId, DeploymentId, NodeId};
 use crate::rollout::{self, Actor, Now};
-use crate::wan;
+use crate::wan::{self, Absence};
 use crate::wire::{Hello, StepRun, ToCoordinator, ToNode};
 
 impl Coordinator {
@@ -110,7 +110,7 @@ impl Coordinator {
         self.outbox.push_back(Output::Disconnect(node));
     }
 
-    pub(super) fn on_node_down(&mut self, node: NodeId, now: Now) {
+    pub(super) fn on_node_down(&mut self, node: NodeId, absence: Absence, now: Now) {
         if self.told.remove(&node).is_none() {
             return;
         }
@@ -123,7 +123,7 @@ impl Coordinator {
             self.stale_rosters.insert(site.clone());
             self.rosters_at.get_or_insert(now.time + ROSTER_DELAY);
         }
-        self.for_each_ledger_of(node, &wan::Input::NodeDown { node }, now);
+        self.for_each_ledger_of(node, &wan::Input::NodeDown { node, absence }, now);
         let all: Vec<_> = self.deployments.keys().copied().filter(|id| self.is_target(*id, node)).collect();
         for id in all {
             self.decide(id, rollout::Input::NodeOffline(node), now);
@@ -146,7 +146,7 @@ impl Input {
     pub fn node(&self) -> Option<NodeId> {
         match self {
             Self::Node { from, .. } => Some(*from),
-            Self::NodeDown(node) => Some(*node),
+            Self::NodeDown { node, .. } => Some(*node),
             _ => None,
         }
     }
