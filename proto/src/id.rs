@@ -149,6 +149,18 @@ index! {
     /// Position of a package in its deployment's manifest, from 0.
     PackageIndex, u16
 }
+index! {
+    /// Position of a target node among its deployment's target nodes, sorted, from 0.
+    TargetIndex, u16
+}
+index! {
+    /// Position of a wave in its deployment, from 0.
+    WaveIndex, u16
+}
+index! {
+    /// Position of a lane among those of all waves of its deployment, from 0.
+    LaneIndex, u16
+}
 
 /// A deployment's number, counted by its coordinator from 1; people read and write it as `d12`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -267,6 +267,9 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Target entries in a deployment file.
 pub const TARGETS_MAX: usize = 256;
 
+/// Waves in a deployment file: beyond some tens nobody watches each.
+pub const WAVES_MAX: usize = 256;
+
 /// Bytes of a selector: a page of text, more than a person writes.
 pub const SELECTOR_BYTES_MAX: usize = 4096;
 

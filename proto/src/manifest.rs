@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError};
 use crate::content::Outline;
-use crate::id::{ContentId, DeploymentId, Name, NodeId, PackageId, PackageIndex, StepIndex};
+use crate::id::{ContentId, DeploymentId, Name, NodeId, PackageId, PackageIndex, StepIndex, TargetIndex};
 use crate::limits::MANIFEST_BYTES_MAX;
 
 /// One deployment, fully resolved.
@@ -37,6 +37,8 @@ pub struct Manifest {
     pub before_acquire: Vec<Step>,
     /// What runs after the release gate, by [`StepIndex`] counted from 0.
     pub steps: Vec<Step>,
+    /// In which order the target nodes go through `steps`; each is in one wave. Empty: all in one.
+    pub waves: Vec<Wave>,
 }
 
 /// One package of a manifest.
@@ -116,6 +118,34 @@ pub enum Stragglers {
     Wait,
     /// Those that still lack packages this long after `acquire` began are excluded, once the gate is open.
     ExcludeAfter(Duration),
+}
+
+/// Nodes that go through all steps before the next wave begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wave {
+    /// What the deployment file calls it.
+    pub name: Name,
+    /// Its nodes, by lane. The nodes of a lane go through each step together, each lane for itself.
+    pub lanes: Vec<Vec<TargetIndex>>,
+    /// How many of its lanes are under way at a time, at least 1.
+    pub max_parallel: u16,
+    /// How long it is watched, once it is through, before the next wave begins.
+    pub bake: Duration,
+    /// How many of its nodes must be through before the next wave begins by itself.
+    pub success: Quorum,
+    /// How many of its nodes may fail, each of which the deployment then goes on without.
+    pub max_failures: Share,
+    /// The same for its nodes in each site.
+    pub max_failures_per_site: Option<Share>,
+}
+
+/// Some of several nodes: so many of them, or so many per cent, 0 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Share {
+    /// This many.
+    Count(u32),
+    /// This many per cent; which way it is rounded is said where it is used.
+    Percent(u8),
 }
 
 /// Where a step runs.

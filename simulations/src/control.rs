@@ -371,6 +371,8 @@ impl World {
         let dice = self.rng.below(12);
         let command = match waiting {
             Waiting::Release => Operator::Release,
+            Waiting::Promote { .. } => Operator::Promote,
+            Waiting::Bake { .. } if dice == 0 => Operator::Promote,
             Waiting::Package { node, .. } => {
                 let which = Which { actor: Some(Actor::Node(*node)), step: None };
                 if dice == 0 { Operator::Exclude(which) } else { Operator::Retry(which) }

@@ -17,6 +17,7 @@ use crate::away;
 use crate::disk::SEGMENT_BYTES;
 use crate::faults::{Fault, forecast};
 use crate::limits;
+use crate::waves::{self, WavePlan};
 
 /// The coordinator's key.
 pub(crate) const COORDINATOR: NodeId = NodeId([0xc0; 32]);
@@ -89,6 +90,8 @@ pub(crate) struct DeploymentPlan {
     pub(crate) gate: Gate,
     pub(crate) before: Vec<Step>,
     pub(crate) steps: Vec<Step>,
+    /// Waves by their numbers of nodes and what holds for them; the last has the rest.
+    pub(crate) waves: Vec<WavePlan>,
     pub(crate) stage_only: bool,
 }
 
@@ -116,6 +119,9 @@ impl Scenario {
         let mut new = Self { sites, nodes, packages, deployments, swarm, faults, quiet, calm_at, mishaps, latency };
         if seed.is_multiple_of(4) {
             away::go(&mut new, seed);
+        }
+        if seed.is_multiple_of(5) {
+            waves::set(&mut new, seed);
         }
         // Where progress is judged by what the WAN allows, nothing else is to bound it.
         if (seed % 3 == 1 || seed.is_multiple_of(4)) && !new.quiet {
@@ -177,6 +183,7 @@ impl Scenario {
             gate: plan.gate,
             before_acquire: plan.before.clone(),
             steps: plan.steps.clone(),
+            waves: waves::resolve(&plan.waves, self, plan),
         }
     }
 }
@@ -275,6 +282,7 @@ fn deployment(packages: usize, calm_at: Time, rng: &mut Rng) -> DeploymentPlan {
         gate: Gate { quorum, stragglers, manual: rng.below(4) == 0 },
         before,
         steps,
+        waves: Vec::new(),
         stage_only: rng.below(10) == 0,
     }
 }

@@ -58,6 +58,7 @@ pub(crate) fn node(name: &str, site: &str, state: NodeState, restart: StepStatus
     NodeStatus {
         name: name.to_owned(),
         site: site.to_owned(),
+        wave: None,
         state,
         online: true,
         acquired: true,
@@ -87,6 +88,7 @@ pub(crate) fn succeeded() -> Status {
         steps_total: 3,
         gate: Gate { manual: false, quorum: "100%".to_owned(), wanted: 8, acquired: 8, open: true },
         waiting: Vec::new(),
+        waves: Vec::new(),
         nodes: nodes.collect(),
         steps: Vec::new(),
         coordinator_steps: Vec::new(),

@@ -293,6 +293,8 @@ pub struct Deployments {
 pub enum Action {
     /// Opens a manual gate.
     Release,
+    /// Has the next wave begin: before the bake is over, or although too few nodes came through.
+    Promote,
     /// Ends it; steps that run are killed.
     Cancel,
     /// Answers failed steps.

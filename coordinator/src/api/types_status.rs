@@ -80,6 +80,9 @@ pub struct Status {
     /// What it waits for or why it ended badly: sentences that name the thing, the cause and the next step.
     #[serde(default)]
     pub waiting: Vec<String>,
+    /// The waves of the deployment file, in order.
+    #[serde(default)]
+    pub waves: Vec<WaveStatus>,
     /// The target nodes by site and name; in a brief answer only those that [need attention](NodeStatus::is_trouble).
     pub nodes: Vec<NodeStatus>,
     /// On how many nodes each step stands how (the API counts them).
@@ -110,6 +113,41 @@ pub struct Gate {
     pub open: bool,
 }
 
+/// How a wave stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaveStatus {
+    /// What the deployment file calls it.
+    pub name: String,
+    /// How far it is.
+    pub state: WaveState,
+    /// Its nodes.
+    pub nodes: u32,
+    /// Those that went through all steps.
+    pub done: u32,
+    /// Those on which a step failed, and that `max_failures` lets the deployment go on without.
+    pub failed: u32,
+    /// Those that it goes on without for other causes; they count for nothing.
+    pub excluded: u32,
+    /// How many must be through before the next wave begins by itself.
+    pub needed: u32,
+}
+
+/// How far a wave is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaveState {
+    /// Not begun.
+    Pending,
+    /// Its nodes go through the steps.
+    Running,
+    /// It is through, and is watched before the next begins.
+    Baking,
+    /// It is through with too few nodes: an operator's word is wanted.
+    Short,
+    /// It is through, and the next has begun or there is none.
+    Done,
+}
+
 /// One target node of a deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -117,6 +155,9 @@ pub struct NodeStatus {
     pub name: String,
     /// Its site.
     pub site: String,
+    /// Its wave, where the deployment file has waves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<String>,
     /// How it stands.
     pub state: NodeState,
     /// Whether it is connected to the coordinator.

@@ -109,6 +109,8 @@ pub enum Command {
     Logs(LogsArgs),
     /// Open a manual gate
     Release(IdArgs),
+    /// Begin the next wave: before the bake is over, or although too few nodes came through
+    Promote(IdArgs),
     /// End a deployment; steps that run are killed
     Cancel(IdArgs),
     /// Answer a failed step: run it again

@@ -129,6 +129,7 @@ async fn dispatch(
         Command::Status(args) => status(&client, terminal, args).await?,
         Command::Logs(args) => logs::run(&client, terminal, args).await?,
         Command::Release(args) => done(terminal, client.operator(args.id, &Action::Release).await?)?,
+        Command::Promote(args) => done(terminal, client.operator(args.id, &Action::Promote).await?)?,
         Command::Cancel(args) => done(terminal, client.operator(args.id, &Action::Cancel).await?)?,
         Command::Retry(args) => answer(&client, terminal, Answer::Retry, args).await?,
         Command::Ignore(args) => answer(&client, terminal, Answer::Ignore, args).await?,

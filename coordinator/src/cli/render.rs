@@ -152,6 +152,7 @@ pub fn status(status: &Status, paint: Paint) -> String {
         let _ = writeln!(text, "{} {}", paint.paint(Style::Warn, "waits:"), printable(reason));
     }
     text.push_str(&site_progress(&status.sites, paint));
+    text.push_str(&waves(&status.waves, paint));
     text.push_str(&step_counts(&status.steps, paint));
     text.push_str(&targets(status, paint));
     text.push_str(&failures(&status.failures(), paint));
@@ -182,6 +183,32 @@ fn site_progress(sites: &[SiteStatus], paint: Paint) -> String {
             bytes(site.missing_bytes).into(),
             rate(site.wan_rate).into(),
             rate(site.peer_rate).into(),
+        ]);
+    }
+    table.render(paint)
+}
+
+fn waves(waves: &[WaveStatus], paint: Paint) -> String {
+    if waves.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(2, &["wave", "state", "nodes", "done", "failed", "excluded"]);
+    for wave in waves {
+        let (word, style) = match wave.state {
+            WaveState::Pending => ("to do", Style::Dim),
+            WaveState::Running => ("runs", Style::Plain),
+            WaveState::Baking => ("bakes", Style::Plain),
+            WaveState::Short => ("too few are through", Style::Warn),
+            WaveState::Done => ("is through", Style::Good),
+        };
+        let failed = if wave.failed > 0 { Style::Bad } else { Style::Plain };
+        table.row([
+            wave.name.as_str().into(),
+            Cell::new(word, style),
+            wave.nodes.to_string().into(),
+            wave.done.to_string().into(),
+            Cell::new(wave.failed.to_string(), failed),
+            wave.excluded.to_string().into(),
         ]);
     }
     table.render(paint)

@@ -168,6 +168,7 @@ impl Server {
         }
         Ok(match action {
             Action::Release => (Operator::Release, format!("the gate of {id} is released")),
+            Action::Promote => (Operator::Promote, format!("the next wave of {id} begins")),
             Action::Cancel => (Operator::Cancel, format!("{id} is cancelled: what runs is being ended")),
             Action::Answer { answer, node, step } => {
                 let actor = node.as_ref().map(|name| self.actor(id, name)).transpose()?;

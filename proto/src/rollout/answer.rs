@@ -94,6 +94,7 @@ fn operator(command: Operator, sight: &Sight<'_>) -> Result<Vec<Change>, Refusal
     match command {
         Operator::Cancel => cancel(sight),
         Operator::Release => release(sight),
+        Operator::Promote => promote(sight),
         Operator::Retry(which) => retry(sight, which),
         Operator::Ignore(which) => ignore(sight, which),
         Operator::Exclude(which) => exclude(sight, which),
@@ -118,6 +119,11 @@ fn release(sight: &Sight<'_>) -> Result<Vec<Change>, Refusal> {
         return Err(Refusal::GateAuto);
     }
     Ok(if sight.state.released { Vec::new() } else { vec![Change::Released] })
+}
+
+fn promote(sight: &Sight<'_>) -> Result<Vec<Change>, Refusal> {
+    let wave = sight.waiting_wave().ok_or(Refusal::NothingToPromote)?;
+    Ok(vec![Change::Promoted { wave }])
 }
 
 fn retry(sight: &Sight<'_>, which: Which) -> Result<Vec<Change>, Refusal> {

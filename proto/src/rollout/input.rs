@@ -125,6 +125,8 @@ pub enum Operator {
     Cancel,
     /// Opens the gate of a deployment with `gate: manual`, once its quorum is reached.
     Release,
+    /// Has the next wave begin: before the bake is over, or although too few nodes came through the wave before.
+    Promote,
     /// Tries again what failed.
     Retry(Which),
     /// Counts failed steps as done.
@@ -174,6 +176,9 @@ pub enum Refusal {
     /// The gate has opened.
     #[error("the gate is open already")]
     GateOpen,
+    /// No wave is through and waits for the next.
+    #[error("no wave bakes or waits to be promoted: see `shoal status`")]
+    NothingToPromote,
     /// The gate opens by itself.
     #[error("the gate opens by itself when its quorum is reached: `gate: manual` would make it wait")]
     GateAuto,

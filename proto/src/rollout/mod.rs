@@ -3,34 +3,42 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`spec`], [`units`], [`select`], [`nearest`] | the deployment file as a person writes it |
-//! | [`plan`] | from that file, the nodes and the resolved packages to a manifest |
-//! | [`gate`] | the arithmetic of the quorum |
+//! | [`plan`], `waves` | from that file, the nodes and the resolved packages to a manifest |
+//! | [`gate`], [`share`] | the arithmetic of quorums, failure budgets and windows |
 //! | `input`, `record`, `effect` | what [`Rollout`] is told, what it journals, what it wants done |
-//! | `answer`, `next`, `orders` | what an input means, what follows from a state, what that has others do |
-//! | `state`, `sight` | what survives a restart, and what does not |
+//! | `course` | which nodes go through the steps together, and after whom |
+//! | `answer`, `orders` | what an input means, what a change has others do |
+//! | `next`, `lanes`, `turn` | what follows from a state: of the stages, of waves and lanes, of one step |
+//! | `state`, `sight`, `invariants` | what survives a restart, what does not, what always holds |
 //! | [`view`], `show` | the status that a person sees |
 //!
-//! A step is a barrier: its turn comes when the one before is done at all who take part. Everything is decided from the
+//! A step is a barrier: its turn comes when the one before is done at all of its lane who take part. Everything is decided from the
 //! state and not from what just happened, so that a journal cut anywhere leads to the same end (ACKED-IS-KEPT, GATE).
 
 mod answer;
+mod course;
 mod effect;
 pub mod gate;
 mod input;
+mod invariants;
+mod lanes;
 pub mod nearest;
 mod next;
 mod orders;
 pub mod plan;
 mod record;
 pub mod select;
+pub mod share;
 mod show;
 mod sight;
 pub mod spec;
 mod state;
 #[cfg(test)]
 mod tests;
+mod turn;
 pub mod units;
 pub mod view;
+mod waves;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -46,6 +54,7 @@ pub use record::{Change, End, Exclusion, Outcome, Record};
 use crate::id::{Generation, Name, NodeId};
 use crate::manifest::Manifest;
 use crate::time::Time;
+use course::Course;
 use sight::{Sight, Soft};
 use state::State;
 
@@ -75,6 +84,8 @@ pub enum Why {
     Stragglers,
     /// It is ending and waits no longer for nodes that are away.
     Abandon,
+    /// The bake of a wave is over.
+    Bake,
 }
 
 /// One deployment under way.
@@ -92,6 +103,7 @@ pub enum Why {
 pub struct Rollout {
     manifest: Arc<Manifest>,
     members: Arc<BTreeMap<NodeId, Member>>,
+    course: Arc<Course>,
     stage_only: bool,
     state: State,
     soft: Soft,
@@ -109,8 +121,10 @@ impl Rollout {
             (node, member)
         };
         let members = manifest.targets().into_iter().map(member).collect();
-        let state = State::new(&manifest);
-        Self { manifest, members: Arc::new(members), stage_only, state, soft: Soft::default() }
+        let course = Course::of(&manifest);
+        let state = State::new(&manifest, &course);
+        let (members, course) = (Arc::new(members), Arc::new(course));
+        Self { manifest, members, course, stage_only, state, soft: Soft::default() }
     }
 
     /// What is deployed.
@@ -175,7 +189,7 @@ impl Rollout {
             return;
         }
         decision.records.iter().for_each(|record| self.apply(record));
-        self.soft.advance(decision.now, decision.presence, self.state.times.acquire_began.is_some());
+        self.soft.advance(decision.now, decision.presence, &self.state);
         if cfg!(debug_assertions) {
             self.check();
         }
@@ -207,13 +221,14 @@ impl Rollout {
         // A moment that has passed had its effect, or waits for something else.
         let to_come = |at: &Time| *at > self.soft.last;
         if self.state.closing.is_some() {
-            let step = self.state.opened?;
-            let runs = self.state.runs_of(step).filter(|(_, run)| run.in_flight());
-            let moments = runs.filter_map(|(actor, _)| sight.abandon_at(actor)).filter(to_come);
+            let moments = self.state.flying().filter_map(|(_, actor, _)| sight.abandon_at(actor)).filter(to_come);
             return moments.min().map(|at| (at, Why::Abandon));
         }
-        let until = sight.stragglers_until().filter(to_come).filter(|_| self.state.ready < self.state.live);
-        until.map(|at| (at, Why::Stragglers))
+        let late = sight.stragglers_until().filter(|_| self.state.ready < self.state.live);
+        let baked = sight.waiting_wave().map(|wave| sight.baked_at(wave));
+        let moments = [(late, Why::Stragglers), (baked, Why::Bake)];
+        let moments = moments.into_iter().filter_map(|(at, why)| Some((at.filter(to_come)?, why)));
+        moments.min_by_key(|(at, _)| *at)
     }
 
     /// All that a person is shown.
@@ -226,12 +241,12 @@ impl Rollout {
     /// # Panics
     /// On a bug, or on a journal that no rollout wrote.
     pub fn check(&self) {
-        self.state.check(&self.manifest, &self.members, self.stage_only);
+        invariants::check(&self.sight(None, self.soft.last));
     }
 
     fn sight(&self, presence: Option<(NodeId, bool)>, now: Time) -> Sight<'_> {
-        let Self { manifest, members, stage_only, state, soft } = self;
-        Sight { manifest, members, stage_only: *stage_only, state, soft, presence, now }
+        let Self { manifest, members, course, stage_only, state, soft } = self;
+        Sight { manifest, members, course, stage_only: *stage_only, state, soft, presence, now }
     }
 
     /// Only target nodes come and go here, so that what is kept of them is bounded.
@@ -250,7 +265,9 @@ fn is_quiet(change: &Change, sight: &Sight<'_>) -> bool {
     let state = sight.state;
     match change {
         Change::Started { .. } | Change::AcquireFailed { .. } => true,
-        Change::Ended { outcome, .. } => *outcome == StepOutcome::Succeeded && state.in_flight > 1,
+        Change::Ended { outcome, step, actor, .. } => {
+            *outcome == StepOutcome::Succeeded && sight.others_in_flight(*step, *actor)
+        }
         Change::Acquired { node, package } => {
             let others = state.nodes.get(node).into_iter().flat_map(|node| &node.packages);
             let mut missing = others.filter(|(_, held)| !matches!(held, view::PackageState::Acquired { .. }));

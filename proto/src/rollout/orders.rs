@@ -25,13 +25,13 @@ pub(super) fn after(change: &Change, sight: &Sight<'_>) -> Vec<Effect> {
         }
         Change::Excluded { node, .. } => {
             let stop = sight.state.times.acquire_began.map(|_| Effect::StopAcquire { node: *node, generation });
-            let runs = in_flight(sight).filter(|(actor, ..)| *actor == Actor::Node(*node));
-            stop.into_iter().chain(runs.map(|(actor, step, run)| cancel(sight, actor, step, run))).collect()
+            let runs = sight.state.flying().filter(|(_, actor, _)| *actor == Actor::Node(*node));
+            stop.into_iter().chain(runs.map(|(step, actor, run)| cancel(sight, actor, step, run))).collect()
         }
         Change::Closing { end: End::Success } => Vec::new(),
         Change::Closing { .. } | Change::Killing => {
-            let runs = in_flight(sight).filter(|(_, step, run)| is_void(sight, *step, run));
-            stop_acquiring(sight).chain(runs.map(|(actor, step, run)| cancel(sight, actor, step, run))).collect()
+            let runs = sight.state.flying().filter(|(step, _, run)| is_void(sight, *step, run));
+            stop_acquiring(sight).chain(runs.map(|(step, actor, run)| cancel(sight, actor, step, run))).collect()
         }
         Change::Finished { outcome } => {
             let over = std::iter::once(Effect::Finished { outcome: outcome.clone() });
@@ -46,7 +46,11 @@ pub(super) fn after(change: &Change, sight: &Sight<'_>) -> Vec<Effect> {
         | Change::Acquired { .. }
         | Change::AcquireFailed { .. }
         | Change::Released
-        | Change::GateOpened => Vec::new(),
+        | Change::GateOpened
+        | Change::WaveOpened { .. }
+        | Change::LaneEnded { .. }
+        | Change::WaveEnded { .. }
+        | Change::Promoted { .. } => Vec::new(),
     }
 }
 
@@ -102,13 +106,6 @@ pub(super) fn is_forgotten(sight: &Sight<'_>, outcome: &Outcome, node: &Node) ->
 fn stop_acquiring(sight: &Sight<'_>) -> impl Iterator<Item = Effect> {
     let (generation, began) = (sight.state.generation, sight.state.times.acquire_began.is_some());
     sight.stragglers().filter(move |_| began).map(move |(node, _)| Effect::StopAcquire { node, generation })
-}
-
-fn in_flight<'a>(sight: &Sight<'a>) -> impl Iterator<Item = (Actor, StepRef, &'a Run)> + use<'a> {
-    let state = sight.state;
-    let runs =
-        state.opened.into_iter().flat_map(|step| state.runs_of(step).map(move |(actor, run)| (actor, step, run)));
-    runs.filter(|(_, _, run)| run.in_flight())
 }
 
 fn cancel(sight: &Sight<'_>, actor: Actor, step: StepRef, run: &Run) -> Effect {

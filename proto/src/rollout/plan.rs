@@ -17,7 +17,7 @@ use crate::codec::{self, CodecError};
 use crate::id::{DeploymentId, Name, NodeId, PackageIndex};
 use crate::limits::{
     ATTEMPTS_MAX, KEEP_MAX, MANIFEST_BYTES_MAX, NODES_MAX, PACKAGES_PER_DEPLOYMENT_MAX, SCRIPT_BYTES_MAX, STEP_TIMEOUT,
-    STEPS_MAX, TARGETS_MAX, TIMEOUT_MAX,
+    STEPS_MAX, TARGETS_MAX, TIMEOUT_MAX, WAVES_MAX,
 };
 use crate::manifest::{Acquire, Action, Gate, Group, Manifest, On, Package, Probe, Source, Step, Stragglers};
 
@@ -87,6 +87,14 @@ pub enum PlanError {
         /// What, and what to do.
         cause: String,
     },
+    /// A wave with something wrong in it.
+    #[error("wave `{wave}`: {cause}")]
+    Wave {
+        /// Which wave.
+        wave: Name,
+        /// What, and what to do.
+        cause: String,
+    },
     /// A manifest that is too large to send.
     #[error("the deployment is too large: {0}; split it in two, or put scripts into a package")]
     TooLarge(CodecError),
@@ -122,6 +130,7 @@ pub fn resolve(
         gate: gate(&spec.acquire)?,
         before_acquire: before.collect::<Result<_, _>>()?,
         steps: steps.collect::<Result<_, _>>()?,
+        waves: super::waves::resolve(&spec.waves, nodes, &groups)?,
         packages,
         groups,
     };
@@ -151,6 +160,7 @@ fn check_counts(spec: &DeploymentSpec, nodes: &[NodeFacts]) -> Result<(), PlanEr
         ("targets", spec.targets.len(), TARGETS_MAX),
         ("steps before acquire", spec.before_acquire.len(), STEPS_MAX),
         ("steps", spec.steps.len(), STEPS_MAX),
+        ("waves", spec.waves.len(), WAVES_MAX),
         ("nodes in the mesh", nodes.len(), NODES_MAX),
     ];
     for (things, count, max) in counts {
@@ -222,7 +232,7 @@ fn groups(spec: &DeploymentSpec, nodes: &[NodeFacts], packages: &[Package]) -> R
     Ok(groups.into_iter().map(group).collect())
 }
 
-fn traits(node: &NodeFacts) -> Traits<'_> {
+pub(super) fn traits(node: &NodeFacts) -> Traits<'_> {
     Traits { name: node.name.as_str(), site: node.site.as_str(), labels: &node.labels }
 }
 

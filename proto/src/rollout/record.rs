@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::input::{Actor, StepOutcome};
 use crate::codec::{self, CodecError};
-use crate::id::{NodeId, PackageIndex};
+use crate::id::{LaneIndex, NodeId, PackageIndex, WaveIndex};
 use crate::limits::RECORD_BYTES_MAX;
 use crate::manifest::StepRef;
 use crate::time::WallTime;
@@ -46,6 +46,8 @@ pub enum Change {
     StepOpened {
         /// Which step.
         step: StepRef,
+        /// In stage `steps`: of which lane.
+        lane: Option<LaneIndex>,
     },
     /// These actors may start this attempt, each once.
     Ordered {
@@ -115,8 +117,28 @@ pub enum Change {
     },
     /// An operator released the gate.
     Released,
-    /// The gate opened (GATE).
+    /// The release gate opened (GATE).
     GateOpened,
+    /// The gate of a wave opened: its lanes may begin (GATE).
+    WaveOpened {
+        /// Which wave.
+        wave: WaveIndex,
+    },
+    /// A lane went through all steps.
+    LaneEnded {
+        /// Which lane.
+        lane: LaneIndex,
+    },
+    /// All lanes of a wave went through all steps; its bake begins.
+    WaveEnded {
+        /// Which wave.
+        wave: WaveIndex,
+    },
+    /// An operator has the next wave begin, whatever became of this one.
+    Promoted {
+        /// The wave that is through.
+        wave: WaveIndex,
+    },
     /// The deployment goes on without a node, for good.
     Excluded {
         /// Which node.
@@ -146,6 +168,8 @@ pub enum Exclusion {
     Straggler,
     /// An operator said so.
     Operator,
+    /// A step failed on it for good, and its wave's failure budget had room for that.
+    Failed,
 }
 
 /// How a deployment is going to end.

@@ -1,16 +1,17 @@
 //! What a decision looks at: the journaled state, and who is connected since when.
 //!
 //! [`Soft`] is not journaled. After a restart nobody is connected, and clocks that count from an event in it start again:
-//! a straggler may get up to twice its time, never less.
+//! a straggler may get up to twice its time, and a wave bake up to twice as long, never less.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Member;
+use super::course::Course;
 use super::input::{Actor, StepOutcome};
-use super::state::{Node, Run, Stand, State};
-use crate::id::NodeId;
+use super::state::{Node, Run, State};
+use crate::id::{Name, NodeId, WaveIndex};
 use crate::limits::{ABANDON_AFTER, ATTEMPTS_MAX, UNKNOWN_RERUNS_MAX};
-use crate::manifest::{Manifest, OnFailure, Step, StepRef, Stragglers};
+use crate::manifest::{Manifest, On, OnFailure, Step, StepRef, Stragglers};
 use crate::time::Time;
 
 /// What is forgotten by a restart.
@@ -22,6 +23,8 @@ pub(super) struct Soft {
     pub(super) last: Time,
     /// When `acquire` began, or the restart was.
     acquire_since: Option<Time>,
+    /// The last wave that is through, and since when, or since the restart.
+    baking: Option<(WaveIndex, Time)>,
     online: BTreeSet<NodeId>,
     /// When nodes went away; the others that are not connected are away since the first decision.
     away: BTreeMap<NodeId, Time>,
@@ -29,11 +32,15 @@ pub(super) struct Soft {
 
 impl Soft {
     /// Time has passed, and perhaps a node came or went.
-    pub(super) fn advance(&mut self, now: Time, presence: Option<(NodeId, bool)>, acquiring: bool) {
+    pub(super) fn advance(&mut self, now: Time, presence: Option<(NodeId, bool)>, state: &State) {
         self.since.get_or_insert(now);
         self.last = self.last.max(now);
-        if acquiring {
+        if state.times.acquire_began.is_some() {
             self.acquire_since.get_or_insert(now);
+        }
+        let through = state.wave().filter(|wave| state.waves[wave.index()].ended);
+        if let Some(wave) = through.filter(|wave| self.baking(*wave).is_none()) {
+            self.baking = Some((wave, now));
         }
         match presence {
             Some((node, true)) => {
@@ -46,6 +53,11 @@ impl Soft {
             }
             None => {}
         }
+    }
+
+    /// Since when a wave bakes, if it does.
+    pub(super) fn baking(&self, wave: WaveIndex) -> Option<Time> {
+        self.baking.filter(|(of, _)| *of == wave).map(|(_, since)| since)
     }
 }
 
@@ -60,6 +72,8 @@ pub(super) enum Verdict {
     Fail,
     /// It counts as done.
     Accept,
+    /// The deployment goes on without the node: the failure budget of its wave has room for it.
+    Drop(NodeId),
 }
 
 /// All that a decision depends on.
@@ -67,6 +81,7 @@ pub(super) enum Verdict {
 pub(super) struct Sight<'a> {
     pub(super) manifest: &'a Manifest,
     pub(super) members: &'a BTreeMap<NodeId, Member>,
+    pub(super) course: &'a Course,
     pub(super) stage_only: bool,
     pub(super) state: &'a State,
     pub(super) soft: &'a Soft,
@@ -104,6 +119,11 @@ impl<'a> Sight<'a> {
         }
     }
 
+    /// The site of a target node.
+    pub(super) fn site(&self, node: NodeId) -> Option<&'a Name> {
+        self.members.get(&node).map(|member| &member.site)
+    }
+
     /// How many nodes the gate takes.
     pub(super) fn needed(&self) -> usize {
         self.manifest.gate.quorum.needed(self.state.live)
@@ -114,20 +134,29 @@ impl<'a> Sight<'a> {
         self.state.live_nodes().filter(|(_, node)| !node.is_ready())
     }
 
-    /// What becomes of a run; nothing while it is in flight, done or given up.
-    pub(super) fn verdict(&self, step: StepRef, actor: Actor, run: &Run) -> Option<Verdict> {
-        let ended = run.stand == Stand::Ended && !run.is_done() && self.state.is_live(actor);
-        let outcome = run.outcome.as_ref().filter(|_| ended)?;
-        let step = self.manifest.step(step)?;
-        Some(verdict(outcome, run.attempt, step))
+    /// Runs that ended otherwise than well and that something has to become of.
+    pub(super) fn troubled(self) -> impl Iterator<Item = (StepRef, Actor, &'a Run)> {
+        let state = self.state;
+        state.troubled.iter().filter_map(move |key| Some((key.0, key.1, state.runs.get(key)?)))
     }
 
-    /// Runs of the current step that wait for an operator's answer.
+    /// What becomes of a troubled run.
+    pub(super) fn verdict(&self, step: StepRef, actor: Actor, run: &Run) -> Verdict {
+        let (Some(step), Some(outcome)) = (self.manifest.step(step), &run.outcome) else { return Verdict::Ask };
+        match verdict(outcome, run.attempt, step) {
+            final_one @ (Verdict::Ask | Verdict::Fail) => {
+                // What a site or the coordinator was to do is missing for all.
+                let node = actor.node().filter(|node| step.on == On::Node && self.affords(*node));
+                node.map_or(final_one, Verdict::Drop)
+            }
+            other => other,
+        }
+    }
+
+    /// Runs that wait for an operator's answer.
     pub(super) fn asking(self) -> impl Iterator<Item = (StepRef, Actor, &'a Run)> {
-        let sight = self;
-        let opened = self.state.opened.filter(|_| self.state.closing.is_none()).into_iter();
-        let runs = opened.flat_map(move |step| sight.state.runs_of(step).map(move |(actor, run)| (step, actor, run)));
-        runs.filter(move |(step, actor, run)| sight.verdict(*step, *actor, run) == Some(Verdict::Ask))
+        let going = self.state.closing.is_none();
+        self.troubled().filter(move |(step, actor, run)| going && self.verdict(*step, *actor, run) == Verdict::Ask)
     }
 
     /// Nodes that gave up on a package and wait for an operator's answer.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::input::{Actor, StepOutcome};
 use super::record::{Exclusion, Outcome};
-use crate::id::{DeploymentId, Generation, Name, NodeId, PackageIndex};
+use crate::id::{DeploymentId, Generation, Name, NodeId, PackageIndex, WaveIndex};
 use crate::manifest::StepRef;
 use crate::time::WallTime;
 
@@ -33,6 +33,8 @@ pub struct View {
     pub gate: GateView,
     /// What it waits for, most urgent first; empty when it is over.
     pub waiting: Vec<Waiting>,
+    /// The waves of the deployment file, in order.
+    pub waves: Vec<WaveView>,
     /// The target nodes, sorted by id.
     pub nodes: Vec<NodeView>,
     /// Steps that run on the coordinator.
@@ -92,6 +94,41 @@ pub struct GateView {
     pub released: bool,
 }
 
+/// A wave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaveView {
+    /// What the deployment file calls it.
+    pub name: Name,
+    /// How far it is.
+    pub state: WaveState,
+    /// Its nodes.
+    pub nodes: u32,
+    /// Those that went through all steps.
+    pub done: u32,
+    /// Those that its failure budget paid for.
+    pub failed: u32,
+    /// Those that the deployment goes on without for other causes.
+    pub excluded: u32,
+    /// How many must be through before the next wave begins by itself.
+    pub needed: u32,
+}
+
+/// How far a wave is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WaveState {
+    /// Its gate has not opened.
+    Pending,
+    /// Its nodes go through the steps.
+    Running,
+    /// It is through, and is watched before the next begins.
+    Baking,
+    /// It is through with too few nodes: an operator promotes it or ends the deployment.
+    Short,
+    /// It is through, and the next has begun or there is none.
+    Done,
+}
+
 /// What a deployment waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Waiting {
@@ -117,6 +154,22 @@ pub enum Waiting {
     },
     /// An operator's `shoal release`.
     Release,
+    /// The bake of a wave; `shoal promote` does not wait for it.
+    Bake {
+        /// Which wave.
+        wave: WaveIndex,
+        /// How much longer, in milliseconds.
+        left_ms: u64,
+    },
+    /// An operator's `shoal promote`: too few nodes came through a wave.
+    Promote {
+        /// Which wave.
+        wave: WaveIndex,
+        /// How many nodes succeeded.
+        succeeded: u32,
+        /// How many it takes.
+        needed: u32,
+    },
     /// A node that has something to do and is not connected.
     Offline {
         /// Which node.
@@ -154,6 +207,8 @@ pub struct NodeView {
     pub site: Name,
     /// Whether it is connected.
     pub online: bool,
+    /// Its wave.
+    pub wave: WaveIndex,
     /// Why the deployment goes on without it, if so.
     pub excluded: Option<Exclusion>,
     /// Whether it holds all its packages.

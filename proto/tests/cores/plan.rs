@@ -56,6 +56,7 @@ pub(crate) fn deployment(number: u64, packages: &[&Package], nodes: &[usize]) ->
         gate: Gate::default(),
         before_acquire: Vec::new(),
         steps: Vec::new(),
+        waves: Vec::new(),
     }
 }
 

@@ -128,6 +128,7 @@ fn the_grammar_is_sound_and_its_help_is_stable() {
       watch        Follow a deployment until it ends
       logs         What a deployment's steps wrote
       release      Open a manual gate
+      promote      Begin the next wave: before the bake is over, or although too few nodes came through
       cancel       End a deployment; steps that run are killed
       retry        Answer a failed step: run it again
       ignore       Answer a failed step: go on as if it had succeeded

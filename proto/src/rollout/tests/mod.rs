@@ -4,6 +4,7 @@ mod plan;
 mod properties;
 mod scenarios;
 mod walk;
+mod waves;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -75,6 +76,7 @@ fn manifest(nodes: u8, before_acquire: Vec<Step>, steps: Vec<Step>) -> Manifest 
         gate: Gate::default(),
         before_acquire,
         steps,
+        waves: Vec::new(),
     }
 }
 

@@ -501,7 +501,7 @@ fn many_nodes_take_no_quadratic_time() {
     manifest.groups[0].nodes = (0..1000).map(id).collect();
     let mut rollout = fresh(Arc::new(manifest), false);
     // `commit` would check all of the state each time.
-    rollout.soft.advance(Time::ZERO, None, false);
+    rollout.soft.advance(Time::ZERO, None, &rollout.state);
     let mut copies = 0;
     let mut tell = |input: Input| {
         let decision = rollout.decide(input, Now::default());
