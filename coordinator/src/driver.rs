@@ -10,6 +10,7 @@ mod events;
 mod limits;
 mod logs;
 mod operator;
+mod plan;
 mod status;
 mod tokens;
 

@@ -11,5 +11,6 @@ mod liars;
 mod limits;
 mod nuget;
 mod origins;
+mod plan;
 mod steps;
 mod tidy;

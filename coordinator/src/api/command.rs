@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::error::ApiError;
 use super::types::{
     Action, AllowRequest, DeployRequest, Deployment, Deployments, Done, Events, Feeds, LimitRequest, Logs, NewToken,
-    Nodes, Sites, Status, TokenRequest, Tokens,
+    Nodes, Plan, Sites, Status, TokenRequest, Tokens,
 };
 
 /// Where the driver puts its answer.
@@ -62,6 +62,13 @@ pub enum Command {
     Feeds {
         /// Them.
         reply: Reply<Feeds>,
+    },
+    /// Parses and resolves a deployment file, and says what it would do.
+    Plan {
+        /// The file.
+        request: DeployRequest,
+        /// What; boxed, since it is large.
+        reply: Reply<Box<Plan>>,
     },
     /// Parses, resolves and starts a deployment.
     Deploy {

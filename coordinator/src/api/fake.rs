@@ -76,12 +76,13 @@ impl Play {
                 put(reply, Ok(done(format!("{site}: {request:?}"), vec![])));
             }
             Command::Feeds { reply } => put(reply, Ok(Feeds::default())),
+            Command::Plan { reply, .. } => put(reply, Ok(Box::new(sample::plan()))),
             Command::Deploy { request, reply } => {
                 let bad =
                     ApiError::new(ErrorCode::BadRequest, format!("{}: line 2: unknown key `relase`", request.file));
                 let bad = bad.next("did you mean `release`?");
                 let good = sample::deployment(&self.statuses[0]);
-                put(reply, if request.text.contains("relase") { Err(bad) } else { Ok(good) });
+                put(reply, if request.text.contains("relase") { Err(bad) } else { self.deploy(&request, good) });
             }
             Command::Deployments { reply } => {
                 let deployments = vec![sample::deployment(self.status())];
@@ -122,6 +123,19 @@ impl Play {
                 put(reply, Ok(done("`restart` runs again on 1 node".to_owned(), vec!["syd-2".to_owned()])));
             }
         }
+    }
+
+    /// What plan it wants must be the sample's; a file that says `held` waits for another deployment, until the last status
+    /// is shown; one that says `same` was deployed before.
+    fn deploy(&self, request: &DeployRequest, good: Deployment) -> Result<Deployment, ApiError> {
+        let blocked = |message: &str| ApiError::new(ErrorCode::Blocked, format!("not deployed: {message}"));
+        if request.plan.as_ref().is_some_and(|plan| **plan != sample::plan()) {
+            return Err(blocked("plan 01010101 does not hold any more:\n  the deployment file was changed"));
+        }
+        if request.text.contains("held") && !self.status().state.ended() {
+            return Err(ApiError { held: Some("d12".to_owned()), ..blocked("d12 is not over").next("wait") });
+        }
+        Ok(Deployment { unchanged: request.text.contains("same") && !request.again, ..good })
     }
 
     /// One event per status.

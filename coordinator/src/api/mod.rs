@@ -11,6 +11,7 @@ mod routes;
 mod text;
 mod token;
 mod types_flow;
+mod types_plan;
 mod types_status;
 mod types_summary;
 

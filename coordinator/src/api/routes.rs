@@ -24,7 +24,7 @@ use super::limits::{
 use super::token::AdminToken;
 use super::types::{
     Action, AllowRequest, DeployRequest, Deployment, Deployments, Done, Events, Feeds, LimitRequest, Logs, NewToken,
-    Nodes, Sites, Status, TokenRequest, Tokens,
+    Nodes, Plan, Sites, Status, TokenRequest, Tokens,
 };
 
 type Answer<T> = Result<Json<T>, ApiError>;
@@ -41,6 +41,7 @@ pub(super) fn router(token: AdminToken, commands: mpsc::Sender<Command>) -> Rout
         .route("/v1/sites", get(sites))
         .route("/v1/sites/{name}/limit", post(limit_site))
         .route("/v1/feeds", get(feeds))
+        .route("/v1/plans", post(plan))
         .route("/v1/deployments", get(deployments).post(deploy))
         .route("/v1/deployments/{id}", get(status))
         .route("/v1/deployments/{id}/logs", get(logs))
@@ -129,6 +130,11 @@ async fn limit_site(
 
 async fn feeds(State(driver): State<Driver>) -> Answer<Feeds> {
     driver.ask(ANSWER_TIMEOUT, |reply| Command::Feeds { reply }).await
+}
+
+async fn plan(State(driver): State<Driver>, Body(request): Body<DeployRequest>) -> Answer<Box<Plan>> {
+    check_len("a file's name", &request.file)?;
+    driver.ask(DEPLOY_ANSWER_TIMEOUT, |reply| Command::Plan { request, reply }).await
 }
 
 async fn deploy(State(driver): State<Driver>, Body(request): Body<DeployRequest>) -> Answer<Deployment> {

@@ -1,6 +1,6 @@
 //! Documents for tests: the deployment of PRODUCT.md's example, running, ended well and ended badly.
 
-use shoal_proto::id::DeploymentId;
+use shoal_proto::id::{DeploymentId, FileHash, Name, NodeId, PackageId, PlanHash};
 use shoal_proto::time::WallTime;
 
 use super::types::*;
@@ -200,6 +200,7 @@ pub(crate) fn deployment(status: &Status) -> Deployment {
         nodes: status.nodes_total,
         started: status.started,
         ended: status.ended,
+        unchanged: false,
     }
 }
 
@@ -226,4 +227,52 @@ pub(crate) fn sites() -> Sites {
         site("trd", None, LimitedBy::Operator, None),
     ];
     Sites { schema: SitesSchema::V1, sites }
+}
+
+/// The plan of the same deployment, with a node away.
+pub(crate) fn plan() -> Plan {
+    let name = |text: &str| Name::new(text).unwrap();
+    let site = |site: &str, wan_rate: Option<u64>, rate_from, known_nodes| PlannedSite {
+        site: name(site),
+        nodes: 2,
+        known_nodes,
+        package_bytes: 412_000_000,
+        wanted_bytes: 824_000_000,
+        local_bytes: 721_000_000,
+        wan_bytes: 51_500_000,
+        peer_bytes: 51_500_000,
+        wan_rate,
+        rate_from,
+        estimate_ms: wan_rate.map(|rate| 51_500_000_000 / rate),
+    };
+    let node = |text: &str, site: &str, online| PlannedNode {
+        name: name(text),
+        site: name(site),
+        id: NodeId([text.len() as u8; 32]),
+        packages: [name("web")].into(),
+        online,
+    };
+    let step = |text: &str, phase, on: &str| PlannedStep { name: name(text), phase, on: on.to_owned() };
+    Plan {
+        schema: PlanSchema::V1,
+        hash: PlanHash([1; 32]),
+        file: "deploy.yaml".to_owned(),
+        file_hash: FileHash([2; 32]),
+        name: name("storefront"),
+        release: name("2026.11.3"),
+        stage_only: false,
+        packages: vec![PlannedPackage {
+            name: name("web"),
+            reference: "nuget-main Acme.Web 4.2.1".to_owned(),
+            blake3: PackageId([3; 32]),
+            size: 412_000_000,
+        }],
+        nodes: vec![node("osl-1", "osl", true), node("osl-2", "osl", true), node("syd-1", "syd", false)],
+        sites: vec![site("osl", Some(6_250_000), Some(RateFrom::Limit), 2), site("syd", None, None, 1)],
+        steps: vec![step("vpn", StepPhase::BeforeAcquire, "site"), step("restart", StepPhase::Steps, "node")],
+        gate: "opens when 100% of the nodes have their packages".to_owned(),
+        estimate_ms: None,
+        blockers: vec!["syd-1 is offline".to_owned()],
+        as_wanted_since: None,
+    }
 }

@@ -12,6 +12,7 @@ use shoal_proto::id::{DeploymentId, Name};
 pub use super::text::Timestamp;
 use super::text::as_text;
 pub use super::types_flow::*;
+pub use super::types_plan::*;
 pub use super::types_status::*;
 pub use super::types_summary::*;
 
@@ -39,6 +40,8 @@ schema! {
     TokensSchema = "shoal.tokens/v1";
     /// Schema of [`NewToken`].
     TokenSchema = "shoal.token/v1";
+    /// Schema of [`Plan`].
+    PlanSchema = "shoal.plan/v1";
     /// Schema of [`Deployment`].
     DeploymentSchema = "shoal.deployment/v1";
     /// Schema of [`Deployments`].
@@ -240,8 +243,8 @@ pub struct Token {
     pub nodes: u32,
 }
 
-/// Body of `POST /v1/deployments`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Body of `POST /v1/plans` and `POST /v1/deployments`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeployRequest {
     /// What messages call the file.
@@ -251,6 +254,12 @@ pub struct DeployRequest {
     /// Whether it ends when the packages are there, before the gate.
     #[serde(default)]
     pub stage_only: bool,
+    /// Whether it runs also where all is as the file wants it.
+    #[serde(default)]
+    pub again: bool,
+    /// The plan that it must be; it is refused if anything that the plan stands on has moved.
+    #[serde(default)]
+    pub plan: Option<Box<Plan>>,
 }
 
 /// Answer to `POST /v1/deployments`, and one row of [`Deployments`].
@@ -276,6 +285,9 @@ pub struct Deployment {
     /// When it ended.
     #[serde(default)]
     pub ended: Option<Timestamp>,
+    /// Whether nothing began, because this earlier deployment did all that was asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unchanged: bool,
 }
 
 /// Answer to `GET /v1/deployments`.

@@ -15,7 +15,7 @@ const EXIT_CODES: &str = "Exit codes:
   2    wrong usage, or a mistake in a file
   3    the deployment failed or was cancelled
   4    the deployment succeeded without some nodes
-  5    the deployment waits for a gate or an operator
+  5    blocked by a gate, an operator or another deployment, or the plan does not hold any more
   6    the wait timed out; the deployment goes on
   7    the coordinator cannot be reached
   8    not allowed
@@ -99,6 +99,8 @@ pub enum Command {
     /// Make, list or revoke join strings for nodes
     #[command(subcommand)]
     Token(TokenCommand),
+    /// What a deployment would do: nodes, bytes by site and source, time, and what is in the way. Changes nothing
+    Plan(PlanArgs),
     /// Start a deployment
     Deploy(DeployArgs),
     /// How a deployment stands
@@ -205,12 +207,35 @@ pub struct ServeArgs {
     pub config: PathBuf,
 }
 
-/// Arguments of `deploy`.
+/// Arguments of `plan`.
 #[derive(Args, Debug)]
-pub struct DeployArgs {
+pub struct PlanArgs {
     /// The deployment file; `-` is standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
+    /// Write the plan to this file as well, for `shoal deploy --plan`
+    #[arg(long, value_name = "PLAN")]
+    pub out: Option<PathBuf>,
+    /// Plan to only bring the packages to the nodes
+    #[arg(long)]
+    pub stage_only: bool,
+}
+
+/// Arguments of `deploy`.
+#[derive(Args, Debug)]
+pub struct DeployArgs {
+    /// The deployment file; `-` is standard input. With --plan, the plan's own if none is given
+    #[arg(short, long, value_name = "FILE", required_unless_present = "plan")]
+    pub file: Option<PathBuf>,
+    /// Only if it is what this plan says: nothing begins if the file, a package or the nodes are others by now
+    #[arg(long, value_name = "PLAN")]
+    pub plan: Option<PathBuf>,
+    /// Run it also where all is as the file wants it
+    #[arg(long)]
+    pub again: bool,
+    /// Where another deployment of the same name has some of the nodes, begin when that is over
+    #[arg(long)]
+    pub wait: bool,
     /// Show progress until it ends, then the summary
     #[arg(long, conflicts_with = "detach")]
     pub watch: bool,
@@ -222,7 +247,7 @@ pub struct DeployArgs {
     pub stage_only: bool,
     /// How long to watch
     #[command(flatten)]
-    pub wait: WaitArgs,
+    pub watching: WaitArgs,
 }
 
 /// How long to watch.

@@ -88,6 +88,11 @@ impl Client {
         self.fetch(&["feeds"], "", ANSWER_TIMEOUT).await
     }
 
+    /// Says what a deployment would do.
+    pub async fn plan(&self, request: &DeployRequest) -> Result<Plan, CliError> {
+        self.post(&["plans"], request, DEPLOY_ANSWER_TIMEOUT).await
+    }
+
     /// Starts a deployment.
     pub async fn deploy(&self, request: &DeployRequest) -> Result<Deployment, CliError> {
         self.post(&["deployments"], request, DEPLOY_ANSWER_TIMEOUT).await

@@ -9,6 +9,7 @@ pub mod deploy;
 pub mod exit;
 pub mod logs;
 pub mod man;
+pub mod plan;
 pub mod progress;
 pub mod recipe;
 pub mod render;
@@ -121,6 +122,7 @@ async fn dispatch(
     }
     let client = connect(&cli.global, token)?;
     match cli.command {
+        Command::Plan(args) => return plan::run(&client, terminal, args).await,
         Command::Deploy(args) => return deploy::run(&client, terminal, args, interrupted).await,
         Command::Watch(args) => {
             return watch::watch(&client, terminal, args.id, args.wait.wait_max, interrupted).await;

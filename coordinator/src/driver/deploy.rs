@@ -8,15 +8,17 @@ use shoal_node::store::Store;
 use shoal_proto::codec;
 use shoal_proto::content::Layout;
 use shoal_proto::coordinator::{Created, Input};
-use shoal_proto::manifest::{Package, Signed};
+use shoal_proto::id::PlanHash;
+use shoal_proto::manifest::{Manifest, Package, Signed};
 use shoal_proto::rollout::Options;
+use shoal_proto::rollout::basis::plan_hash;
 use shoal_proto::rollout::plan::{self, NodeFacts};
 use shoal_proto::rollout::spec::{DeploymentSpec, SourceSpec};
 
 use super::carry::SOURCES_BYTES_MAX;
 use super::{Event, ServeError, Server};
 use crate::api::command::Reply;
-use crate::api::types::{DeployRequest, Deployment};
+use crate::api::types::{DeployRequest, Deployment, Plan};
 use crate::api::{ApiError, ErrorCode};
 use crate::catalog::{Catalog, CatalogError};
 use crate::feeds::{FeedError, Feeds, Place, Reference, Resolved};
@@ -26,7 +28,15 @@ use crate::spec_file;
 pub(super) struct Resolution {
     request: DeployRequest,
     result: Result<(DeploymentSpec, Vec<Found>), ApiError>,
-    reply: Reply<Deployment>,
+    want: Want,
+}
+
+/// What is wanted of a deployment file.
+pub(super) enum Want {
+    /// To know what it would do.
+    Plan(Reply<Box<Plan>>),
+    /// That it is done.
+    Deploy(Reply<Deployment>),
 }
 
 /// A package of the file.
@@ -36,39 +46,70 @@ struct Found {
     block_bytes: Vec<u32>,
 }
 
+/// A deployment that could begin.
+pub(super) struct Planned {
+    pub(super) manifest: Manifest,
+    pub(super) created: Created,
+    pub(super) hash: PlanHash,
+}
+
 impl Server {
     /// Resolves a deployment file in a task; [`Self::on_resolved`] goes on.
-    pub(super) fn deploy(&self, request: DeployRequest, reply: Reply<Deployment>) {
+    pub(super) fn resolve(&self, request: DeployRequest, want: Want) {
         let (feeds, catalog, store) = (Arc::clone(&self.feeds), self.catalog.clone(), self.store.clone());
         let events = self.events_sender.clone();
         tokio::spawn(async move {
             let result = resolve(&request, &feeds, &catalog, &store).await;
-            let _ = events.send(Event::Resolved(Box::new(Resolution { request, result, reply }))).await;
+            let _ = events.send(Event::Resolved(Box::new(Resolution { request, result, want }))).await;
         });
     }
 
     pub(super) async fn on_resolved(&mut self, resolution: Resolution) -> Result<(), ServeError> {
-        let Resolution { request, result, reply } = resolution;
-        let created = result.and_then(|(spec, found)| self.plan(&request, &spec, found));
-        let answer = match created {
-            Ok((id, created)) => {
-                self.handle(Input::Create(Box::new(created)));
-                self.settle().await?;
-                self.deployment(id).ok_or_else(|| ApiError::new(ErrorCode::Failed, "the deployment did not start"))
-            }
-            Err(error) => Err(error),
-        };
+        let Resolution { request, result, want } = resolution;
+        let planned = result.and_then(|(spec, found)| self.plan(&request, &spec, found));
         // The operator's client may be gone.
-        let _ = reply.send(answer);
+        match (want, planned) {
+            (Want::Plan(reply), Ok(planned)) => self.show_plan(&request, &planned, reply),
+            (Want::Plan(reply), Err(error)) => drop(reply.send(Err(error))),
+            (Want::Deploy(reply), Ok(planned)) => {
+                let answer = self.begin(&request, planned).await?;
+                let _ = reply.send(answer);
+            }
+            (Want::Deploy(reply), Err(error)) => drop(reply.send(Err(error))),
+        }
         Ok(())
     }
 
-    fn plan(
-        &self,
+    /// Begins a deployment, unless it is not the one that was planned, nothing is to be done, or another has its nodes.
+    async fn begin(
+        &mut self,
         request: &DeployRequest,
-        spec: &DeploymentSpec,
-        found: Vec<Found>,
-    ) -> Result<(shoal_proto::id::DeploymentId, Created), ApiError> {
+        planned: Planned,
+    ) -> Result<Result<Deployment, ApiError>, ServeError> {
+        let Planned { manifest, created, hash } = &planned;
+        if let Some(plan) = request.plan.as_ref().filter(|plan| plan.hash != *hash) {
+            return Ok(Err(self.moved(request, plan, &planned)));
+        }
+        let lost = || ApiError::new(ErrorCode::Failed, "the deployment did not start");
+        let since = self.core.as_wanted(manifest, &created.options, &created.sites).filter(|_| !request.again);
+        if let Some(since) = since {
+            let before = self.deployment(since).ok_or_else(lost);
+            return Ok(before.map(|before| Deployment { unchanged: true, ..before }));
+        }
+        if let Some(held) = self.core.holder(&manifest.name, &manifest.targets()) {
+            let by = held.by;
+            let next =
+                format!("`--wait` begins when {by} is over; `shoal watch {by}` shows it, `shoal cancel {by}` ends it");
+            let error = ApiError::new(ErrorCode::Blocked, format!("not deployed: {held}")).next(next);
+            return Ok(Err(ApiError { held: Some(by.to_string()), ..error }));
+        }
+        let id = manifest.deployment;
+        self.handle(Input::Create(Box::new(planned.created)));
+        self.settle().await?;
+        Ok(self.deployment(id).ok_or_else(lost))
+    }
+
+    fn plan(&self, request: &DeployRequest, spec: &DeploymentSpec, found: Vec<Found>) -> Result<Planned, ApiError> {
         let wrong =
             |error: &dyn std::error::Error| ApiError::new(ErrorCode::BadRequest, format!("{}: {error}", request.file));
         let id = self.core.next_deployment();
@@ -84,7 +125,8 @@ impl Server {
         let signed = Signed::seal(&manifest, |bytes| self.identity.sign(bytes)).map_err(|error| wrong(&error))?;
         let options = Options::for_targets(&manifest, &nodes, request.stage_only);
         let sites = plan::sites(&manifest, &nodes);
-        Ok((id, Created { signed, options, sites, blocks, sources }))
+        let hash = plan_hash(&manifest, &options, &sites);
+        Ok(Planned { manifest, created: Created { signed, options, sites, blocks, sources }, hash })
     }
 
     fn node_facts(&self) -> Vec<NodeFacts> {

@@ -43,7 +43,7 @@ impl Server {
     }
 
     /// A site's limit, and why it is that.
-    fn limit(&self, site: &Name, now: WallTime) -> (Option<u64>, Reason) {
+    pub(super) fn limit(&self, site: &Name, now: WallTime) -> (Option<u64>, Reason) {
         let config = self.config.sites.get(site).cloned().unwrap_or_default();
         config.calendar.with_override(config.local(now), self.core.limit_override(site), now)
     }

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use shoal_node::runner::RunReport;
-use shoal_proto::coordinator::AllowReading;
+use shoal_proto::coordinator::{AllowReading, Coordinator};
 use shoal_proto::id::{DeploymentId, Name, NodeId, PackageIndex};
 use shoal_proto::manifest::{Phase, StepRef};
 use shoal_proto::rollout::{Actor, Operator, Which};
 use shoal_proto::wire::{OutputStream, StepRun};
 
+use super::deploy::Want;
 use super::events::step_name;
 use super::logs::Writer;
 use super::{ServeError, Server};
@@ -56,7 +57,8 @@ impl Server {
                 let _ = reply.send(answer);
             }
             Command::Feeds { reply } => drop(reply.send(Ok(self.feeds()))),
-            Command::Deploy { request, reply } => self.deploy(request, reply),
+            Command::Plan { request, reply } => self.resolve(request, Want::Plan(reply)),
+            Command::Deploy { request, reply } => self.resolve(request, Want::Deploy(reply)),
             Command::Deployments { reply } => drop(reply.send(Ok(self.deployments()))),
             Command::Status { id, reply } => {
                 let answer = self.status(id);
@@ -243,6 +245,7 @@ impl Server {
     }
 
     fn nodes(&self) -> Nodes {
+        let node = |member| node(member, &self.core);
         let mut nodes: Vec<Node> = self.core.directory().members().map(node).collect();
         nodes.sort_by(|a, b| (&a.site, &a.name).cmp(&(&b.site, &b.name)));
         Nodes { schema: NodesSchema::V1, nodes }
@@ -289,7 +292,7 @@ fn mirrors(remote: &Remote) -> Vec<String> {
     remote.mirrors.iter().map(|mirror| mirror.url.clone()).collect()
 }
 
-fn node(member: &shoal_proto::directory::Member) -> Node {
+fn node(member: &shoal_proto::directory::Member, core: &Coordinator) -> Node {
     let membership = &member.membership;
     let mut labels = std::collections::BTreeMap::<String, String>::new();
     for (key, value) in membership.all_labels() {
@@ -304,7 +307,7 @@ fn node(member: &shoal_proto::directory::Member) -> Node {
         id: membership.node.to_string(),
         addresses: member.online.as_ref().map(|online| online.control.clone()).unwrap_or_default(),
         version: member.online.as_ref().map(|online| online.version.clone()),
-        cache_bytes: None,
+        cache_bytes: core.inventory(membership.node).map(|inventory| inventory.cache_bytes),
         last_seen: None,
     }
 }

@@ -123,6 +123,8 @@ fn the_grammar_is_sound_and_its_help_is_stable() {
       demo         Try Shoal on this machine: a throw-away mesh deploys a package in two versions, and
                    counts what crosses its WANs
       token        Make, list or revoke join strings for nodes
+      plan         What a deployment would do: nodes, bytes by site and source, time, and what is in the
+                   way. Changes nothing
       deploy       Start a deployment
       status       How a deployment stands
       watch        Follow a deployment until it ends
@@ -165,10 +167,16 @@ fn the_help_of_commands_is_stable() {
     insta::assert_snapshot!(help(&["deploy"]), @r"
     Start a deployment
 
-    Usage: shoal deploy [OPTIONS] --file <FILE>
+    Usage: shoal deploy [OPTIONS]
 
     Options:
-      -f, --file <FILE>      The deployment file; `-` is standard input
+      -f, --file <FILE>      The deployment file; `-` is standard input. With --plan, the plan's own if
+                             none is given
+          --plan <PLAN>      Only if it is what this plan says: nothing begins if the file, a package or
+                             the nodes are others by now
+          --again            Run it also where all is as the file wants it
+          --wait             Where another deployment of the same name has some of the nodes, begin when
+                             that is over
           --watch            Show progress until it ends, then the summary
           --detach           Print the deployment's id and return (the default)
           --stage-only       Only bring the packages to the nodes

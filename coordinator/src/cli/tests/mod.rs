@@ -3,6 +3,7 @@
 mod deploy;
 mod grammar;
 mod lists;
+mod plan;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
