@@ -276,3 +276,34 @@ pub(crate) fn plan() -> Plan {
         as_wanted_since: None,
     }
 }
+
+/// Where the sample log ends.
+pub(crate) const HEAD: &str = "41:9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f";
+
+/// What operators did.
+pub(crate) fn audit_entries() -> Vec<AuditEntry> {
+    let act = |seconds, command: &str, what: &str| Act {
+        time: at(seconds),
+        who: "ola@laptop".to_owned(),
+        command: command.to_owned(),
+        what: what.to_owned(),
+        ..Act::default()
+    };
+    let deploy = Act {
+        deployment: Some("d12".to_owned()),
+        plan: Some("01".repeat(32)),
+        reason: Some("CHG-4711".to_owned()),
+        ..act(60, "deploy", "storefront 2026.11.3 from deploy.yaml")
+    };
+    let release = Act { refused: Some("the gate is open already".to_owned()), ..act(70, "release", "d12") };
+    [(7, act(0, "token create", "site syd")), (38, deploy), (41, release)]
+        .map(|(entry, act)| AuditEntry { entry, act })
+        .to_vec()
+}
+
+/// A log that is whole, or of which an entry was changed.
+pub(crate) fn verdict(broken: bool) -> AuditVerdict {
+    let cause = "its bytes were changed, or are not all there".to_owned();
+    let broken = broken.then_some(AuditBreak { entry: 42, offset: 9000, cause });
+    AuditVerdict { schema: VerdictSchema::V1, entries: 41, head: HEAD.to_owned(), broken }
+}

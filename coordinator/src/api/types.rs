@@ -11,6 +11,7 @@ use shoal_proto::id::{DeploymentId, Name};
 
 pub use super::text::Timestamp;
 use super::text::as_text;
+pub use super::types_audit::*;
 pub use super::types_flow::*;
 pub use super::types_plan::*;
 pub use super::types_status::*;
@@ -54,6 +55,10 @@ schema! {
     LogsSchema = "shoal.logs/v1";
     /// Schema of [`Events`].
     EventsSchema = "shoal.events/v1";
+    /// Schema of [`Audit`].
+    AuditSchema = "shoal.audit/v1";
+    /// Schema of [`AuditVerdict`].
+    VerdictSchema = "shoal.audit-verdict/v1";
     /// Schema of [`Done`].
     DoneSchema = "shoal.done/v1";
     /// Schema of an error's body.

@@ -15,14 +15,16 @@ use shoal_proto::rollout::basis::plan_hash;
 use shoal_proto::rollout::plan::{self, NodeFacts};
 use shoal_proto::rollout::spec::{DeploymentSpec, SourceSpec};
 
+use super::acts::done;
 use super::carry::SOURCES_BYTES_MAX;
 use super::{Event, ServeError, Server};
 use crate::api::command::Reply;
-use crate::api::types::{DeployRequest, Deployment, Plan};
+use crate::api::types::{Act, DeployRequest, Deployment, Plan};
 use crate::api::{ApiError, ErrorCode};
 use crate::catalog::{Catalog, CatalogError};
 use crate::feeds::{FeedError, Feeds, Place, Reference, Resolved};
 use crate::spec_file;
+use crate::trail::By;
 
 /// What resolving a deployment file came to.
 pub(super) struct Resolution {
@@ -36,7 +38,7 @@ pub(super) enum Want {
     /// To know what it would do.
     Plan(Reply<Box<Plan>>),
     /// That it is done.
-    Deploy(Reply<Deployment>),
+    Deploy(By, Reply<Deployment>),
 }
 
 /// A package of the file.
@@ -71,42 +73,46 @@ impl Server {
         match (want, planned) {
             (Want::Plan(reply), Ok(planned)) => self.show_plan(&request, &planned, reply),
             (Want::Plan(reply), Err(error)) => drop(reply.send(Err(error))),
-            (Want::Deploy(reply), Ok(planned)) => {
-                let answer = self.begin(&request, planned).await?;
-                let _ = reply.send(answer);
+            (Want::Deploy(by, reply), Ok(planned)) => {
+                let act = of_plan(&request, &planned);
+                let id = planned.manifest.deployment;
+                let answer = self.begin(&request, planned);
+                let began = answer.as_ref().is_ok_and(|begun| begun.is_none()).then(|| id.to_string());
+                let answer = match answer {
+                    Ok(begun) => begun.or_else(|| self.deployment(id)).ok_or_else(lost),
+                    Err(error) => Err(error),
+                };
+                self.conclude(by, Act { deployment: began, ..act }, answer, reply).await?;
             }
-            (Want::Deploy(reply), Err(error)) => drop(reply.send(Err(error))),
+            (Want::Deploy(by, reply), Err(error)) => {
+                let act = done(command(&request), request.file.clone());
+                self.conclude(by, act, Err(error), reply).await?;
+            }
         }
         Ok(())
     }
 
-    /// Begins a deployment, unless it is not the one that was planned, nothing is to be done, or another has its nodes.
-    async fn begin(
-        &mut self,
-        request: &DeployRequest,
-        planned: Planned,
-    ) -> Result<Result<Deployment, ApiError>, ServeError> {
+    /// Begins a deployment, unless it is not the one that was planned, nothing is to be done (the answer is then what did
+    /// it), or another has its nodes.
+    fn begin(&mut self, request: &DeployRequest, planned: Planned) -> Result<Option<Deployment>, ApiError> {
         let Planned { manifest, created, hash } = &planned;
         if let Some(plan) = request.plan.as_ref().filter(|plan| plan.hash != *hash) {
-            return Ok(Err(self.moved(request, plan, &planned)));
+            return Err(self.moved(request, plan, &planned));
         }
-        let lost = || ApiError::new(ErrorCode::Failed, "the deployment did not start");
         let since = self.core.as_wanted(manifest, &created.options, &created.sites).filter(|_| !request.again);
         if let Some(since) = since {
-            let before = self.deployment(since).ok_or_else(lost);
-            return Ok(before.map(|before| Deployment { unchanged: true, ..before }));
+            let before = self.deployment(since).ok_or_else(lost)?;
+            return Ok(Some(Deployment { unchanged: true, ..before }));
         }
         if let Some(held) = self.core.holder(&manifest.name, &manifest.targets()) {
             let by = held.by;
             let next =
                 format!("`--wait` begins when {by} is over; `shoal watch {by}` shows it, `shoal cancel {by}` ends it");
             let error = ApiError::new(ErrorCode::Blocked, format!("not deployed: {held}")).next(next);
-            return Ok(Err(ApiError { held: Some(by.to_string()), ..error }));
+            return Err(ApiError { held: Some(by.to_string()), ..error });
         }
-        let id = manifest.deployment;
         self.handle(Input::Create(Box::new(planned.created)));
-        self.settle().await?;
-        Ok(self.deployment(id).ok_or_else(lost))
+        Ok(None)
     }
 
     fn plan(&self, request: &DeployRequest, spec: &DeploymentSpec, found: Vec<Found>) -> Result<Planned, ApiError> {
@@ -140,6 +146,21 @@ impl Server {
         });
         facts.collect()
     }
+}
+
+fn lost() -> ApiError {
+    ApiError::new(ErrorCode::Failed, "the deployment did not start")
+}
+
+fn command(request: &DeployRequest) -> &'static str {
+    if request.stage_only { "stage" } else { "deploy" }
+}
+
+/// What is written down of an operator who wants a plan carried out.
+fn of_plan(request: &DeployRequest, planned: &Planned) -> Act {
+    let Planned { manifest, hash, .. } = planned;
+    let what = format!("{} {} from {}", manifest.name, manifest.release, request.file);
+    Act { plan: Some(hash.to_string()), ..done(command(request), what) }
 }
 
 async fn resolve(

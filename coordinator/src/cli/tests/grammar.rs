@@ -136,6 +136,7 @@ fn the_grammar_is_sound_and_its_help_is_stable() {
       exclude      Answer a failed step: go on without the node
       fail         Answer a failed step: let the deployment fail
       allow        Let a site read more over its WAN than the 1 % that it may read again
+      audit        What operators did, and whether the log of it is as it was written
       nodes        The nodes of the mesh
       sites        The sites of the mesh
       feeds        The feeds of the coordinator
@@ -153,6 +154,8 @@ fn the_grammar_is_sound_and_its_help_is_stable() {
                                http://127.0.0.1:7441]
           --token-file <FILE>  File with the operator's token, `<data_dir>/admin.token` of the
                                coordinator; or the token itself in SHOAL_TOKEN [env: SHOAL_TOKEN_FILE]
+          --reason <TEXT>      Why: a word for the audit log, such as the number of a change request
+                               [env: SHOAL_REASON]
       -o, --output <FORMAT>    How to print: for people, as one JSON document, or as one JSON document a
                                line [default: table] [possible values: table, json, jsonl]
       -q, --quiet              No progress, only results and errors
@@ -188,6 +191,8 @@ fn the_help_of_commands_is_stable() {
                                http://127.0.0.1:7441]
           --token-file <FILE>  File with the operator's token, `<data_dir>/admin.token` of the
                                coordinator; or the token itself in SHOAL_TOKEN [env: SHOAL_TOKEN_FILE]
+          --reason <TEXT>      Why: a word for the audit log, such as the number of a change request
+                               [env: SHOAL_REASON]
       -o, --output <FORMAT>    How to print: for people, as one JSON document, or as one JSON document a
                                line [default: table] [possible values: table, json, jsonl]
       -q, --quiet              No progress, only results and errors
@@ -214,6 +219,8 @@ fn the_help_of_commands_is_stable() {
                                http://127.0.0.1:7441]
           --token-file <FILE>  File with the operator's token, `<data_dir>/admin.token` of the
                                coordinator; or the token itself in SHOAL_TOKEN [env: SHOAL_TOKEN_FILE]
+          --reason <TEXT>      Why: a word for the audit log, such as the number of a change request
+                               [env: SHOAL_REASON]
       -o, --output <FORMAT>    How to print: for people, as one JSON document, or as one JSON document a
                                line [default: table] [possible values: table, json, jsonl]
       -q, --quiet              No progress, only results and errors

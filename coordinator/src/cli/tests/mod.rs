@@ -1,5 +1,6 @@
 //! The command line against a real API over loopback, with a played driver behind it.
 
+mod audit;
 mod deploy;
 mod grammar;
 mod lists;
