@@ -475,3 +475,10 @@ pub const CALENDAR_ENTRIES_MAX: usize = 64;
 
 /// A node without a lease keeps its share of the WAN limit this long: longer than it waits for its next lease.
 pub const SHARE_LINGER: Duration = Duration::from_millis(700);
+
+/// Packages in what a node says of its cache, the last used ones: with 32 bytes each, a message of 128 KiB.
+pub const INVENTORY_PACKAGES_MAX: usize = 4096;
+
+/// Recipes of packages in one node's cache that a plan looks into: each is read from the disk, and what a new version
+/// shares is in the few versions before it.
+pub const PLAN_RECIPES_MAX: usize = 64;

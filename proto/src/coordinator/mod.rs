@@ -8,6 +8,7 @@
 //! Invariant: the state is a function of the records, the connections, and what connected nodes said since they
 //! connected; so [`Coordinator::new`] with the journal's records, plus the nodes' hellos and wants, is the state again.
 
+mod admit;
 mod budgets;
 mod input;
 mod kept;
@@ -16,6 +17,7 @@ mod ledgers;
 mod nodes;
 mod orders;
 mod standby;
+mod stock;
 mod supplies;
 mod supply;
 mod view;
@@ -27,6 +29,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub use admit::Held;
 pub use budgets::BudgetWait;
 pub use input::{AllowReading, BudgetOf, Created, Input, Notice, Output, Part, Record, WanTotals};
 pub use view::{DeploymentView, ReadTrouble, SiteView};
@@ -43,7 +46,7 @@ use crate::time::Time;
 use crate::wan::BudgetSums;
 use crate::wan::calendar::Override;
 use crate::wan::shares::Shares;
-use crate::wire::{AcquireStats, WanRates};
+use crate::wire::{AcquireStats, Inventory, WanRates};
 
 /// How a coordinator is set up.
 #[derive(Clone, Debug)]
@@ -112,6 +115,8 @@ pub struct Coordinator {
     resumed_until: Time,
     /// Which manifests each connected node was sent on its connection, until it was told the end.
     told: BTreeMap<NodeId, BTreeSet<DeploymentId>>,
+    /// What connected nodes have in their caches, as far as they have said.
+    inventories: BTreeMap<NodeId, Inventory>,
     /// What steps on the coordinator report to their rollouts.
     reports: VecDeque<RunEffect>,
     /// Sites whose rosters changed, and when they are told.
@@ -157,6 +162,7 @@ impl Coordinator {
             resumed: BTreeSet::new(),
             resumed_until: now.time + RETURN_MAX,
             told: BTreeMap::new(),
+            inventories: BTreeMap::new(),
             reports: VecDeque::new(),
             stale_rosters: BTreeSet::new(),
             rosters_at: None,
@@ -288,6 +294,7 @@ impl Coordinator {
             self.late.values().all(|(node, _)| self.told.contains_key(node)),
             "only who is connected is waited for"
         );
+        assert!(self.inventories.keys().all(|node| self.told.contains_key(node)), "only who is connected has said so");
         assert!(self.told.keys().all(|node| self.directory.member(*node).is_some_and(|m| m.online.is_some())));
     }
 

@@ -37,6 +37,7 @@ impl Coordinator {
                 if target {
                     self.record(Record::Acquired { deployment, node: from, package, stats });
                     self.record_totals(deployment);
+                    self.stocked_one(from, deployment, package);
                 }
                 self.decide(deployment, rollout::Input::Acquired { node: from, package }, now);
             }
@@ -57,6 +58,7 @@ impl Coordinator {
                 }
             }
             ToCoordinator::WanRate { rate } => self.wan_used(from, rate, now.time),
+            ToCoordinator::Inventory(inventory) => self.stocked(from, inventory),
             ToCoordinator::Lied { neighbour, content } => {
                 self.outbox.push_back(Output::Notice(Notice::Lied { by: from, neighbour, content }));
             }
@@ -116,6 +118,7 @@ impl Coordinator {
         }
         self.directory.set_offline(node);
         self.wan_told.remove(&node);
+        self.inventories.remove(&node);
         self.standby_gone(node);
         self.late.retain(|_, (holder, _)| *holder != node);
         self.outbox.push_back(Output::Notice(Notice::NodeOffline(node)));

@@ -1,5 +1,7 @@
 //! Rollouts under test: a deployment with its journal, and what is asserted after everything that it decides.
 
+mod basis;
+mod forecast;
 mod plan;
 mod properties;
 mod scenarios;
