@@ -11,5 +11,6 @@ mod liars;
 mod limits;
 mod nuget;
 mod origins;
+mod rollouts;
 mod steps;
 mod tidy;
