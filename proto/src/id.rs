@@ -82,6 +82,21 @@ hash_id! {
     /// BLAKE3-256 of what the mesh trades: a package's bytes or a recipe's plain form.
     ContentId
 }
+hash_id! {
+    /// What a deployment would do, to which nodes: BLAKE3-256 of all that a plan settles.
+    PlanHash
+}
+hash_id! {
+    /// BLAKE3-256 of a deployment file's text.
+    FileHash
+}
+
+impl FileHash {
+    /// The hash of a file's text.
+    pub fn of(text: &str) -> Self {
+        Self(*blake3::hash(text.as_bytes()).as_bytes())
+    }
+}
 
 impl SegmentHash {
     /// The hash of `bytes`.

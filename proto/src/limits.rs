@@ -323,6 +323,10 @@ pub const LEASE_RATE_GUESS: u64 = 512 * 1024;
 /// How long a node may be away before its leases are lost: a restart of the agent, or a short break of the network.
 pub const HOLDER_GRACE: Duration = Duration::from_secs(10);
 
+/// The same for a node whose own side closed its connection, as a process that ends does: an agent that is started again
+/// dials within a second or two, and one that stays away reads nothing meanwhile that waiting would save.
+pub const CLOSED_HOLDER_GRACE: Duration = Duration::from_secs(3);
+
 /// How long a coordinator that was restarted waits for the nodes of a site before it grants what they may already hold
 /// or read: the longest wait between two dials, and the dial.
 pub const RETURN_MAX: Duration = Duration::from_secs(15);
@@ -486,3 +490,10 @@ pub const CALENDAR_ENTRIES_MAX: usize = 64;
 
 /// A node without a lease keeps its share of the WAN limit this long: longer than it waits for its next lease.
 pub const SHARE_LINGER: Duration = Duration::from_millis(700);
+
+/// Packages in what a node says of its cache, the last used ones: with 32 bytes each, a message of 128 KiB.
+pub const INVENTORY_PACKAGES_MAX: usize = 4096;
+
+/// Recipes of packages in one node's cache that a plan looks into: each is read from the disk, and what a new version
+/// shares is in the few versions before it.
+pub const PLAN_RECIPES_MAX: usize = 64;

@@ -13,6 +13,7 @@ use shoal_proto::rollout::view::Waiting;
 use shoal_proto::rollout::{self, Actor, Change, Now, Operator, Options, Which};
 use shoal_proto::runs::StepRecord;
 use shoal_proto::time::{Time, WallTime};
+use shoal_proto::wan::Absence;
 use shoal_proto::wire::{Origin, StepRun, ToCoordinator, ToNode};
 
 use crate::checks::wan_once::Way;
@@ -288,7 +289,7 @@ impl World {
         let before = process.links.insert(node, link);
         if let Some(before) = before.filter(|before| *before != link) {
             self.links.break_link(before);
-            self.feed_coordinator(Input::NodeDown(from));
+            self.feed_coordinator(Input::NodeDown { node: from, absence: Absence::Unheard });
         }
         match &message {
             // What was wasted under leases of others than this run, no budget of its could avoid.
@@ -304,12 +305,15 @@ impl World {
         self.feed_coordinator(Input::Node { from, message });
     }
 
-    pub(crate) fn coordinator_link_down(&mut self, link: usize) {
+    /// The coordinator learns that a connection broke: `quick` if something on its way or at its end said so.
+    pub(crate) fn coordinator_link_down(&mut self, link: usize, quick: bool) {
         let Place::Node(node) = self.links.other(link, Place::Coordinator) else { return };
         let Some(process) = &mut self.control.process else { return };
         if process.links.get(&node) == Some(&link) {
             process.links.remove(&node);
-            self.feed_coordinator(Input::NodeDown(self.scenario.nodes[node].id));
+            let closed = quick && self.hosts[node].process.is_none();
+            let absence = if closed { Absence::Closed } else { Absence::Unheard };
+            self.feed_coordinator(Input::NodeDown { node: self.scenario.nodes[node].id, absence });
         }
     }
 

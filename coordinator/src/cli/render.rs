@@ -335,6 +335,7 @@ pub fn share(part: u64, whole: u64) -> String {
     percent(if whole == 0 { 1.0 } else { (part as f64 / whole as f64 * 100.0).floor() / 100.0 })
 }
 
-fn or_none(empty: bool, none: &str, table: Table, paint: Paint) -> String {
+/// A table, or a sentence where it would be empty.
+pub(super) fn or_none(empty: bool, none: &str, table: Table, paint: Paint) -> String {
     if empty { format!("{none}\n") } else { table.render(paint) }
 }

@@ -33,6 +33,7 @@ impl Server {
             nodes: count(view.nodes.len()),
             started: view.times.began.unwrap_or_else(|| self.now().wall).into(),
             ended: view.times.finished.map(Into::into),
+            unchanged: false,
         })
     }
 

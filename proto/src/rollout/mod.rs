@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`spec`], [`units`], [`select`], [`nearest`] | the deployment file as a person writes it |
 //! | [`plan`], `waves` | from that file, the nodes and the resolved packages to a manifest |
+//! | [`basis`], [`forecast`] | what a plan stands on and what moved since; what it would move, and from where |
 //! | [`gate`], [`share`] | the arithmetic of quorums, failure budgets and windows |
 //! | `input`, `record`, `effect` | what [`Rollout`] is told, what it journals, what it wants done |
 //! | `course` | which nodes go through the steps together, and after whom |
@@ -17,8 +18,10 @@
 
 mod answer;
 mod away;
+pub mod basis;
 mod course;
 mod effect;
+pub mod forecast;
 pub mod gate;
 mod input;
 mod invariants;
@@ -142,6 +145,11 @@ impl Rollout {
     /// How it ended, when it has.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.state.finished.as_ref()
+    }
+
+    /// Whether a step that failed somewhere, or whose outcome nobody saw, was counted as done.
+    pub fn was_forgiving(&self) -> bool {
+        self.state.runs.values().any(|run| run.stand == state::Stand::Accepted)
     }
 
     /// When things happened, as far as they have.

@@ -1,6 +1,8 @@
 //! Rollouts under test: a deployment with its journal, and what is asserted after everything that it decides.
 
 mod away;
+mod basis;
+mod forecast;
 mod pauses;
 mod plan;
 mod properties;
