@@ -251,6 +251,21 @@ pub const WRONG_READS_MAX: u32 = 2;
 /// `retries` do not say more: a script that takes its node down must not do so for ever.
 pub const UNKNOWN_RERUNS_MAX: u32 = 3;
 
+/// How often a step that ends with exit code 75 (EX_TEMPFAIL: try again) is tried again, beside its `retries`: with the
+/// default backoff that is two hours and a half.
+pub const TEMPFAIL_RERUNS_MAX: u32 = 20;
+
+/// How long a step waits before it is tried again the first time, unless the deployment file says otherwise; doubled
+/// for each attempt more.
+pub const BACKOFF: Duration = Duration::from_secs(1);
+
+/// The longest that a step waits before it is tried again by doubling: what comes back does so sooner.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(10 * 60);
+
+/// How long a node that is away may catch up with a deployment, unless the deployment file says otherwise: a night, and the
+/// day after it.
+pub const CATCH_UP_UNTIL: Duration = Duration::from_secs(24 * 3600);
+
 /// How long a deployment that is ending waits for a node that is not connected: longer than nodes take to come back
 /// after a restart of the coordinator.
 pub const ABANDON_AFTER: Duration = Duration::from_secs(60);

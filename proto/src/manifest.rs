@@ -39,6 +39,8 @@ pub struct Manifest {
     pub steps: Vec<Step>,
     /// In which order the target nodes go through `steps`; each is in one wave. Empty: all in one.
     pub waves: Vec<Wave>,
+    /// What becomes of target nodes that are not connected.
+    pub offline: Offline,
 }
 
 /// One package of a manifest.
@@ -120,6 +122,25 @@ pub enum Stragglers {
     ExcludeAfter(Duration),
 }
 
+/// What becomes of target nodes that are away while they have something to do, from the begin of `acquire`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Offline {
+    /// They are waited for.
+    #[default]
+    Wait,
+    /// Those that are away for this long are excluded.
+    SkipAfter(Duration),
+    /// The deployment fails when one is away for this long.
+    FailAfter(Duration),
+    /// The others go on without those that are away for a while; one that returns runs what it missed.
+    CatchUp {
+        /// After how long the others go on.
+        after: Duration,
+        /// After how long away it is excluded.
+        until: Duration,
+    },
+}
+
 /// Nodes that go through all steps before the next wave begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wave {
@@ -159,6 +180,8 @@ pub enum On {
     Site,
     /// On the coordinator, once.
     Coordinator,
+    /// On every target node, at the deployment's end, whatever that is.
+    Always,
 }
 
 /// One step.
@@ -174,12 +197,28 @@ pub struct Step {
     pub timeout: Duration,
     /// How often it is tried again after a failure, on each node.
     pub retries: u32,
+    /// How long it waits before it is tried again the first time; doubled for each attempt more.
+    pub backoff: Duration,
     /// What happens to the deployment when it has failed for good on a node.
     pub on_failure: OnFailure,
     /// Whether it may run again after an outcome that nobody saw.
     pub idempotent: bool,
     /// A script that runs after the deployment's end, whatever it was, where this step has run.
     pub always_after: Option<String>,
+    /// On how many nodes of a lane it runs at a time.
+    pub pace: Pace,
+}
+
+/// On how many nodes of a lane a step runs at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pace {
+    /// On each as soon as it can.
+    #[default]
+    Each,
+    /// On so many of them, at least one: the next starts when one is done.
+    Window(Share),
+    /// On all of them, when all can: they start together.
+    Together,
 }
 
 /// What a step does.
@@ -243,10 +282,19 @@ pub enum OnFailure {
 pub enum Phase {
     /// `before_acquire`.
     Before,
-    /// `steps`.
+    /// `steps`, but for those `on: always`.
     Steps,
+    /// Those of `steps` that are `on: always`, at the end.
+    Always,
     /// The `always_after` scripts of `before_acquire`, in reverse order.
     After,
+}
+
+impl Phase {
+    /// Whether its steps run at the deployment's end, whatever that is.
+    pub fn is_last(self) -> bool {
+        matches!(self, Self::Always | Self::After)
+    }
 }
 
 /// A step of a manifest.
@@ -297,7 +345,7 @@ impl Manifest {
     pub fn step(&self, step: StepRef) -> Option<&Step> {
         let list = match step.phase {
             Phase::Before | Phase::After => &self.before_acquire,
-            Phase::Steps => &self.steps,
+            Phase::Steps | Phase::Always => &self.steps,
         };
         list.get(step.index.index())
     }

@@ -69,6 +69,7 @@ samples!(to_coordinator, ToCoordinator {
     StepStarted => [
         ToCoordinator::StepStarted(run(Phase::Before)),
         ToCoordinator::StepStarted(run(Phase::Steps)),
+        ToCoordinator::StepStarted(run(Phase::Always)),
         ToCoordinator::StepStarted(run(Phase::After)),
     ],
     StepEnded => [

@@ -54,6 +54,7 @@ fn manifest(deployment: u64, of: &str, packages: &[u8]) -> Manifest {
         before_acquire: Vec::new(),
         steps: Vec::new(),
         waves: Vec::new(),
+        offline: shoal_proto::manifest::Offline::Wait,
     }
 }
 

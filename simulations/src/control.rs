@@ -355,6 +355,7 @@ impl World {
             return;
         }
         for view in views.iter().filter(|view| view.rollout.outcome.is_none()) {
+            self.pause_at_times(view.rollout.deployment);
             for waiting in &view.rollout.waiting {
                 if self.calm || self.rng.below(3) == 0 {
                     self.answer(view.rollout.deployment, waiting);
@@ -370,6 +371,7 @@ impl World {
     fn answer(&mut self, id: DeploymentId, waiting: &Waiting) {
         let dice = self.rng.below(12);
         let command = match waiting {
+            Waiting::Resume => Operator::Resume,
             Waiting::Release => Operator::Release,
             Waiting::Promote { .. } => Operator::Promote,
             Waiting::Bake { .. } if dice == 0 => Operator::Promote,
@@ -389,6 +391,19 @@ impl World {
             _ => return,
         };
         let command = if self.mishap(5) { Operator::Cancel } else { command };
+        self.operate(id, command);
+    }
+
+    /// The operator pauses a deployment that goes in waves.
+    fn pause_at_times(&mut self, id: DeploymentId) {
+        let manifest = self.control.process.as_ref().and_then(|process| process.core.manifest(id));
+        let in_waves = manifest.is_some_and(|manifest| !manifest.waves.is_empty());
+        if in_waves && !self.calm && self.rng.below(8) == 0 {
+            self.operate(id, Operator::Pause);
+        }
+    }
+
+    fn operate(&mut self, id: DeploymentId, command: Operator) {
         let Some(now) = self.control.process.as_ref().map(|process| self.coordinator_now(process)) else { return };
         let Some(process) = &mut self.control.process else { return };
         let answer = process.core.operate(id, command, now);

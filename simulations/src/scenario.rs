@@ -7,7 +7,7 @@ use shoal_proto::content::Outline;
 use shoal_proto::id::{ContentId, DeploymentId, Name, NodeId, PackageId, PackageIndex, RecipeId, SegmentHash};
 use shoal_proto::limits::SEGMENT_BYTES_MAX;
 use shoal_proto::manifest::{
-    Acquire, Action, Gate, Group, Manifest, On, OnFailure, Package, Quorum, Source, Step, Stragglers,
+    Acquire, Action, Gate, Group, Manifest, Offline, On, OnFailure, Pace, Package, Quorum, Source, Step, Stragglers,
 };
 use shoal_proto::rng::Rng;
 use shoal_proto::rollout::plan::NodeFacts;
@@ -92,6 +92,7 @@ pub(crate) struct DeploymentPlan {
     pub(crate) steps: Vec<Step>,
     /// Waves by their numbers of nodes and what holds for them; the last has the rest.
     pub(crate) waves: Vec<WavePlan>,
+    pub(crate) offline: Offline,
     pub(crate) stage_only: bool,
 }
 
@@ -184,6 +185,7 @@ impl Scenario {
             before_acquire: plan.before.clone(),
             steps: plan.steps.clone(),
             waves: waves::resolve(&plan.waves, self, plan),
+            offline: plan.offline,
         }
     }
 }
@@ -283,6 +285,7 @@ fn deployment(packages: usize, calm_at: Time, rng: &mut Rng) -> DeploymentPlan {
         before,
         steps,
         waves: Vec::new(),
+        offline: Offline::Wait,
         stage_only: rng.below(10) == 0,
     }
 }
@@ -304,8 +307,10 @@ fn step(text: &str, before: bool, rng: &mut Rng) -> Step {
         action: Action::Script { run: "true".to_owned() },
         timeout: Duration::from_secs(60),
         retries: u32::try_from(rng.below(3)).expect("below 3"),
+        backoff: Duration::ZERO,
         on_failure,
         idempotent: rng.below(2) == 0,
         always_after: (before && rng.below(2) == 0).then(|| "true".to_owned()),
+        pace: Pace::Each,
     }
 }

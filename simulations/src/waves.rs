@@ -1,10 +1,10 @@
-//! Rollouts in waves in a storm: canaries, sites one after another, bakes and failure budgets.
+//! Rollouts in waves in a storm: canaries, sites one after another, bakes and failure budgets, windows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shoal_proto::id::{NodeId, TargetIndex};
-use shoal_proto::manifest::{Quorum, Share, Wave};
+use shoal_proto::manifest::{Offline, On, Pace, Quorum, Share, Wave};
 use shoal_proto::rng::{Rng, mix};
 
 use crate::scenario::{DeploymentPlan, Scenario, name};
@@ -24,11 +24,37 @@ pub(crate) struct WavePlan {
     max_failures_per_site: Option<Share>,
 }
 
-/// Has the deployments of a scenario go in waves.
+/// Has the deployments of a scenario go in waves, and their steps in windows.
 pub(crate) fn set(scenario: &mut Scenario, seed: u64) {
     let mut rng = Rng::new(mix(seed ^ SALT));
     for deployment in &mut scenario.deployments {
         deployment.waves = (0..1 + rng.below(3)).map(|_| wave(&mut rng)).collect();
+        deployment.offline = offline(&mut rng);
+        for step in &mut deployment.steps {
+            step.backoff = Duration::from_millis(rng.below(3) * rng.below(5_000));
+        }
+        for step in deployment.steps.iter_mut().filter(|step| step.on == On::Node) {
+            step.pace = pace(&mut rng);
+        }
+    }
+}
+
+fn offline(rng: &mut Rng) -> Offline {
+    let after = Duration::from_secs(5 + rng.below(60));
+    match rng.below(6) {
+        0 => Offline::SkipAfter(after),
+        1 => Offline::FailAfter(after * 4),
+        2 | 3 => Offline::CatchUp { after, until: after * (1 + u32::try_from(rng.below(20)).expect("below 20")) },
+        _ => Offline::Wait,
+    }
+}
+
+fn pace(rng: &mut Rng) -> Pace {
+    match rng.below(4) {
+        0 => Pace::Window(Share::Count(1 + u32::try_from(rng.below(3)).expect("below 3"))),
+        1 => Pace::Window(Share::Percent(1 + u8::try_from(rng.below(100)).expect("below 100"))),
+        2 => Pace::Together,
+        _ => Pace::Each,
     }
 }
 

@@ -13,5 +13,6 @@ mod limits;
 mod nuget;
 mod origins;
 mod plan;
+mod rollouts;
 mod steps;
 mod tidy;

@@ -308,6 +308,10 @@ pub struct Deployments {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Action {
+    /// Has nothing start and nothing be fetched; steps that run are let finish.
+    Pause,
+    /// Goes on after a pause.
+    Resume,
     /// Opens a manual gate.
     Release,
     /// Has the next wave begin: before the bake is over, or although too few nodes came through.

@@ -116,6 +116,10 @@ pub enum Command {
     Watch(WatchArgs),
     /// What a deployment's steps wrote
     Logs(LogsArgs),
+    /// Pause a deployment: nothing starts and nothing is fetched; steps that run are let finish
+    Pause(IdArgs),
+    /// Go on after a pause
+    Resume(IdArgs),
     /// Open a manual gate
     Release(IdArgs),
     /// Begin the next wave: before the bake is over, or although too few nodes came through

@@ -136,6 +136,8 @@ async fn dispatch(
         Command::Token(command) => tokens(&client, terminal, command).await?,
         Command::Status(args) => status(&client, terminal, args).await?,
         Command::Logs(args) => logs::run(&client, terminal, args).await?,
+        Command::Pause(args) => done(terminal, client.operator(args.id, &Action::Pause).await?)?,
+        Command::Resume(args) => done(terminal, client.operator(args.id, &Action::Resume).await?)?,
         Command::Release(args) => done(terminal, client.operator(args.id, &Action::Release).await?)?,
         Command::Promote(args) => done(terminal, client.operator(args.id, &Action::Promote).await?)?,
         Command::Cancel(args) => done(terminal, client.operator(args.id, &Action::Cancel).await?)?,

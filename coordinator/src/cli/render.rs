@@ -218,7 +218,7 @@ fn step_counts(steps: &[StepCount], paint: Paint) -> String {
     if steps.iter().all(|step| step.done + step.running + step.failed == 0) {
         return String::new();
     }
-    let mut table = Table::new(2, &["step", "done", "running", "failed", "to do"]);
+    let mut table = Table::new(2, &["step", "done", "running", "failed", "to do", "started within"]);
     for step in steps {
         let failed = if step.failed > 0 { Style::Bad } else { Style::Plain };
         table.row([
@@ -227,6 +227,7 @@ fn step_counts(steps: &[StepCount], paint: Paint) -> String {
             step.running.to_string().into(),
             Cell::new(step.failed.to_string(), failed),
             step.pending.to_string().into(),
+            step.started_within_ms.map_or_else(|| UNKNOWN.to_owned(), duration).into(),
         ]);
     }
     table.render(paint)

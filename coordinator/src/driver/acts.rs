@@ -17,6 +17,8 @@ pub(super) fn done(command: &str, what: String) -> Act {
 /// What steers a deployment.
 pub(super) fn of_action(id: DeploymentId, action: &Action) -> Act {
     let (command, what) = match action {
+        Action::Pause => ("pause", id.to_string()),
+        Action::Resume => ("resume", id.to_string()),
         Action::Release => ("release", id.to_string()),
         Action::Promote => ("promote", id.to_string()),
         Action::Cancel => ("cancel", id.to_string()),

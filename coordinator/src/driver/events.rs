@@ -191,6 +191,8 @@ fn draft(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draf
             let message = format!("{} cannot have {}: {cause}", name(&Actor::Node(*node)), package(index));
             Draft::of(EventKind::Waiting, *node, message)
         }
+        Change::Paused => Draft::plain(EventKind::Operator, "an operator paused it"),
+        Change::Resumed => Draft::plain(EventKind::Operator, "an operator resumed it"),
         Change::Released => Draft::plain(EventKind::Operator, "an operator released the gate"),
         Change::GateOpened => Draft::plain(EventKind::GateOpened, "the gate is open"),
         Change::WaveOpened { wave } => {
@@ -207,10 +209,18 @@ fn draft(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draf
             let why = match why {
                 Exclusion::Straggler => "it lacks packages for too long",
                 Exclusion::Operator => "an operator said so",
+                Exclusion::Offline => "it was offline for too long",
                 Exclusion::Failed => "a step failed on it, and `max_failures` allows that",
             };
             let message = format!("goes on without {}: {why}", name(&Actor::Node(*node)));
             Draft::of(EventKind::Node, *node, message)
+        }
+        Change::Behind { node } => {
+            let message = format!("the others go on without {}, which is offline", name(&Actor::Node(*node)));
+            Draft::of(EventKind::Node, *node, message)
+        }
+        Change::CaughtUp { node } => {
+            Draft::of(EventKind::Node, *node, format!("{} has caught up", name(&Actor::Node(*node))))
         }
         Change::Closing { end: End::Failure { cause } } => Draft::plain(EventKind::Stage, format!("failing: {cause}")),
         Change::Closing { end: End::Cancel } => Draft::plain(EventKind::Operator, "an operator cancelled it"),

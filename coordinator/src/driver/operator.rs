@@ -170,6 +170,8 @@ impl Server {
             return Err(no_deployment(id));
         }
         Ok(match action {
+            Action::Pause => (Operator::Pause, format!("{id} is paused: nothing starts until `shoal resume {id}`")),
+            Action::Resume => (Operator::Resume, format!("{id} goes on")),
             Action::Release => (Operator::Release, format!("the gate of {id} is released")),
             Action::Promote => (Operator::Promote, format!("the next wave of {id} begins")),
             Action::Cancel => (Operator::Cancel, format!("{id} is cancelled: what runs is being ended")),

@@ -193,6 +193,7 @@ fn steps(manifest: &Manifest) -> Vec<PlannedStep> {
                 On::Node => "node",
                 On::Site => "site",
                 On::Coordinator => "coordinator",
+                On::Always => "always",
             };
             PlannedStep { name: step.name.clone(), phase, on: on.to_owned() }
         };

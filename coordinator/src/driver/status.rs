@@ -210,6 +210,7 @@ fn node_status(
     let excluded = node.excluded.map(|why| match why {
         Exclusion::Straggler => "excluded: it lacked packages for too long".to_owned(),
         Exclusion::Operator => "excluded by an operator".to_owned(),
+        Exclusion::Offline => "excluded: it was offline for too long".to_owned(),
         Exclusion::Failed => "excluded: a step failed on it, and `max_failures` allows that".to_owned(),
     });
     NodeStatus {
@@ -262,6 +263,7 @@ fn step_status(step: &StepView) -> StepStatus {
         phase: match step.step.phase {
             Phase::Before => StepPhase::BeforeAcquire,
             Phase::Steps => StepPhase::Steps,
+            Phase::Always => StepPhase::Always,
             Phase::After => StepPhase::AlwaysAfter,
         },
         state: match step.state {
@@ -275,6 +277,7 @@ fn step_status(step: &StepView) -> StepStatus {
         attempts: step.attempts,
         exit_code,
         ignored: step.ignored,
+        started: step.started.map(Into::into),
         error,
         duration_ms: began.zip(step.ended).map(|(began, ended)| ended.0.saturating_sub(began.0)),
         tail: Vec::new(),
@@ -322,6 +325,7 @@ fn sentence(waiting: &Waiting, id: DeploymentId, manifest: &Manifest, created: &
     let step_named = |step: &_| step_name(*step, manifest);
     let wave_named = |wave| super::events::wave_name(wave, manifest).unwrap_or_else(|| wave.to_string());
     match waiting {
+        Waiting::Resume => format!("an operator paused it: `shoal resume {id}` goes on"),
         Waiting::Answer { actor, step, outcome, .. } => format!(
             "step {} {} on {}: answer with `shoal retry|ignore|exclude|fail {id} --node {}`",
             step_named(step),
@@ -343,6 +347,11 @@ fn sentence(waiting: &Waiting, id: DeploymentId, manifest: &Manifest, created: &
             "too few nodes came through wave {}, {succeeded} of {needed} wanted: answer with `shoal promote|cancel {id}`",
             wave_named(*wave),
         ),
+        Waiting::Retry { actor, step, attempts, left_ms } => {
+            let (step, actor, left) = (step_named(step), name(*actor), units::duration(*left_ms));
+            format!("step {step} failed on {actor} {attempts} times and is tried again in {left}")
+        }
+        Waiting::CatchingUp { node } => format!("{} was offline and has to catch up", node_name(node)),
         Waiting::Offline { node } => format!("{} is offline", node_name(node)),
         Waiting::Site { site, step } => format!("no node of {site} is online to run {}", step_named(step)),
         Waiting::Acquiring { nodes: 1 } => "1 node acquires its packages".to_owned(),

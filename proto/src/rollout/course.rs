@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::id::{LaneIndex, Name, NodeId, StepIndex, WaveIndex};
-use crate::manifest::{Manifest, Quorum, Share};
+use crate::manifest::{Manifest, On, Quorum, Share};
 
 /// Waves and their lanes, in order.
 #[derive(Debug)]
@@ -118,10 +118,11 @@ impl Course {
     }
 }
 
-/// The step of `steps` that follows one, or the first.
+/// The step of `steps` that follows one, or the first; those `on: always` come at the end.
 pub(super) fn step_after(manifest: &Manifest, step: Option<StepIndex>) -> Option<StepIndex> {
-    let next = step.map_or(0, |step| step.index() + 1);
-    (next < manifest.steps.len()).then(|| StepIndex(small(next)))
+    let begin = step.map_or(0, |step| step.index() + 1);
+    let next = manifest.steps.iter().skip(begin).position(|step| step.on != On::Always)?;
+    Some(StepIndex(small(begin + next)))
 }
 
 /// As an index: there are at most `NODES_MAX` lanes, and fewer steps and waves.

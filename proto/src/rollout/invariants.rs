@@ -33,14 +33,16 @@ pub(super) fn check(sight: &Sight<'_>) {
 }
 
 fn check_counts(state: &State, course: &Course) {
-    let live = || state.live_nodes();
-    assert_eq!(state.live, live().count(), "nodes that take part");
+    let live = || state.awaited_nodes();
+    assert_eq!(state.live, live().count(), "nodes that are waited for");
+    assert_eq!(state.behind, state.nodes.values().filter(|node| node.is_live() && node.behind).count(), "behind");
     assert_eq!(state.ready, live().filter(|(_, node)| node.is_ready()).count(), "nodes that are ready");
     let in_flight = || state.runs.iter().filter(|(_, run)| run.in_flight());
     assert_eq!(state.in_flight, in_flight().count(), "runs in flight");
     let mut by_lane = vec![0; state.lanes.len()];
     let on_nodes = in_flight().filter(|((step, _), _)| step.phase == Phase::Steps);
-    on_nodes.filter_map(|((_, actor), _)| actor.node()).for_each(|node| by_lane[course.lane_of(node).index()] += 1);
+    let on_nodes = on_nodes.filter_map(|((_, actor), _)| actor.node()).filter(|node| !state.nodes[node].behind);
+    on_nodes.for_each(|node| by_lane[course.lane_of(node).index()] += 1);
     assert_eq!(by_lane, state.lanes.iter().map(|lane| lane.in_flight).collect::<Vec<_>>(), "runs in flight by lane");
     let troubled = state.runs.iter().filter(|((_, actor), run)| run.is_troubled() && state.is_live(*actor));
     assert!(troubled.map(|(key, _)| key).eq(&state.troubled), "runs that something has to become of");
@@ -79,7 +81,7 @@ fn check_lanes(sight: &Sight<'_>) {
         let at = stand(course.lane_of(node));
         assert!(has_come_to(at, step.index), "{step:?} ran on {actor:?} before its turn");
         let past = at != LaneStand::At(step.index);
-        let settled = run.is_done() || !state.is_live(*actor);
+        let settled = run.is_done() || !state.nodes[&node].is_awaited();
         assert!(!past || settled, "its lane is past {step:?}, which is not done at {actor:?}");
     }
 }
@@ -117,6 +119,10 @@ fn check_places(sight: &Sight<'_>) {
         let site = actor.node().and_then(|node| sight.site(node));
         match on {
             Some(On::Site) => assert!(seen.insert((*step, site)), "{step:?} was ordered twice at {site:?}"),
+            Some(On::Always) if step.phase == Phase::Always => {
+                assert!(actor.node().is_some(), "{step:?} ran on the coordinator");
+            }
+            Some(On::Always) => panic!("{step:?} has its turn at the end"),
             Some(On::Node) => assert!(actor.node().is_some(), "{step:?} ran on the coordinator"),
             Some(On::Coordinator) => assert!(*actor == Actor::Coordinator, "{step:?} ran on {actor:?}"),
             None => {}

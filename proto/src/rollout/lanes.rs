@@ -19,7 +19,7 @@ pub(super) enum Goes {
 }
 
 pub(super) fn go(sight: &Sight<'_>) -> Goes {
-    if sight.manifest.steps.is_empty() {
+    if step_after(sight.manifest, None).is_none() {
         return Goes::Over;
     }
     match sight.state.wave() {
@@ -91,8 +91,8 @@ impl Tally {
         let nodes = sight.course.nodes_of_wave(wave).filter_map(|node| sight.state.nodes.get(&node));
         let (mut counted, mut sound) = (0, 0);
         for node in nodes {
-            sound += usize::from(node.excluded.is_none());
-            counted += usize::from(matches!(node.excluded, None | Some(Exclusion::Failed)));
+            sound += usize::from(node.is_awaited());
+            counted += usize::from(node.is_awaited() || node.excluded == Some(Exclusion::Failed));
         }
         let needed = sight.course.wave(wave).map_or(1, |wave| wave.success.needed(counted));
         Self { counted, sound, needed }
@@ -139,8 +139,12 @@ impl Sight<'_> {
         let (Some(plan), Some(state)) = (self.course.wave(wave), self.state.waves.get(wave.index())) else {
             return false;
         };
+        if plan.max_failures.is_none() {
+            return false;
+        }
         let nodes = || self.course.nodes_of_wave(wave).filter_map(|id| Some((id, self.state.nodes.get(&id)?)));
-        let counts = |(_, node): &(_, &super::state::Node)| matches!(node.excluded, None | Some(Exclusion::Failed));
+        let counts =
+            |(_, node): &(_, &super::state::Node)| node.is_awaited() || node.excluded == Some(Exclusion::Failed);
         // Strictly more failures than the budget stop the deployment.
         if state.failures >= plan.max_failures.rounded_down(nodes().filter(counts).count()) {
             return false;

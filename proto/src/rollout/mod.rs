@@ -9,7 +9,7 @@
 //! | `input`, `record`, `effect` | what [`Rollout`] is told, what it journals, what it wants done |
 //! | `course` | which nodes go through the steps together, and after whom |
 //! | `answer`, `orders` | what an input means, what a change has others do |
-//! | `next`, `lanes`, `turn` | what follows from a state: of the stages, of waves and lanes, of one step |
+//! | `next`, `lanes`, `turn`, `away`, `last` | what follows from a state: of stages, of waves, of one step, for nodes that were away, at the end |
 //! | `state`, `sight`, `invariants` | what survives a restart, what does not, what always holds |
 //! | [`view`], `show` | the status that a person sees |
 //!
@@ -17,6 +17,7 @@
 //! state and not from what just happened, so that a journal cut anywhere leads to the same end (ACKED-IS-KEPT, GATE).
 
 mod answer;
+mod away;
 pub mod basis;
 mod course;
 mod effect;
@@ -25,6 +26,7 @@ pub mod gate;
 mod input;
 mod invariants;
 mod lanes;
+mod last;
 pub mod nearest;
 mod next;
 mod orders;
@@ -60,6 +62,7 @@ use crate::time::Time;
 use course::Course;
 use sight::{Sight, Soft};
 use state::State;
+use turn::Follows;
 
 /// What a rollout needs to know beside its manifest and the sites of its target nodes. The shell keeps all three, and
 /// makes the rollout from them again.
@@ -89,6 +92,10 @@ pub enum Why {
     Abandon,
     /// The bake of a wave is over.
     Bake,
+    /// A step that failed is to be tried again.
+    Retry,
+    /// A node was away for too long.
+    Offline,
 }
 
 /// One deployment under way.
@@ -166,8 +173,14 @@ impl Rollout {
 
     /// What follows from `input`. Changes nothing: see [`Decision`] for the order of things.
     ///
-    /// Costs little for a report that only counts; one that ends a step or a stage costs a copy of the state.
+    /// Costs little for a report that only counts, and a look at the nodes of its lane for one that has the next of a window
+    /// start; one that ends a step or a stage costs a copy of the state.
     pub fn decide(&self, input: Input, now: Now) -> Decision {
+        self.decide_by(input, now, true)
+    }
+
+    /// `may_be_quick`: whether a report is looked at alone where that is enough.
+    fn decide_by(&self, input: Input, now: Now, may_be_quick: bool) -> Decision {
         let presence = self.presence(&input);
         let sight = self.sight(presence, now.time);
         let mut decision =
@@ -178,14 +191,19 @@ impl Rollout {
         let is_report = matches!(input, Input::StepStarted { .. } | Input::Acquired { .. })
             || matches!(input, Input::StepEnded { .. } | Input::AcquireFailed { .. });
         let due = self.next_wake().is_some_and(|(at, _)| at <= now.time);
+        let quick = is_report && !due && may_be_quick;
         match answer::changes(input, &sight) {
             Err(refusal) => decision.refused = Some(refusal),
-            Ok(changes) if is_report && !due && changes.iter().all(|change| is_quiet(change, &sight)) => {
-                decision.records = changes.into_iter().map(|change| Record { at: now.wall, change }).collect();
-            }
-            Ok(changes) => {
-                Draft { sight: self, state: Cow::Borrowed(&self.state), decision: &mut decision, now }.go(changes)
-            }
+            Ok(changes) => match quick.then(|| follow(&changes, &sight)).flatten() {
+                Some((more, effects)) => {
+                    let all = changes.into_iter().chain(more);
+                    decision.records = all.map(|change| Record { at: now.wall, change }).collect();
+                    decision.effects.extend(effects);
+                }
+                None => {
+                    Draft { sight: self, state: Cow::Borrowed(&self.state), decision: &mut decision, now }.go(changes)
+                }
+            },
         }
         decision
     }
@@ -232,9 +250,14 @@ impl Rollout {
             let moments = self.state.flying().filter_map(|(_, actor, _)| sight.abandon_at(actor)).filter(to_come);
             return moments.min().map(|at| (at, Why::Abandon));
         }
+        if self.state.paused {
+            return None;
+        }
         let late = sight.stragglers_until().filter(|_| self.state.ready < self.state.live);
         let baked = sight.waiting_wave().map(|wave| sight.baked_at(wave));
-        let moments = [(late, Why::Stragglers), (baked, Why::Bake)];
+        let retry = sight.retrying().map(|(.., at)| at).filter(to_come).min();
+        let away = sight.overdue_at().map(|(_, at)| at).filter(to_come).min();
+        let moments = [(late, Why::Stragglers), (baked, Why::Bake), (retry, Why::Retry), (away, Why::Offline)];
         let moments = moments.into_iter().filter_map(|(at, why)| Some((at.filter(to_come)?, why)));
         moments.min_by_key(|(at, _)| *at)
     }
@@ -268,22 +291,35 @@ impl Rollout {
     }
 }
 
-/// Whether nothing follows from a change, so that the state need not be copied to find out.
-fn is_quiet(change: &Change, sight: &Sight<'_>) -> bool {
-    let state = sight.state;
-    match change {
-        Change::Started { .. } | Change::AcquireFailed { .. } => true,
-        Change::Ended { outcome, step, actor, .. } => {
-            *outcome == StepOutcome::Succeeded && sight.others_in_flight(*step, *actor)
+/// What follows from a report and what that has others do, where it can be told without a copy of the state.
+fn follow(changes: &[Change], sight: &Sight<'_>) -> Option<(Option<Change>, Option<Effect>)> {
+    let [change] = changes else { return changes.is_empty().then_some((None, None)) };
+    match (follows(change, sight), change) {
+        (Follows::Nothing, _) => Some((None, None)),
+        (Follows::Start(actor), Change::Ended { step, .. }) => {
+            let (step, attempt) = (*step, 1);
+            let generation = sight.state.generation.next();
+            let order = Effect::RunStep { actor, step, attempt, generation };
+            Some((Some(Change::Ordered { step, attempt, actors: vec![actor] }), Some(order)))
         }
+        _ => None,
+    }
+}
+
+fn follows(change: &Change, sight: &Sight<'_>) -> Follows {
+    let state = sight.state;
+    let quiet = |quiet: bool| if quiet { Follows::Nothing } else { Follows::Unknown };
+    match change {
+        Change::Started { .. } | Change::AcquireFailed { .. } => Follows::Nothing,
+        Change::Ended { outcome: StepOutcome::Succeeded, step, actor, .. } => sight.follows_success(*step, *actor),
         Change::Acquired { node, package } => {
             let others = state.nodes.get(node).into_iter().flat_map(|node| &node.packages);
             let mut missing = others.filter(|(_, held)| !matches!(held, view::PackageState::Acquired { .. }));
             let completes = missing.all(|(other, _)| other == package);
             let at_gate = state.times.gate_opened.is_some() || state.ready + 1 >= sight.needed();
-            !completes || !at_gate
+            quiet(!completes || !at_gate)
         }
-        _ => false,
+        _ => Follows::Unknown,
     }
 }
 

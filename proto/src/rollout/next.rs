@@ -4,8 +4,10 @@
 //! after a restart, to the rest of that decision. It is called until it has nothing to add; each change that it returns
 //! removes the reason for it.
 
+use super::away;
 use super::input::{Actor, Failure, StepOutcome};
 use super::lanes::{self, Goes};
+use super::last;
 use super::record::{Change, End, Exclusion, Outcome};
 use super::sight::Sight;
 use super::state::Run;
@@ -28,19 +30,26 @@ pub(super) fn next(sight: &Sight<'_>) -> Vec<Change> {
     }
 }
 
-/// Runs of nodes that were excluded: nobody waits for them. The `always_after` scripts run on excluded nodes too.
+/// Runs of nodes that were excluded: nobody waits for them. The scripts at the end run on excluded nodes too.
 fn orphans(sight: &Sight<'_>) -> Vec<Change> {
-    if sight.state.live == sight.state.nodes.len() {
+    if sight.state.live + sight.state.behind == sight.state.nodes.len() {
         return Vec::new();
     }
-    let of_steps = sight.state.flying().filter(|(step, ..)| step.phase != Phase::After);
+    let of_steps = sight.state.flying().filter(|(step, ..)| !step.phase.is_last());
     let orphans = of_steps.filter(|(_, actor, _)| !sight.state.is_live(*actor));
     orphans.map(|(step, actor, _)| Change::Abandoned { actor, step }).collect()
 }
 
 fn going(sight: &Sight<'_>) -> Vec<Change> {
-    if sight.state.live == 0 {
+    if sight.state.live + sight.state.behind == 0 {
         return vec![fail("no target node is left: all are excluded".to_owned())];
+    }
+    if sight.state.paused {
+        return Vec::new();
+    }
+    let overdue = away::overdue(sight);
+    if !overdue.is_empty() {
+        return overdue;
     }
     let gate_open = sight.state.times.gate_opened.is_some();
     if gate_open {
@@ -53,13 +62,17 @@ fn going(sight: &Sight<'_>) -> Vec<Change> {
     if asked || !changes.is_empty() {
         return changes;
     }
+    let missed = away::catch_up(sight);
+    if !missed.is_empty() {
+        return missed;
+    }
     if !gate_open {
         return before_gate(sight);
     }
     match lanes::go(sight) {
         Goes::On(changes) => changes,
         // Stragglers that no step waited for still get their packages.
-        Goes::Over if sight.state.ready == sight.state.live => vec![Change::Closing { end: End::Success }],
+        Goes::Over if sight.all_hold_all() => vec![Change::Closing { end: End::Success }],
         Goes::Over => Vec::new(),
     }
 }
@@ -97,8 +110,7 @@ fn at_gate(sight: &Sight<'_>) -> Vec<Change> {
         return Vec::new();
     }
     if sight.stage_only {
-        let all = state.ready == state.live;
-        return if all { vec![Change::Closing { end: End::Success }] } else { late(sight) };
+        return if sight.all_hold_all() { vec![Change::Closing { end: End::Success }] } else { late(sight) };
     }
     if sight.manifest.gate.manual && !state.released {
         return Vec::new();
@@ -106,20 +118,20 @@ fn at_gate(sight: &Sight<'_>) -> Vec<Change> {
     vec![Change::GateOpened]
 }
 
-/// Waits for what is in flight, then runs the `always_after` scripts, then it is over.
+/// Waits for what is in flight, then runs the steps `on: always` and the `always_after` scripts, then it is over.
 fn closing(sight: &Sight<'_>, end: &End) -> Vec<Change> {
     let gone = gone(sight);
     if !gone.is_empty() || sight.state.in_flight > 0 {
         return gone;
     }
-    if let Some(after) = sight.state.opened.filter(|step| step.phase == Phase::After) {
-        let told = |actor: &Actor| sight.state.runs.contains_key(&(after, *actor));
-        let actors: Vec<Actor> = where_it_ran(sight, after).filter(|actor| !told(actor)).collect();
+    if let Some(step) = sight.state.opened.filter(|step| step.phase.is_last()) {
+        let told = |actor: &Actor| sight.state.runs.contains_key(&(step, *actor));
+        let actors: Vec<Actor> = last::who(sight, step).filter(|actor| !told(actor)).collect();
         if !actors.is_empty() {
-            return vec![Change::Ordered { step: after, attempt: 1, actors }];
+            return vec![Change::Ordered { step, attempt: 1, actors }];
         }
     }
-    match next_after(sight) {
+    match last::following(sight) {
         Some(step) => vec![Change::StepOpened { step, lane: None }],
         None => vec![Change::Finished { outcome: outcome(sight, end) }],
     }
@@ -132,25 +144,8 @@ fn gone(sight: &Sight<'_>) -> Vec<Change> {
     gone.map(|(step, actor, _)| Change::Abandoned { actor, step }).collect()
 }
 
-/// The last `always_after` before the current one whose step has run.
-fn next_after(sight: &Sight<'_>) -> Option<StepRef> {
-    let before = sight.state.opened.filter(|step| step.phase == Phase::After);
-    let until = before.map_or(sight.manifest.before_acquire.len(), |step| step.index.index());
-    (0..until).rev().find_map(|index| {
-        let step = StepRef { phase: Phase::After, index: StepIndex(u16::try_from(index).ok()?) };
-        let has_script = sight.manifest.step(step)?.always_after.is_some();
-        (has_script && where_it_ran(sight, step).next().is_some()).then_some(step)
-    })
-}
-
-/// The actors that were told to run the step that an `always_after` script belongs to.
-fn where_it_ran<'a>(sight: &Sight<'a>, after: StepRef) -> impl Iterator<Item = Actor> + use<'a> {
-    let before = StepRef { phase: Phase::Before, index: after.index };
-    sight.state.runs_of(before).map(|(actor, _)| actor)
-}
-
 fn outcome(sight: &Sight<'_>, end: &End) -> Outcome {
-    let excluded = sight.state.nodes.len() - sight.state.live;
+    let excluded = sight.state.nodes.len() - sight.state.live - sight.state.behind;
     match end {
         End::Success if excluded == 0 => Outcome::Succeeded,
         End::Success => Outcome::SucceededWithout { excluded: u32::try_from(excluded).unwrap_or(u32::MAX) },

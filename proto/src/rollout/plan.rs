@@ -16,8 +16,8 @@ use super::spec::{AcquireSpec, CheckSpec, DeploymentSpec, GateSpec, SourceSpec, 
 use crate::codec::{self, CodecError};
 use crate::id::{DeploymentId, Name, NodeId, PackageIndex};
 use crate::limits::{
-    ATTEMPTS_MAX, KEEP_MAX, MANIFEST_BYTES_MAX, NODES_MAX, PACKAGES_PER_DEPLOYMENT_MAX, SCRIPT_BYTES_MAX, STEP_TIMEOUT,
-    STEPS_MAX, TARGETS_MAX, TIMEOUT_MAX, WAVES_MAX,
+    ATTEMPTS_MAX, BACKOFF, KEEP_MAX, MANIFEST_BYTES_MAX, NODES_MAX, PACKAGES_PER_DEPLOYMENT_MAX, SCRIPT_BYTES_MAX,
+    STEP_TIMEOUT, STEPS_MAX, TARGETS_MAX, TIMEOUT_MAX, WAVES_MAX,
 };
 use crate::manifest::{Acquire, Action, Gate, Group, Manifest, On, Package, Probe, Source, Step, Stragglers};
 
@@ -131,6 +131,7 @@ pub fn resolve(
         before_acquire: before.collect::<Result<_, _>>()?,
         steps: steps.collect::<Result<_, _>>()?,
         waves: super::waves::resolve(&spec.waves, nodes, &groups)?,
+        offline: super::waves::offline(spec)?,
         packages,
         groups,
     };
@@ -274,7 +275,7 @@ fn gate(acquire: &AcquireSpec) -> Result<Gate, PlanError> {
     Ok(Gate { quorum: acquire.quorum, stragglers, manual: acquire.gate == GateSpec::Manual })
 }
 
-fn wrong(step: &StepSpec, cause: impl Into<String>) -> PlanError {
+pub(super) fn wrong(step: &StepSpec, cause: impl Into<String>) -> PlanError {
     PlanError::Step { step: step.name.clone(), cause: cause.into() }
 }
 
@@ -297,6 +298,7 @@ impl Context<'_> {
                 "`always_after` is for steps of `before_acquire`: move the step there, or remove it",
             ));
         }
+        super::waves::check_always(spec, before)?;
         let action = self.action(spec, before)?;
         let always_after = spec.always_after.as_ref().map(|script| checked_script(spec, script)).transpose()?;
         Ok(Step {
@@ -304,7 +306,9 @@ impl Context<'_> {
             on: spec.on,
             timeout: timeout(spec, &action)?,
             action,
+            pace: super::waves::pace(spec, before)?,
             retries: spec.retries,
+            backoff: backoff(spec)?,
             on_failure: spec.on_failure,
             idempotent: spec.idempotent,
             always_after,
@@ -413,6 +417,13 @@ fn probe(spec: &StepSpec, check: &CheckSpec) -> Result<Action, PlanError> {
         return Err(wrong(spec, "`within` must be more than 0 and at most 7d"));
     }
     Ok(Action::Check { probe, within })
+}
+
+fn backoff(spec: &StepSpec) -> Result<Duration, PlanError> {
+    match spec.backoff {
+        Some(backoff) if backoff > TIMEOUT_MAX => Err(wrong(spec, "`backoff` is at most 7d")),
+        given => Ok(given.unwrap_or(BACKOFF)),
+    }
 }
 
 fn timeout(spec: &StepSpec, action: &Action) -> Result<Duration, PlanError> {

@@ -115,6 +115,10 @@ pub enum Change {
         /// Which node.
         node: NodeId,
     },
+    /// An operator paused the deployment: nothing starts, and nothing is fetched, until it is resumed.
+    Paused,
+    /// An operator resumed it.
+    Resumed,
     /// An operator released the gate.
     Released,
     /// The release gate opened (GATE).
@@ -146,7 +150,17 @@ pub enum Change {
         /// Why.
         why: Exclusion,
     },
-    /// Nothing more is started but `always_after` scripts. What runs is let finish, unless the end is a cancel.
+    /// A node is away for so long that the others go on; it catches up when it is back.
+    Behind {
+        /// Which node.
+        node: NodeId,
+    },
+    /// A node has run what it missed, and goes on with the others.
+    CaughtUp {
+        /// Which node.
+        node: NodeId,
+    },
+    /// Nothing more is started but steps `on: always` and `always_after` scripts. What runs is let finish, unless the end is a cancel.
     Closing {
         /// How the deployment is going to end.
         end: End,
@@ -168,6 +182,8 @@ pub enum Exclusion {
     Straggler,
     /// An operator said so.
     Operator,
+    /// It was not connected for longer than `offline` allows.
+    Offline,
     /// A step failed on it for good, and its wave's failure budget had room for that.
     Failed,
 }

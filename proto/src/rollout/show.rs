@@ -14,6 +14,7 @@ use super::view::{
 };
 use crate::id::{LaneIndex, Name, NodeId, WaveIndex};
 use crate::manifest::{On, Phase, StepRef};
+use crate::time::Time;
 
 /// All that a person is shown.
 pub(super) fn view(sight: &Sight<'_>) -> View {
@@ -60,14 +61,14 @@ fn state(sight: &Sight<'_>, waiting: &[Waiting]) -> State {
         None if sight.state.closing.is_some() => return State::Running,
         None => {}
     }
-    if sight.asking().next().is_some() {
+    if sight.is_paused() || sight.asking().next().is_some() {
         return State::Paused;
     }
     let acquires = |(id, node): (NodeId, &Node)| node.failed().is_none() && sight.is_online(Actor::Node(id));
     let acquiring = sight.state.times.acquire_began.is_some() && sight.stragglers().any(acquires);
     let running = sight.state.flying().any(|(_, actor, _)| sight.is_online(actor));
-    let baking = waiting.iter().any(|waiting| matches!(waiting, Waiting::Bake { .. }));
-    if baking || waiting.is_empty() || acquiring || running { State::Running } else { State::Blocked }
+    let timed = waiting.iter().any(|waiting| matches!(waiting, Waiting::Bake { .. } | Waiting::Retry { .. }));
+    if timed || waiting.is_empty() || acquiring || running { State::Running } else { State::Blocked }
 }
 
 fn count(nodes: usize) -> u32 {
@@ -120,7 +121,8 @@ fn waiting(sight: &Sight<'_>) -> Vec<Waiting> {
     if state.finished.is_some() {
         return Vec::new();
     }
-    let mut waiting: Vec<Waiting> = sight.asking().filter_map(|(step, actor, run)| answer(step, actor, run)).collect();
+    let mut waiting: Vec<Waiting> = sight.is_paused().then_some(Waiting::Resume).into_iter().collect();
+    waiting.extend(sight.asking().filter_map(|(step, actor, run)| answer(step, actor, run)));
     waiting.extend(sight.without_package().filter_map(|(node, held)| {
         let (package, cause) = held.failed()?;
         Some(Waiting::Package { node, package, cause: cause.to_owned() })
@@ -129,13 +131,21 @@ fn waiting(sight: &Sight<'_>) -> Vec<Waiting> {
         waiting.push(Waiting::Release);
     }
     waiting.extend(sight.waiting_wave().map(|wave| at_wave_gate(sight, wave)));
+    waiting.extend(sight.retrying().map(|(step, actor, run, at)| Waiting::Retry {
+        actor,
+        step,
+        attempts: run.attempt,
+        left_ms: left_ms(sight, at),
+    }));
     let acquiring = state.times.acquire_began.is_some() && state.closing.is_none();
     let acquirers = || sight.stragglers().filter(|(_, node)| acquiring && node.failed().is_none());
     let busy = acquirers().map(|(id, _)| Actor::Node(id)).chain(state.flying().map(|(_, actor, _)| actor));
+    let busy = busy.chain(yet_to_start(sight));
     let mut away: Vec<NodeId> = busy.filter(|actor| !sight.is_online(*actor)).filter_map(Actor::node).collect();
     away.sort_unstable();
     away.dedup();
     waiting.extend(away.into_iter().map(|node| Waiting::Offline { node }));
+    waiting.extend(state.behind_nodes().map(|(node, _)| Waiting::CatchingUp { node }));
     waiting.extend(empty_sites(sight));
     let nodes = count(acquirers().count());
     waiting.extend((nodes > 0).then_some(Waiting::Acquiring { nodes }));
@@ -150,31 +160,46 @@ fn at_wave_gate(sight: &Sight<'_>, wave: WaveIndex) -> Waiting {
     if tally.is_short() {
         return Waiting::Promote { wave, succeeded: count(tally.sound), needed: count(tally.needed) };
     }
-    let left_ms = u64::try_from(sight.baked_at(wave).since(sight.now).as_millis()).unwrap_or(u64::MAX);
-    Waiting::Bake { wave, left_ms }
+    Waiting::Bake { wave, left_ms: left_ms(sight, sight.baked_at(wave)) }
+}
+
+fn left_ms(sight: &Sight<'_>, until: Time) -> u64 {
+    u64::try_from(until.since(sight.now).as_millis()).unwrap_or(u64::MAX)
 }
 
 fn answer(step: StepRef, actor: Actor, run: &Run) -> Option<Waiting> {
     Some(Waiting::Answer { actor, step, attempt: run.attempt, outcome: run.outcome.clone()? })
 }
 
-/// Sites that have no node to run a step whose turn it is.
-fn empty_sites(sight: &Sight<'_>) -> Vec<Waiting> {
-    let going = sight.state.closing.is_none();
-    let before = sight.state.opened.filter(|_| sight.state.times.acquire_began.is_none()).map(|step| (step, None));
-    let lanes = sight.state.lanes.iter().zip(0..).filter_map(|(lane, index)| match lane.stand {
+/// Steps whose turn it is, each in a lane or everywhere.
+fn turns<'a>(sight: &Sight<'a>) -> impl Iterator<Item = (StepRef, Option<LaneIndex>)> + use<'a> {
+    let state = sight.state;
+    let before = state.opened.filter(|_| state.times.acquire_began.is_none()).map(|step| (step, None));
+    let lanes = state.lanes.iter().zip(0..).filter_map(|(lane, index)| match lane.stand {
         LaneStand::At(step) => Some((StepRef { phase: Phase::Steps, index: step }, Some(LaneIndex(index)))),
         LaneStand::Pending | LaneStand::Over => None,
     });
-    let turns = before.into_iter().chain(lanes).filter(|_| going);
+    before.into_iter().chain(lanes).filter(|_| state.closing.is_none())
+}
+
+/// Nodes that a step whose turn it is was not ordered on.
+fn yet_to_start<'a>(sight: &Sight<'a>) -> impl Iterator<Item = Actor> + use<'a> {
+    let sight = *sight;
+    let on_node = move |step: StepRef| sight.manifest.step(step).is_some_and(|step| step.on == On::Node);
+    turns(&sight).filter(move |(step, _)| on_node(*step)).flat_map(move |(step, lane)| {
+        let actors = sight.live_in(lane).map(|(id, _)| Actor::Node(id));
+        actors.filter(move |actor| !sight.state.runs.contains_key(&(step, *actor)))
+    })
+}
+
+/// Sites that have no node to run a step whose turn it is.
+fn empty_sites(sight: &Sight<'_>) -> Vec<Waiting> {
     let on_site = |step: StepRef| sight.manifest.step(step).is_some_and(|step| step.on == On::Site);
-    turns
-        .filter(|(step, _)| on_site(*step))
-        .flat_map(|(step, lane)| {
-            let empty = Places::without_node(sight, step, lane).into_iter();
-            empty.map(move |site| Waiting::Site { site: site.clone(), step })
-        })
-        .collect()
+    let empty = turns(sight).filter(|(step, _)| on_site(*step)).flat_map(|(step, lane)| {
+        let sites = Places::without_node(sight, step, lane).into_iter();
+        sites.map(move |site| Waiting::Site { site: site.clone(), step })
+    });
+    empty.collect()
 }
 
 fn node_view(sight: &Sight<'_>, id: NodeId, node: &Node) -> Option<NodeView> {
@@ -195,10 +220,14 @@ fn node_view(sight: &Sight<'_>, id: NodeId, node: &Node) -> Option<NodeView> {
 
 /// An actor's steps: those that it runs in any case, and those that it was chosen for.
 fn steps_of(sight: &Sight<'_>, actor: Actor) -> Vec<StepView> {
-    let own = if actor == Actor::Coordinator { On::Coordinator } else { On::Node };
     let shown = |step: StepRef| {
         let run = sight.state.runs.get(&(step, actor));
         let details = sight.manifest.step(step)?;
+        let own = match (actor, step.phase) {
+            (Actor::Coordinator, _) => On::Coordinator,
+            (Actor::Node(_), Phase::Always) => On::Always,
+            (Actor::Node(_), _) => On::Node,
+        };
         let expected = details.on == own && (step.phase != Phase::After || details.always_after.is_some());
         (run.is_some() || expected).then(|| step_view(sight, step, actor, details.name.clone(), run))
     };
@@ -208,7 +237,7 @@ fn steps_of(sight: &Sight<'_>, actor: Actor) -> Vec<StepView> {
 fn step_view(sight: &Sight<'_>, step: StepRef, actor: Actor, name: Name, run: Option<&Run>) -> StepView {
     let never = sight.state.finished.is_some()
         || !sight.state.is_live(actor)
-        || (sight.state.closing.is_some() && step.phase != Phase::After);
+        || (sight.state.closing.is_some() && !step.phase.is_last());
     StepView {
         step,
         name,

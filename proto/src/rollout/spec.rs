@@ -40,6 +40,30 @@ pub struct DeploymentSpec {
     /// In which order the target nodes go through `steps`; all at once if none are given.
     #[serde(default)]
     pub waves: Vec<WaveSpec>,
+    /// What becomes of target nodes that are not connected.
+    #[serde(default)]
+    pub offline: OfflineSpec,
+    /// With another than `offline: wait`: after how long away.
+    #[serde(default, deserialize_with = "deserialize_duration_option")]
+    pub offline_after: Option<Duration>,
+    /// With `offline: catch_up`: how long they may be away before they are excluded; 24 h if not given.
+    #[serde(default, deserialize_with = "deserialize_duration_option")]
+    pub offline_until: Option<Duration>,
+}
+
+/// What becomes of target nodes that are not connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OfflineSpec {
+    /// They are waited for.
+    #[default]
+    Wait,
+    /// They are excluded.
+    Skip,
+    /// The deployment fails.
+    Fail,
+    /// The others go on; one that returns runs what it missed.
+    CatchUp,
 }
 
 /// Where a package comes from: `feed` with `id` and perhaps `version`, or `url`; with either, `blake3` may say which
@@ -165,14 +189,30 @@ pub struct StepSpec {
     /// How often it is tried again after a failure.
     #[serde(default)]
     pub retries: u32,
+    /// How long it waits before it is tried again the first time; doubled for each attempt more. 1 s if not given.
+    #[serde(default, deserialize_with = "deserialize_duration_option")]
+    pub backoff: Option<Duration>,
     /// What happens when it has failed for good.
     #[serde(default)]
     pub on_failure: OnFailure,
     /// Whether it may run again after an outcome that nobody saw.
     #[serde(default)]
     pub idempotent: bool,
+    /// In `steps`: on how many nodes of a wave it runs at a time, `3` or `25%`; on all if not given.
+    #[serde(default, deserialize_with = "deserialize_share_option")]
+    pub window: Option<Share>,
+    /// In `steps`, `sync: barrier`: all nodes of a wave start it together, once all can.
+    pub sync: Option<SyncSpec>,
     /// In `before_acquire`: a script that runs at the deployment's end, whatever it was.
     pub always_after: Option<String>,
+}
+
+/// How the starts of a step on the nodes of a wave hang together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncSpec {
+    /// None starts before all can.
+    Barrier,
 }
 
 /// Target nodes that go through all steps before the next wave begins.
@@ -234,7 +274,22 @@ pub fn known_keys(part: &str) -> Option<&'static [&'static str]> {
 }
 
 const PARTS: &[(&str, &[&str])] = &[
-    ("deployment", &["name", "release", "packages", "targets", "acquire", "before_acquire", "steps", "waves"]),
+    (
+        "deployment",
+        &[
+            "name",
+            "release",
+            "packages",
+            "targets",
+            "acquire",
+            "before_acquire",
+            "steps",
+            "waves",
+            "offline",
+            "offline_after",
+            "offline_until",
+        ],
+    ),
     ("package", &["feed", "id", "version", "url", "blake3"]),
     ("target", &["select", "packages"]),
     ("acquire", &["source", "swarm", "quorum", "stragglers", "after", "gate"]),
@@ -250,8 +305,11 @@ const PARTS: &[(&str, &[&str])] = &[
             "check",
             "timeout",
             "retries",
+            "backoff",
             "on_failure",
             "idempotent",
+            "window",
+            "sync",
             "always_after",
         ],
     ),

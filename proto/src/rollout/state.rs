@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::course::Course;
-use super::input::{Actor, StepOutcome};
+use super::input::{Actor, Failure, StepOutcome};
 use super::record::{Change, End, Exclusion, Outcome};
 use super::view::{PackageState, Times};
 use crate::id::{Generation, LaneIndex, NodeId, PackageIndex, StepIndex, WaveIndex};
@@ -28,6 +28,7 @@ pub(super) struct State {
     /// The lanes of all waves, as in the course.
     pub(super) lanes: Vec<Lane>,
     pub(super) waves: Vec<Wave>,
+    pub(super) paused: bool,
     pub(super) released: bool,
     pub(super) closing: Option<End>,
     /// Whether what still runs is killed.
@@ -35,8 +36,10 @@ pub(super) struct State {
     pub(super) finished: Option<Outcome>,
     pub(super) generation: Generation,
     pub(super) times: Times,
-    /// Nodes that are not excluded.
+    /// Nodes that the deployment waits for.
     pub(super) live: usize,
+    /// Nodes that are to catch up.
+    pub(super) behind: usize,
     /// Those of them that hold all their packages.
     pub(super) ready: usize,
     /// Runs in flight.
@@ -48,6 +51,8 @@ pub(super) struct State {
 pub(super) struct Node {
     pub(super) packages: BTreeMap<PackageIndex, PackageState>,
     pub(super) excluded: Option<Exclusion>,
+    /// Whether the others go on without it until it is back and has run what it missed.
+    pub(super) behind: bool,
     lane: LaneIndex,
     wave: WaveIndex,
 }
@@ -85,6 +90,8 @@ pub(super) struct Wave {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Run {
     pub(super) attempt: u32,
+    /// How many attempts before it ended with the exit code that says to try again.
+    pub(super) tempfails: u32,
     pub(super) stand: Stand,
     pub(super) outcome: Option<StepOutcome>,
     pub(super) ordered: WallTime,
@@ -113,6 +120,11 @@ impl Node {
         self.excluded.is_none()
     }
 
+    /// Whether the others wait for it.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.is_live() && !self.behind
+    }
+
     /// Whether it holds all its packages.
     pub(super) fn is_ready(&self) -> bool {
         self.packages.values().all(|state| matches!(state, PackageState::Acquired { .. }))
@@ -131,6 +143,11 @@ impl Run {
     /// Whether its outcome is awaited.
     pub(super) fn in_flight(&self) -> bool {
         matches!(self.stand, Stand::Ordered | Stand::Started)
+    }
+
+    /// Whether it ended with the exit code that says to try again: EX_TEMPFAIL of sysexits.h.
+    pub(super) fn is_tempfail(&self) -> bool {
+        self.outcome == Some(StepOutcome::Failed(Failure::Exit(75)))
     }
 
     /// Whether something has to become of it.
@@ -153,11 +170,12 @@ impl State {
         let node = |id| {
             let packages = manifest.packages_of(id).map(|(package, _)| (package, PackageState::Missing));
             let (lane, wave) = (course.lane_of(id), course.wave_of(id));
-            (id, Node { packages: packages.collect(), excluded: None, lane, wave })
+            (id, Node { packages: packages.collect(), excluded: None, behind: false, lane, wave })
         };
         let nodes: BTreeMap<NodeId, Node> = manifest.targets().into_iter().map(node).collect();
         Self {
             live: nodes.len(),
+            behind: 0,
             ready: nodes.values().filter(|node| node.is_ready()).count(),
             nodes,
             runs: BTreeMap::new(),
@@ -165,6 +183,7 @@ impl State {
             opened: None,
             lanes: vec![Lane::default(); course.lanes.len()],
             waves: vec![Wave::default(); course.waves.len()],
+            paused: false,
             released: false,
             closing: None,
             killing: false,
@@ -198,6 +217,16 @@ impl State {
     /// Whether an actor takes part: the coordinator always does.
     pub(super) fn is_live(&self, actor: Actor) -> bool {
         actor.node().is_none_or(|node| self.nodes.get(&node).is_some_and(Node::is_live))
+    }
+
+    /// Nodes that the deployment waits for.
+    pub(super) fn awaited_nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.live_nodes().filter(|(_, node)| !node.behind)
+    }
+
+    /// Nodes that are to catch up.
+    pub(super) fn behind_nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.live_nodes().filter(|(_, node)| self.behind > 0 && node.behind)
     }
 
     /// Nodes that take part.
@@ -235,6 +264,8 @@ impl State {
                 self.hold(*node, *package, PackageState::Failed { cause: cause.clone() });
             }
             Change::AcquireRetried { node } => self.retry_packages(*node),
+            Change::Paused => self.paused = true,
+            Change::Resumed => self.paused = false,
             Change::Released => self.released = true,
             Change::GateOpened => self.times.gate_opened = Some(at),
             Change::LaneEnded { lane } => self.stand(*lane, LaneStand::Over),
@@ -242,6 +273,8 @@ impl State {
             Change::WaveEnded { wave } => self.update_wave(*wave, |wave| wave.ended = true),
             Change::Promoted { wave } => self.update_wave(*wave, |wave| wave.promoted = true),
             Change::Excluded { node, why } => self.exclude(*node, *why),
+            Change::Behind { node } => self.set_behind(*node, true),
+            Change::CaughtUp { node } => self.set_behind(*node, false),
             Change::Closing { end } => {
                 self.killing |= *end == End::Cancel;
                 self.closing = Some(end.clone());
@@ -252,12 +285,14 @@ impl State {
             }
         }
         if changes_orders(change) {
-            self.generation = Generation(self.generation.0.saturating_add(1));
+            self.generation = self.generation.next();
         }
     }
 
     fn order(&mut self, step: StepRef, actor: Actor, attempt: u32, at: WallTime) {
-        let run = Run { attempt, stand: Stand::Ordered, outcome: None, ordered: at, started: None, ended: None };
+        let tempfails = self.runs.get(&(step, actor)).map_or(0, |run| run.tempfails + u32::from(run.is_tempfail()));
+        let (outcome, started, ended) = (None, None, None);
+        let run = Run { attempt, tempfails, stand: Stand::Ordered, outcome, ordered: at, started, ended };
         let before = self.runs.insert((step, actor), run);
         self.troubled.remove(&(step, actor));
         if !before.is_some_and(|run| run.in_flight()) {
@@ -284,6 +319,7 @@ impl State {
     fn count_in_flight(&mut self, step: StepRef, actor: Actor, count: impl Fn(usize) -> usize) {
         self.in_flight = count(self.in_flight);
         let node = actor.node().and_then(|node| self.nodes.get(&node)).filter(|_| step.phase == Phase::Steps);
+        let node = node.filter(|node| !node.behind);
         if let Some(lane) = node.and_then(|node| self.lanes.get_mut(node.lane.index())) {
             lane.in_flight = count(lane.in_flight);
         }
@@ -308,7 +344,7 @@ impl State {
             return;
         }
         *slot = state;
-        self.ready += usize::from(node.is_live() && node.is_ready());
+        self.ready += usize::from(node.is_awaited() && node.is_ready());
     }
 
     fn retry_packages(&mut self, node: NodeId) {
@@ -318,11 +354,35 @@ impl State {
         }
     }
 
+    fn set_behind(&mut self, node: NodeId, behind: bool) {
+        let Some(known) = self.nodes.get_mut(&node).filter(|node| node.is_live() && node.behind != behind) else {
+            return;
+        };
+        known.behind = behind;
+        let (lane, ready) = (known.lane, usize::from(known.is_ready()));
+        // Its lane does not wait for what it runs.
+        let flying = self.flying().filter(|(step, actor, _)| step.phase == Phase::Steps && *actor == Actor::Node(node));
+        let flying = flying.count();
+        let Some(lane) = self.lanes.get_mut(lane.index()) else { return };
+        if behind {
+            (self.live, self.ready, self.behind) = (self.live - 1, self.ready - ready, self.behind + 1);
+            lane.in_flight -= flying;
+        } else {
+            (self.live, self.ready, self.behind) = (self.live + 1, self.ready + ready, self.behind - 1);
+            lane.in_flight += flying;
+        }
+    }
+
     fn exclude(&mut self, node: NodeId, why: Exclusion) {
         let Some(known) = self.nodes.get_mut(&node).filter(|node| node.is_live()) else { return };
+        // What it still runs stays uncounted in its lane.
+        if known.behind {
+            self.behind -= 1;
+        } else {
+            self.live -= 1;
+            self.ready -= usize::from(known.is_ready());
+        }
         known.excluded = Some(why);
-        self.live -= 1;
-        self.ready -= usize::from(known.is_ready());
         let wave = known.wave;
         self.troubled.retain(|(_, actor)| *actor != Actor::Node(node));
         if why == Exclusion::Failed {
@@ -339,8 +399,12 @@ fn changes_orders(change: &Change) -> bool {
         | Change::AcquireBegan
         | Change::AcquireRetried { .. }
         | Change::Excluded { .. }
+        | Change::Behind { .. }
+        | Change::CaughtUp { .. }
         | Change::Closing { .. }
         | Change::Killing
+        | Change::Paused
+        | Change::Resumed
         | Change::Finished { .. } => true,
         Change::StepOpened { .. }
         | Change::Started { .. }

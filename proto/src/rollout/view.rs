@@ -65,7 +65,7 @@ pub enum Stage {
 pub enum State {
     /// Something goes on.
     Running,
-    /// A failed step waits for an operator's answer.
+    /// An operator paused it, or a failed step waits for an operator's answer.
     Paused,
     /// It goes on only when an operator acts or a node comes back.
     Blocked,
@@ -132,6 +132,8 @@ pub enum WaveState {
 /// What a deployment waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Waiting {
+    /// An operator's `shoal resume`.
+    Resume,
     /// An operator's answer to a failed step: retry, ignore, exclude or fail.
     Answer {
         /// Who ran it.
@@ -169,6 +171,22 @@ pub enum Waiting {
         succeeded: u32,
         /// How many it takes.
         needed: u32,
+    },
+    /// The moment at which a step that failed is tried again.
+    Retry {
+        /// Who ran it.
+        actor: Actor,
+        /// Which step.
+        step: StepRef,
+        /// How often it was tried.
+        attempts: u32,
+        /// How much longer, in milliseconds.
+        left_ms: u64,
+    },
+    /// A node that was away and has to catch up.
+    CatchingUp {
+        /// Which node.
+        node: NodeId,
     },
     /// A node that has something to do and is not connected.
     Offline {

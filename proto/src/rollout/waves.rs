@@ -1,4 +1,4 @@
-//! From the `waves` of a deployment file to those of a manifest: which target nodes go through the steps when.
+//! From the `waves` of a deployment file, and the windows of its steps, to those of a manifest: which target nodes go through the steps when.
 //!
 //! Waves take nodes in the order of the file, each from what those before it left, and within a wave in the order of the
 //! nodes' names: the same file and mesh give the same waves. Percentages are of all target nodes that a wave's `select`
@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::plan::{NodeFacts, PlanError, traits};
+use super::plan::{NodeFacts, PlanError, traits, wrong as step_error};
 use super::select::Selector;
-use super::spec::WaveSpec;
+use super::spec::{DeploymentSpec, OfflineSpec, StepSpec, SyncSpec, WaveSpec};
 use crate::id::{Name, NodeId, TargetIndex};
-use crate::limits::TIMEOUT_MAX;
-use crate::manifest::{Group, Quorum, Share, Wave};
+use crate::limits::{CATCH_UP_UNTIL, TIMEOUT_MAX};
+use crate::manifest::{Group, Offline, On, OnFailure, Pace, Quorum, Share, Wave};
 
 /// The waves that `specs` mean for the target nodes of `groups`; none if the file has none.
 pub(super) fn resolve(specs: &[WaveSpec], nodes: &[NodeFacts], groups: &[Group]) -> Result<Vec<Wave>, PlanError> {
@@ -76,6 +76,61 @@ fn wave(spec: &WaveSpec, lanes: Vec<Vec<TargetIndex>>) -> Wave {
 }
 
 const NONE: Share = Share::Count(0);
+
+/// What becomes of target nodes that are away.
+pub(super) fn offline(spec: &DeploymentSpec) -> Result<Offline, PlanError> {
+    let error = |cause: &str| Err(PlanError::File(cause.to_owned()));
+    if spec.offline != OfflineSpec::CatchUp && spec.offline_until.is_some() {
+        return error("`offline_until` is for `offline: catch_up`: add that, or remove it");
+    }
+    match (spec.offline, spec.offline_after) {
+        (OfflineSpec::Wait, None) => Ok(Offline::Wait),
+        (OfflineSpec::Wait, Some(_)) => error("`offline_after` says when, but `offline: wait` is for ever: remove one"),
+        (_, None) => error("`offline` needs to know when: add `offline_after`, for instance `offline_after: 10m`"),
+        (OfflineSpec::Skip, Some(after)) => Ok(Offline::SkipAfter(after)),
+        (OfflineSpec::Fail, Some(after)) => Ok(Offline::FailAfter(after)),
+        (OfflineSpec::CatchUp, Some(after)) => {
+            let until = spec.offline_until.unwrap_or(CATCH_UP_UNTIL.max(after));
+            if until < after {
+                return error("`offline_until` is before `offline_after`: raise it, or remove it");
+            }
+            Ok(Offline::CatchUp { after, until })
+        }
+    }
+}
+
+/// What a step `on: always` may be: it is tried once at the end, whether or not its node has packages.
+pub(super) fn check_always(spec: &StepSpec, before: bool) -> Result<(), PlanError> {
+    if spec.on != On::Always {
+        return Ok(());
+    }
+    if before {
+        return Err(step_error(
+            spec,
+            "`on: always` is for `steps`: move the step there, or give another `always_after`",
+        ));
+    }
+    if spec.unpack.is_some() || spec.retries > 0 || spec.on_failure != OnFailure::default() {
+        let cause =
+            "a step `on: always` is tried once, also without packages: remove `unpack`, `retries` and `on_failure`";
+        return Err(step_error(spec, cause));
+    }
+    Ok(())
+}
+
+/// On how many nodes a step runs at a time.
+pub(super) fn pace(spec: &StepSpec, before: bool) -> Result<Pace, PlanError> {
+    let cause = match (spec.window, spec.sync) {
+        (None, None) => return Ok(Pace::Each),
+        _ if before => "`window` and `sync` are for `steps`: move the step there, or remove them",
+        _ if spec.on != On::Node => "`window` and `sync` are for steps on every node: remove them, or `on`",
+        (Some(_), Some(_)) => "`window` has nodes start one after another, `sync: barrier` together: remove one",
+        (Some(window), None) if window.is_none() => "`window` of no node: write at least `1`",
+        (Some(window), None) => return Ok(Pace::Window(window)),
+        (None, Some(SyncSpec::Barrier)) => return Ok(Pace::Together),
+    };
+    Err(step_error(spec, cause))
+}
 
 /// Target nodes, by site and name.
 struct Targets<'a> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_proto::coordinator::Record;
 use shoal_proto::id::{DeploymentId, Name, NodeId, StepIndex};
-use shoal_proto::manifest::{Manifest, On, Phase, StepRef};
+use shoal_proto::manifest::{Manifest, On, Pace, Phase, StepRef};
 use shoal_proto::rollout::{Actor, Change, Outcome, StepOutcome};
 use shoal_proto::time::WallTime;
 use shoal_proto::wire::StepRun;
@@ -27,6 +27,9 @@ struct Deployment {
     waves: Waves,
     runs: BTreeMap<(StepRef, Actor), Run>,
     excluded: BTreeSet<NodeId>,
+    /// Nodes that are away, and that the others do not wait for.
+    behind: BTreeSet<NodeId>,
+    paused: bool,
     began: bool,
     gate_open: bool,
     closing: bool,
@@ -58,6 +61,8 @@ impl Gate {
                     sites: created.sites.clone(),
                     runs: BTreeMap::new(),
                     excluded: BTreeSet::new(),
+                    behind: BTreeSet::new(),
+                    paused: false,
                     began: false,
                     gate_open: false,
                     closing: false,
@@ -92,6 +97,7 @@ impl Gate {
                 for actor in actors {
                     runs.insert((*step, *actor), Run { attempt: *attempt, stand: Stand::Ordered });
                 }
+                deployment.paced(*step, *attempt, actors)?;
             }
             Change::Ended { actor, step, attempt, outcome } => {
                 let run = runs.get_mut(&(*step, *actor)).filter(|run| run.attempt == *attempt);
@@ -101,6 +107,10 @@ impl Gate {
             }
             Change::Accepted { actor, step } => set(runs, *step, *actor, Stand::Done),
             Change::Abandoned { actor, step } => set(runs, *step, *actor, Stand::Abandoned),
+            Change::Paused => deployment.paused = true,
+            Change::Resumed => deployment.paused = false,
+            Change::Behind { node } => drop(deployment.behind.insert(*node)),
+            Change::CaughtUp { node } => drop(deployment.behind.remove(node)),
             Change::AcquireBegan => deployment.began = true,
             Change::GateOpened => deployment.gate_open = true,
             Change::Excluded { node, .. } => drop(deployment.excluded.insert(*node)),
@@ -153,7 +163,7 @@ impl Gate {
         let open = match phase {
             Phase::Before => !deployment.began,
             Phase::Steps => deployment.gate_open,
-            Phase::After => deployment.closing,
+            Phase::Always | Phase::After => deployment.closing,
         };
         if !open {
             return Err(format!("{actor:?} starts {run:?} outside of its stage"));
@@ -163,7 +173,7 @@ impl Gate {
             let through = |lane: &BTreeSet<NodeId>| self.through(run.deployment, lane).is_ok();
             deployment.waves.started(actor, begun, through)?;
         }
-        let before = index.index().checked_sub(1).filter(|_| phase != Phase::After).map(|before| step(phase, before));
+        let before = index.index().checked_sub(1).filter(|_| !phase.is_last()).map(|before| step(phase, before));
         match (before, phase, actor) {
             (None, ..) => Ok(()),
             // Once for all lanes, when the first that comes to it is there.
@@ -174,7 +184,10 @@ impl Gate {
                 if first.is_err() && verdicts.any(|verdict| verdict.is_ok()) { Ok(()) } else { first }
             }
             (Some(before), ..) => {
-                let lane = deployment.waves.lane_of(actor).filter(|_| phase == Phase::Steps);
+                // Who catches up waits for nobody.
+                let alone =
+                    actor.node().filter(|node| deployment.behind.contains(node)).map(|node| BTreeSet::from([node]));
+                let lane = alone.as_ref().or(deployment.waves.lane_of(actor)).filter(|_| phase == Phase::Steps);
                 self.done(run.deployment, before, lane)
             }
         }
@@ -194,8 +207,8 @@ impl Gate {
     fn done(&self, id: DeploymentId, step: StepRef, lane: Option<&BTreeSet<NodeId>>) -> Result<(), String> {
         let Some(deployment) = self.deployments.get(&id) else { return Ok(()) };
         let within = |node: &NodeId| lane.is_none_or(|lane| lane.contains(node));
-        let live =
-            |actor: &Actor| actor.node().is_none_or(|node| within(&node) && !deployment.excluded.contains(&node));
+        let alone = lane.is_some_and(|lane| lane.len() == 1);
+        let live = |actor: &Actor| actor.node().is_none_or(|node| within(&node) && deployment.awaits(node, alone));
         let stand = |actor: Actor| deployment.runs.get(&(step, actor)).map(|run| run.stand);
         if let Some((actor, _)) =
             self.running.iter().find(|(actor, run)| run.deployment == id && run.step == step && live(actor))
@@ -209,14 +222,14 @@ impl Gate {
             return Err(format!("{id} goes on from {step:?}, which is {:?} at {actor:?}", run.stand));
         }
         let on = deployment.manifest.step(step).map(|step| step.on);
-        let nodes = deployment.sites.keys().filter(|node| within(node) && !deployment.excluded.contains(*node));
+        let nodes = deployment.sites.keys().filter(|node| within(node) && deployment.awaits(**node, alone));
         let left = match on {
             Some(On::Node) => nodes.copied().find(|node| stand(Actor::Node(*node)).is_none()),
             Some(On::Site) => nodes.copied().find(|node| !deployment.ran_in(step, &deployment.sites[node])),
             Some(On::Coordinator) if stand(Actor::Coordinator).is_none() => {
                 return Err(format!("{id} goes on from {step:?}, which the coordinator never had"));
             }
-            Some(On::Coordinator) | None => None,
+            Some(On::Coordinator | On::Always) | None => None,
         };
         left.map_or(Ok(()), |node| Err(format!("{id} goes on from {step:?}, which {node:?} never had")))
     }
@@ -240,6 +253,36 @@ impl Gate {
 }
 
 impl Deployment {
+    /// Whether a node is waited for, or by itself.
+    fn awaits(&self, node: NodeId, alone: bool) -> bool {
+        !self.excluded.contains(&node) && (alone || !self.behind.contains(&node))
+    }
+
+    /// Attempts are ordered: never in a pause, and no more at a time than their step says.
+    fn paced(&self, step: StepRef, attempt: u32, actors: &[Actor]) -> Result<(), String> {
+        if self.paused && !self.closing {
+            return Err(format!("{step:?} is ordered in a pause"));
+        }
+        let pace = self.manifest.step(step).map_or(Pace::Each, |step| step.pace);
+        let of = actors.first().and_then(|actor| self.waves.lane_of(*actor));
+        let Some(lane) = of.filter(|_| step.phase == Phase::Steps && attempt == 1) else { return Ok(()) };
+        let nodes = || lane.iter().filter(|node| self.awaits(**node, false));
+        if actors.iter().filter_map(|actor| actor.node()).any(|node| self.behind.contains(&node)) {
+            return Ok(());
+        }
+        let run = |node: &NodeId| self.runs.get(&(step, Actor::Node(*node)));
+        let flying = nodes().filter(|node| run(node).is_some_and(|run| run.stand == Stand::Ordered)).count();
+        match pace {
+            Pace::Window(window) if flying > window.rounded_up(nodes().count()).max(1) => {
+                Err(format!("{step:?} runs on {flying} nodes at a time, and its window is {window}"))
+            }
+            Pace::Together if nodes().any(|node| run(node).is_none()) => {
+                Err(format!("{step:?} does not start on all nodes together"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a step was ordered on a node of a lane.
     fn begun(&self, lane: &BTreeSet<NodeId>) -> bool {
         let of_steps = self.runs.keys().filter(|(step, _)| step.phase == Phase::Steps);
@@ -268,7 +311,7 @@ mod tests {
 
     use shoal_proto::coordinator::Created;
     use shoal_proto::id::{TargetIndex, WaveIndex};
-    use shoal_proto::manifest::{Acquire, Action, Group, OnFailure, Quorum, Share, Signed, Source, Step, Wave};
+    use shoal_proto::manifest::{Acquire, Action, Group, OnFailure, Pace, Quorum, Share, Signed, Source, Step, Wave};
     use shoal_proto::rollout::{Exclusion, Options, Record as RolloutRecord};
     use shoal_proto::time::WallTime;
 
@@ -289,9 +332,11 @@ mod tests {
             action: Action::Script { run: "true".to_owned() },
             timeout: Duration::from_secs(1),
             retries: 0,
+            backoff: Duration::ZERO,
             on_failure: OnFailure::Pause,
             idempotent: false,
             always_after: None,
+            pace: Pace::Each,
         }
     }
 
@@ -309,6 +354,7 @@ mod tests {
             before_acquire: Vec::new(),
             steps: vec![script("one"), script("two")],
             waves: Vec::new(),
+            offline: shoal_proto::manifest::Offline::Wait,
         };
         let created = Created {
             signed: Signed::seal(&manifest, |_| Vec::new()).unwrap(),

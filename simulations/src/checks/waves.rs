@@ -16,7 +16,7 @@ pub(crate) struct Waves {
     /// The nodes of each lane, of all waves.
     pub(crate) lanes: Vec<BTreeSet<NodeId>>,
     failed: BTreeSet<NodeId>,
-    /// Those that were excluded for another cause: they count for nothing.
+    /// Those that were excluded for another cause, or are away: they count for nothing.
     gone: BTreeSet<NodeId>,
 }
 
@@ -79,8 +79,12 @@ impl Waves {
                 Ok(())
             }
             Change::Excluded { node, why: Exclusion::Failed } => self.failed(*node, sites),
-            Change::Excluded { node, .. } => {
+            Change::Excluded { node, .. } | Change::Behind { node } => {
                 self.gone.insert(*node);
+                Ok(())
+            }
+            Change::CaughtUp { node } => {
+                self.gone.remove(node);
                 Ok(())
             }
             _ => Ok(()),

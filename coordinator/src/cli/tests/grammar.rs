@@ -129,6 +129,9 @@ fn the_grammar_is_sound_and_its_help_is_stable() {
       status       How a deployment stands
       watch        Follow a deployment until it ends
       logs         What a deployment's steps wrote
+      pause        Pause a deployment: nothing starts and nothing is fetched; steps that run are let
+                   finish
+      resume       Go on after a pause
       release      Open a manual gate
       promote      Begin the next wave: before the bake is over, or although too few nodes came through
       cancel       End a deployment; steps that run are killed

@@ -1,7 +1,7 @@
 //! Deployment files, planned.
 
 use super::*;
-use crate::manifest::{Probe, Quorum, Stragglers};
+use crate::manifest::{Offline, Probe, Quorum, Stragglers};
 use crate::rollout::plan::{NodeFacts, resolve, sites};
 use crate::rollout::spec::DeploymentSpec;
 
@@ -121,6 +121,12 @@ fn wrong_steps_are_named() {
         (r#""unpack": "web", "to": "/""#, "`to: /` is no absolute path"),
         (r#""unpack": "web", "to": "/a", "keep": 0"#, "`keep: 0`: 1 to 100 releases can stay"),
         (r#""unpack": "web", "to": "/a", "on": "coordinator""#, "not to the coordinator"),
+        (r#""run": "x", "window": 0"#, "`window` of no node"),
+        (r#""run": "x", "window": "25%", "sync": "barrier""#, "`window` has nodes start one after another"),
+        (r#""run": "x", "window": 1, "on": "site""#, "`window` and `sync` are for steps on every node"),
+        (r#""run": "x", "window": 1, "on": "always""#, "`window` and `sync` are for steps on every node"),
+        (r#""run": "x", "retries": 1, "on": "always""#, "a step `on: always` is tried once"),
+        (r#""run": "x", "backoff": "8d""#, "`backoff` is at most 7d"),
         (r#""check": {}"#, "`check` needs exactly one of `http` and `tcp`"),
         (r#""check": {"http": "http://a", "tcp": "a:1"}"#, "`check` needs exactly one of `http` and `tcp`"),
         (r#""check": {"http": "localhost"}"#, "`http: localhost` is no URL"),
@@ -141,6 +147,31 @@ fn wrong_steps_are_named() {
     let twice = r#"{"name": "it", "run": "x"}"#;
     let error = file(TARGETS, "", twice, twice).unwrap_err();
     assert!(error.contains("step `it`: there are two steps of this name"), "{error}");
+}
+
+#[test]
+fn what_becomes_of_nodes_that_are_away_is_read() {
+    let offline = |text: &str| {
+        let file = format!(r#"{{"name": "shop", "release": "1", "targets": [{{"select": "all"}}], {text}}}"#);
+        let spec: DeploymentSpec = serde_json::from_str(&file).unwrap();
+        let manifest = resolve(&spec, DeploymentId(4), node(0), &mesh(), &[]);
+        manifest.map(|manifest| manifest.offline).map_err(|error| error.to_string())
+    };
+    let (after, until) = (Duration::from_secs(600), Duration::from_secs(24 * 3600));
+    assert_eq!(offline(r#""offline": "wait""#), Ok(Offline::Wait));
+    assert_eq!(offline(r#""offline": "skip", "offline_after": "10m""#), Ok(Offline::SkipAfter(after)));
+    assert_eq!(offline(r#""offline": "fail", "offline_after": "10m""#), Ok(Offline::FailAfter(after)));
+    assert_eq!(offline(r#""offline": "catch_up", "offline_after": "10m""#), Ok(Offline::CatchUp { after, until }));
+    let table = [
+        (r#""offline": "skip""#, "add `offline_after`"),
+        (r#""offline_after": "10m""#, "`offline: wait` is for ever"),
+        (r#""offline": "skip", "offline_after": "10m", "offline_until": "1h""#, "is for `offline: catch_up`"),
+        (r#""offline": "catch_up", "offline_after": "10m", "offline_until": "1m""#, "is before `offline_after`"),
+    ];
+    for (text, wanted) in table {
+        let error = offline(text).unwrap_err();
+        assert!(error.contains(wanted), "{error}\n{wanted}");
+    }
 }
 
 #[test]
