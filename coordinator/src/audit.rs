@@ -1,22 +1,24 @@
-//! The audit log: one file of checksummed frames, only ever appended to. It is the truth of record of the coordinator.
+//! The audit log: one file of frames, only ever appended to, each linked to the one before it by its hash. It is the truth
+//! of record of the coordinator.
 //!
 //! Invariant: when [`AuditLog::append`] has returned a frame's number, the frame is on disk (ACKED-IS-KEPT) and frames
 //! are numbered from 1 without a gap. What a frame's payload means is left to [`crate::journal`].
 //!
 //! A process that is killed, or a machine that loses power, can leave at most one frame unfinished, at the end: it was
-//! answered to nobody, and is cut off. Bytes that are wrong with a whole frame behind them are damage, and no part of the
-//! file is then believed or changed. Damage to the very last frame looks like an unfinished one.
+//! answered to nobody, and is cut off. Bytes that are wrong with a whole frame behind them, and whole frames that do not
+//! follow each other, are damage, and no part of the file is then believed or changed. Damage to the very last frame looks
+//! like an unfinished one.
 //!
-//! | bytes | frame |
+//! | file | what it holds |
 //! | --- | --- |
-//! | 4 | length of the payload, little endian |
-//! | 8 | number of the frame, little endian |
-//! | 4 | first bytes of the BLAKE3 of the 12 before |
-//! | 16 | first bytes of the BLAKE3 of the payload |
-//! | … | payload |
+//! | `frame` | the bytes, and the chain that they make |
+//! | `verify` | whether a log is whole, without opening it; what a chain cannot show |
+
+mod frame;
+mod verify;
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -24,8 +26,9 @@ use std::time::{Duration, Instant};
 use shoal_proto::limits::{AUDIT_BYTES_MAX, RECORD_BYTES_MAX};
 use thiserror::Error;
 
-const MAGIC: &[u8; 16] = b"shoal audit v1\n\0";
-const HEADER_LEN: usize = 32;
+pub use frame::{Flaw, Head};
+use frame::{Frames, MAGIC, Next};
+pub use verify::{Broken, Cause, Verdict, verify};
 
 /// How long another process may hold the lock before it counts as one that runs.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
@@ -73,7 +76,9 @@ pub enum AuditError {
         path: PathBuf,
     },
     /// Wrong bytes with whole frames behind them.
-    #[error("the audit log {path} is damaged at byte {offset}, after frame {after}: restore it from a backup")]
+    #[error(
+        "the audit log {path} is damaged at byte {offset}, after entry {after}: `shoal audit verify --file` says how; restore it from a backup"
+    )]
     Damaged {
         /// The log.
         path: PathBuf,
@@ -105,7 +110,7 @@ pub struct AuditLog {
     path: PathBuf,
     file: File,
     len_bytes: u64,
-    last: u64,
+    head: Head,
     poisoned: bool,
 }
 
@@ -135,7 +140,7 @@ impl AuditLog {
             Err(TryLockError::WouldBlock) => return Err(AuditError::Locked { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(io("lock")(source)),
         }
-        let mut log = Self { path: path.to_owned(), file, len_bytes: 0, last: 0, poisoned: false };
+        let mut log = Self { path: path.to_owned(), file, len_bytes: 0, head: Head::START, poisoned: false };
         log.start().map_err(io("start"))?;
         log.check_magic()?;
         let end = log.scan(&mut each)?;
@@ -154,7 +159,17 @@ impl AuditLog {
 
     /// Number of the last frame; 0 in an empty log.
     pub fn last(&self) -> u64 {
-        self.last
+        self.head.number
+    }
+
+    /// The last frame, and the link that stands for all of the log.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// The file, and how many bytes of it are frames that were appended.
+    pub fn file(&self) -> (&Path, u64) {
+        (&self.path, self.len_bytes)
     }
 
     /// Appends one frame and waits until it is on disk; returns its number.
@@ -168,8 +183,8 @@ impl AuditLog {
         if payload.len() > RECORD_BYTES_MAX {
             return Err(AuditError::TooLarge { len: payload.len() });
         }
-        let number = self.last + 1;
-        let frame = [header(number, payload).as_slice(), payload].concat();
+        let header = frame::header(&self.head, payload);
+        let frame = [header.as_slice(), payload].concat();
         if self.len_bytes + frame.len() as u64 > AUDIT_BYTES_MAX {
             return Err(AuditError::Full { path: self.path.clone() });
         }
@@ -184,8 +199,8 @@ impl AuditLog {
             return Err(self.write_error(source));
         }
         self.len_bytes += frame.len() as u64;
-        self.last = number;
-        Ok(number)
+        self.head = frame::head(&header);
+        Ok(self.head.number)
     }
 
     fn write_error(&self, source: io::Error) -> AuditError {
@@ -228,38 +243,25 @@ impl AuditLog {
     /// Passes every whole frame to `each`; returns where the last one ends.
     fn scan(&mut self, each: &mut impl FnMut(Frame)) -> Result<u64, AuditError> {
         let io = |source| AuditError::Io { doing: "read", path: self.path.clone(), source };
-        let mut position = MAGIC.len() as u64;
-        let mut last = 0;
-        let mut reader = BufReader::with_capacity(1 << 20, &self.file);
-        while let Some(payload) = read_frame(&mut reader, last + 1).map_err(io)? {
-            position += (HEADER_LEN + payload.len()) as u64;
-            last += 1;
-            each((last, payload));
-        }
-        if position < self.len_bytes && self.frame_behind(position, last).map_err(io)? {
-            return Err(AuditError::Damaged { path: self.path.clone(), offset: position, after: last });
-        }
-        self.last = last;
-        Ok(position)
-    }
-
-    /// Whether a whole frame with a number over `last` starts anywhere behind `offset`: then what stands at `offset` is
-    /// no unfinished end. An unfinished end is at most one frame long, so that more bytes than that are damage too.
-    fn frame_behind(&self, offset: u64, last: u64) -> io::Result<bool> {
-        if self.len_bytes - offset > (HEADER_LEN + RECORD_BYTES_MAX) as u64 {
-            return Ok(true);
-        }
-        let mut rest = Vec::new();
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(offset))?;
-        file.read_to_end(&mut rest)?;
-        let is_frame = |at: usize| {
-            let (head, tail) = rest[at..].split_first_chunk::<HEADER_LEN>()?;
-            let (len, number) = parse_header(head)?;
-            let payload = tail.get(..len)?;
-            (number > last && payload_sum(payload) == head[16..]).then_some(())
+        let mut frames = Frames::new(&self.file);
+        let flaw = loop {
+            match frames.next().map_err(io)? {
+                Next::Frame(payload) => each((frames.head.number, payload)),
+                Next::End => break None,
+                Next::Flaw(flaw) => break Some(flaw),
+            }
         };
-        Ok((1..rest.len()).any(|at| is_frame(at).is_some()))
+        let (offset, after) = (frames.position, frames.head.number);
+        let damaged = match flaw {
+            None => false,
+            Some(Flaw::NotWhole) => verify::frame_behind(&self.path, offset, self.len_bytes, after)?,
+            Some(Flaw::Number { .. } | Flaw::Link) => true,
+        };
+        if damaged {
+            return Err(AuditError::Damaged { path: self.path.clone(), offset, after });
+        }
+        self.head = frames.head;
+        Ok(offset)
     }
 
     fn cut(&mut self, end: u64) -> io::Result<()> {
@@ -271,52 +273,6 @@ impl AuditLog {
             self.len_bytes = end;
         }
         Ok(())
-    }
-}
-
-fn header(number: u64, payload: &[u8]) -> [u8; HEADER_LEN] {
-    let mut header = [0; HEADER_LEN];
-    header[..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
-    header[4..12].copy_from_slice(&number.to_le_bytes());
-    let sum = blake3::hash(&header[..12]);
-    header[12..16].copy_from_slice(&sum.as_bytes()[..4]);
-    header[16..].copy_from_slice(&payload_sum(payload));
-    header
-}
-
-/// Length of the payload and number of the frame, if the header's own checksum holds.
-fn parse_header(header: &[u8; HEADER_LEN]) -> Option<(usize, u64)> {
-    let sum = blake3::hash(&header[..12]);
-    let len = u32::from_le_bytes(*header.first_chunk()?) as usize;
-    let number = u64::from_le_bytes(*header[4..].first_chunk()?);
-    (header[12..16] == sum.as_bytes()[..4] && len <= RECORD_BYTES_MAX).then_some((len, number))
-}
-
-fn payload_sum(payload: &[u8]) -> [u8; 16] {
-    let sum = blake3::hash(payload);
-    let mut first = [0; 16];
-    first.copy_from_slice(&sum.as_bytes()[..16]);
-    first
-}
-
-/// The payload of the frame that starts here, if it is whole and has the number `wanted`.
-fn read_frame(reader: &mut impl Read, wanted: u64) -> io::Result<Option<Vec<u8>>> {
-    let mut header = [0; HEADER_LEN];
-    if !read_whole(reader, &mut header)? {
-        return Ok(None);
-    }
-    let Some((len, number)) = parse_header(&header) else { return Ok(None) };
-    let mut payload = vec![0; len];
-    let whole = number == wanted && read_whole(reader, &mut payload)? && payload_sum(&payload) == header[16..];
-    Ok(whole.then_some(payload))
-}
-
-/// Fills `buffer`; false at the end of the file.
-fn read_whole(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
-    match reader.read_exact(buffer) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(error),
     }
 }
 
@@ -374,6 +330,76 @@ mod tests {
             }
             assert_eq!(fs::read(&path).unwrap(), wrong, "a damaged log is left alone");
         }
+    }
+
+    #[test]
+    fn what_was_changed_removed_or_put_in_is_found_at_its_entry() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let (bytes, ends) = written(&path);
+        let part = |from: usize, to: usize| &bytes[from..to];
+        let (magic, first, second, third) =
+            (part(0, MAGIC.len()), part(MAGIC.len(), ends[0]), part(ends[0], ends[1]), part(ends[1], ends[2]));
+        // An entry of another log: whole, of the right number, but not written behind the first one.
+        let other = [&frame::header(&Head { number: 1, link: [9; 32] }, b"put in")[..], b"put in"].concat();
+        let number = |found| Cause::Frame(Flaw::Number { found });
+        let table = [
+            ("nothing", [magic, first, second, third].concat(), None),
+            ("the first is removed", [magic, second, third].concat(), Some((1, number(2)))),
+            ("the second is removed", [magic, first, third].concat(), Some((2, number(3)))),
+            ("two are exchanged", [magic, first, third, second].concat(), Some((2, number(3)))),
+            ("one is repeated", [magic, first, first, second].concat(), Some((2, number(1)))),
+            ("one is replaced", [magic, first, &other, third].concat(), Some((2, Cause::Frame(Flaw::Link)))),
+            ("the last is half there", [magic, first, second, &third[..50]].concat(), Some((3, Cause::Torn))),
+        ];
+        for (what, bytes, wanted) in table {
+            fs::write(&path, &bytes).unwrap();
+            let verdict = verify(&path, u64::MAX, None, |_| {}).unwrap();
+            let found = verdict.broken.map(|broken| (broken.number, broken.cause));
+            assert_eq!(found, wanted, "{what}");
+            // Only what a crash can leave is mended when the coordinator starts; nothing that was answered is ever lost.
+            let mended = wanted.is_none_or(|(_, cause)| cause == Cause::Torn);
+            assert_eq!(read(&path).is_ok(), mended, "{what}");
+            assert_eq!(fs::read(&path).unwrap() == bytes, what != "the last is half there", "{what}");
+        }
+    }
+
+    #[test]
+    fn any_byte_that_was_changed_is_found_at_its_entry() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let (bytes, ends) = written(&path);
+        for at in MAGIC.len()..bytes.len() {
+            let mut wrong = bytes.clone();
+            wrong[at] ^= 0x10;
+            fs::write(&path, &wrong).unwrap();
+            let broken = verify(&path, u64::MAX, None, |_| {}).unwrap().broken.map(|broken| broken.number);
+            let entry = 1 + ends.iter().filter(|end| **end <= at).count() as u64;
+            assert_eq!(broken, Some(entry), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_tail_that_was_cut_shows_against_a_known_head_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let (bytes, ends) = written(&path);
+        let known = verify(&path, u64::MAX, None, |_| {}).unwrap().head;
+        assert_eq!(known.number, 3);
+        assert_eq!(known.to_string().parse(), Ok(known));
+        let verdict = |known| verify(&path, u64::MAX, known, |_| {}).unwrap();
+        assert_eq!(verdict(Some(known)).broken, None);
+        fs::write(&path, &bytes[..ends[1]]).unwrap();
+        assert_eq!(verdict(None).broken, None, "the chain itself cannot show it");
+        let cut = Broken { number: 3, offset: ends[1] as u64, cause: Cause::Short { known } };
+        assert_eq!(verdict(Some(known)).broken, Some(cut));
+        // Written anew by who can compute hashes: whole in itself, but another chain.
+        let mut log = AuditLog::open(&path, |_| {}).unwrap();
+        log.append(b"another third").unwrap();
+        drop(log);
+        assert_eq!(verdict(None).broken, None);
+        let broken = verdict(Some(known)).broken.unwrap();
+        assert_eq!((broken.number, broken.cause), (3, Cause::OtherChain { known }));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! flushed before any later output is carried out and before an operator is answered (ACKED-IS-KEPT); if that fails, the
 //! process ends, and a restart goes on from what is durable.
 
+mod acts;
 mod carry;
 mod deploy;
 mod events;
@@ -11,6 +12,7 @@ mod limits;
 mod logs;
 mod operator;
 mod origins;
+mod plan;
 mod status;
 mod tokens;
 
@@ -23,8 +25,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use shoal_node::clock::{Clock, sleep_until};
 use shoal_node::net::{
-    Allow, BulkMesh, BulkStream, ControlConfig, ControlEvent, ControlMesh, Identity, IdentityError, ListenError,
-    Multiaddr, TlsSetupError,
+    Allow, BulkMesh, BulkStream, ControlConfig, ControlEvent, ControlMesh, DownReason, Identity, IdentityError,
+    ListenError, Multiaddr, TlsSetupError,
 };
 use shoal_node::origin::{OriginError, OriginReader};
 use shoal_node::runner::RunReport;
@@ -36,6 +38,7 @@ use shoal_proto::id::{DeploymentId, NodeId};
 use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, RECORD_BYTES_MAX};
 use shoal_proto::rollout::Now;
 use shoal_proto::time::WallTime;
+use shoal_proto::wan::Absence;
 use shoal_proto::wire::{Frame, StepRun, ToCoordinator};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -48,7 +51,8 @@ use crate::api::{self, TokenFileError};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
 use crate::feeds::Feeds;
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Entry, Journal, JournalError, Stored};
+use crate::trail::{self, Trail};
 use deploy::Resolution;
 use events::EventLog;
 use logs::LogBook;
@@ -162,6 +166,9 @@ pub struct Server {
     runs: BTreeMap<StepRun, CancellationToken>,
     values: BTreeMap<DeploymentId, BTreeMap<String, String>>,
     event_log: EventLog,
+    /// What operators did that is not durable yet, and the newest that is.
+    acts: Vec<Entry>,
+    trail: Trail,
     logs: LogBook,
     waiters: Vec<Waiter>,
     origins: Origins,
@@ -178,7 +185,7 @@ impl Server {
     /// [`ServeError`] with what the operator has to change.
     pub async fn start(config: Config) -> Result<Self, ServeError> {
         let (journal, recovered) = tokio::task::block_in_place(|| Journal::open(&config.data_dir))?;
-        let records = records(&journal, &config)?;
+        let (records, trail) = records(&journal, &config)?;
         let identity = Identity::load_or_create(&config.data_dir.join("identity.key"))?;
         let store = tokio::task::block_in_place(|| Store::open(&config.data_dir.join("store")))?;
         let catalog = Catalog::open(&config.data_dir)?;
@@ -232,6 +239,8 @@ impl Server {
             runs: BTreeMap::new(),
             values: BTreeMap::new(),
             event_log,
+            acts: Vec::new(),
+            trail,
             logs,
             waiters: Vec::new(),
             origins: Origins::default(),
@@ -344,7 +353,11 @@ impl Server {
             ControlEvent::Down { node, reason } => {
                 debug!(node = %node.short(), %reason, "a connection ended");
                 self.drop_unsent(node);
-                self.handle(Input::NodeDown(node));
+                let absence = match reason {
+                    DownReason::ClosedByPeer => Absence::Closed,
+                    _ => Absence::Unheard,
+                };
+                self.handle(Input::NodeDown { node, absence });
             }
             ControlEvent::Listening(address) => info!(%address, "listening"),
             ControlEvent::Up { .. } | ControlEvent::DialFailed { .. } => {}
@@ -411,19 +424,24 @@ async fn open_api(config: &Config) -> Result<OpenApi, ServeError> {
     Ok((address, commands, stop))
 }
 
-/// The records of a journal, in order.
-fn records(journal: &Journal, config: &Config) -> Result<Vec<Record>, ServeError> {
-    journal
-        .replay()
-        .map(|stored| {
-            let stored = stored?;
-            codec::decode(&stored.entry.bytes, RECORD_BYTES_MAX).map_err(|error| ServeError::Record {
-                sequence: stored.sequence,
-                data_dir: config.data_dir.clone(),
-                cause: error.to_string(),
-            })
-        })
-        .collect()
+/// The records of a journal, in order, and what operators did.
+fn records(journal: &Journal, config: &Config) -> Result<(Vec<Record>, Trail), ServeError> {
+    let (mut records, mut trail) = (Vec::new(), Trail::default());
+    for stored in journal.replay() {
+        let Stored { sequence, frame, entry } = stored?;
+        if entry.stream == trail::STREAM {
+            trail::act(frame, &entry).into_iter().for_each(|act| trail.push(act));
+            continue;
+        }
+        let record = codec::decode(&entry.bytes, RECORD_BYTES_MAX);
+        let data_dir = || config.data_dir.clone();
+        records.push(record.map_err(|error| ServeError::Record {
+            sequence,
+            data_dir: data_dir(),
+            cause: error.to_string(),
+        })?);
+    }
+    Ok((records, trail))
 }
 
 fn now(clock: Clock) -> Now {

@@ -20,7 +20,7 @@ use shoal_proto::id::Epoch;
 use shoal_proto::limits::{JOURNAL_CACHE_BYTES, JOURNAL_VALUE_BYTES_MAX, JOURNAL_VALUES_MAX, RECORD_BYTES_MAX};
 use thiserror::Error;
 
-use crate::audit::{AuditError, AuditLog};
+use crate::audit::{AuditError, AuditLog, Head};
 
 /// Room that a batch leaves beside its entries' own bytes, so that its encoding is within [`RECORD_BYTES_MAX`].
 const BATCH_BYTES_MAX: usize = RECORD_BYTES_MAX - 1024;
@@ -100,6 +100,8 @@ pub struct Entry {
 pub struct Stored {
     /// Its number, from 1, over all streams and without a gap.
     pub sequence: u64,
+    /// The frame of the audit log that it stands in.
+    pub frame: u64,
     /// The entry.
     pub entry: Entry,
 }
@@ -190,8 +192,9 @@ impl Journal {
                 Ok(batch) => (Some(batch), None),
                 Err(error) => (None, Some(Err(error))),
             };
-            let entries = batch.into_iter().flat_map(|batch| {
-                batch.entries.into_iter().zip(batch.first..).map(|(entry, sequence)| Ok(Stored { sequence, entry }))
+            let entries = batch.into_iter().flat_map(|(frame, batch)| {
+                let stored = move |(entry, sequence)| Ok(Stored { sequence, frame, entry });
+                batch.entries.into_iter().zip(batch.first..).map(stored)
             });
             entries.chain(error)
         })
@@ -215,10 +218,21 @@ impl Journal {
         self.write(&[], &[(key.to_owned(), value.to_vec())])
     }
 
-    fn read(&self, record: sled::Result<(sled::IVec, sled::IVec)>) -> Result<Batch, JournalError> {
+    /// The last frame of the audit log.
+    pub fn head(&self) -> Head {
+        self.audit.head()
+    }
+
+    /// The audit log, and how many bytes of it are durable.
+    pub fn audit_file(&self) -> (&Path, u64) {
+        self.audit.file()
+    }
+
+    fn read(&self, record: sled::Result<(sled::IVec, sled::IVec)>) -> Result<(u64, Batch), JournalError> {
         let (key, bytes) = record.map_err(|error| self.index_error(&error))?;
         let number = key.first_chunk().map_or(0, |key| u64::from_be_bytes(*key));
-        decode(&bytes).map_err(|source| JournalError::Record { number, source })
+        let batch = decode(&bytes).map_err(|source| JournalError::Record { number, source })?;
+        Ok((number, batch))
     }
 
     fn epoch(&self) -> u64 {
@@ -268,6 +282,14 @@ impl Journal {
 
 fn entry_len(entry: &Entry) -> usize {
     entry.stream.len() + entry.bytes.len() + ENTRY_OVERHEAD
+}
+
+/// The entries of one frame of the audit log.
+///
+/// # Errors
+/// Every [`CodecError`].
+pub fn entries_of(bytes: &[u8]) -> Result<Vec<Entry>, CodecError> {
+    decode(bytes).map(|batch| batch.entries)
 }
 
 fn decode(bytes: &[u8]) -> Result<Batch, CodecError> {

@@ -7,7 +7,8 @@
 //! | [`feeds`] | from a reference to where the bytes are |
 //! | [`catalog`] | the recipe of every package that was resolved |
 //! | [`feeds`], [`catalog`] | from a reference to where the bytes are; recipes of all that was read |
-//! | [`journal`], [`audit`] | what was decided, durable and in order |
+//! | [`journal`], [`audit`] | what was decided, durable, in order and chained |
+//! | [`trail`] | what operators did, in the same log |
 //! | [`api`] | the operator's HTTP API: documents, and the commands that it asks of the driver |
 //! | [`demo`] | a whole mesh in one process, to see what Shoal does |
 //! | [`cli`] | the operator's command line, which speaks to the API |
@@ -23,3 +24,4 @@ pub mod feeds;
 pub mod input_file;
 pub mod journal;
 pub mod spec_file;
+pub mod trail;

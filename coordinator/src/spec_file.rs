@@ -78,6 +78,8 @@ struct Items {
     before_acquire: Vec<Spanned<Named>>,
     #[serde(default)]
     steps: Vec<Spanned<Named>>,
+    #[serde(default)]
+    waves: Vec<Spanned<Named>>,
 }
 
 #[derive(Deserialize)]
@@ -85,16 +87,20 @@ struct Named {
     name: Option<String>,
 }
 
-/// The step, package or target that `place` is in: the last that starts before it. None if the file's outline cannot be
+/// The step, wave, package or target that `place` is in: the last that starts before it. None if the file's outline cannot be
 /// read either.
 fn item_at(text: &str, place: Location) -> Option<String> {
     let items: Items = serde_saphyr::from_str(text).ok()?;
     let position = |place: Location| (place.line(), place.column());
-    let step = |step: &Spanned<Named>| {
-        let name = step.value.name.as_ref().map_or("a step without a name".to_owned(), |name| format!("step `{name}`"));
-        (position(step.referenced), name)
+    let named = |what: &'static str| {
+        move |item: &Spanned<Named>| {
+            let name = item.value.name.as_ref();
+            let name = name.map_or_else(|| format!("a {what} without a name"), |name| format!("{what} `{name}`"));
+            (position(item.referenced), name)
+        }
     };
-    let steps = items.before_acquire.iter().chain(&items.steps).map(step);
+    let steps = items.before_acquire.iter().chain(&items.steps).map(named("step"));
+    let steps = steps.chain(items.waves.iter().map(named("wave")));
     let packages = items.packages.iter().map(|(name, item)| (position(item.referenced), format!("package `{name}`")));
     let targets = items.targets.iter().map(|item| (position(item.referenced), "a target".to_owned()));
     let acquire = items.acquire.iter().map(|item| (position(item.referenced), "`acquire`".to_owned()));
@@ -106,7 +112,7 @@ fn item_at(text: &str, place: Location) -> Option<String> {
 mod tests {
     use std::time::Duration;
 
-    use shoal_proto::manifest::On;
+    use shoal_proto::manifest::{On, Share};
 
     use super::*;
 
@@ -132,6 +138,9 @@ steps:
     timeout: 2m
     on_failure: pause
   - { name: health, check: { http: "http://127.0.0.1:8080/health", expect: 200, within: 60s } }
+waves:
+  - { name: canary, select: "site=syd", count: 1, bake: 10m }
+  - { name: rest, max_failures: "2%" }
 "#;
 
     fn read(text: &str) -> Result<DeploymentSpec, FileError> {
@@ -149,6 +158,7 @@ steps:
         assert_eq!(spec.packages.len(), 2);
         assert_eq!(spec.before_acquire[0].on, On::Site);
         assert_eq!(spec.steps[1].timeout, Some(Duration::from_secs(120)));
+        assert_eq!((spec.waves[0].count, spec.waves[1].max_failures), (Some(Share::Count(1)), Some(Share::Percent(2))));
         assert_eq!(spec.steps[2].check.as_ref().unwrap().expect, Some(200));
     }
 
@@ -186,6 +196,10 @@ steps:
             (
                 FULL.replace("  - { select: \"role=web\"", "  - { selct: \"role=web\""),
                 "deploy.yaml:7: unknown key `selct` in a target: did you mean `select`?",
+            ),
+            (
+                FULL.replace("max_failures", "max_failure"),
+                "deploy.yaml:25: unknown key `max_failure` in wave `rest`: did you mean `max_failures`?",
             ),
             (
                 FULL.replace("before_acquire:", "before_aquire:"),

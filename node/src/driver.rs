@@ -94,9 +94,14 @@ fn known(found: &Option<NodeId>) -> String {
 #[derive(Debug)]
 enum Event {
     Core(Input),
-    Opened { content: Content, input: Input },
+    Opened {
+        content: Content,
+        input: Input,
+    },
     Upload(UploadEvent),
     Run(RunReport),
+    /// The cache was made smaller.
+    PackagesDropped,
 }
 
 impl From<Input> for Event {
@@ -255,8 +260,8 @@ impl Agent {
                     let stream = stream.ok_or(AgentError::MeshStopped)?;
                     tokio::spawn(serve::connection(stream, self.shelf.clone(), self.uploads_sender.clone()));
                 }
-                Some(event) = self.events.recv() => self.on_event(event),
-                Some(event) = self.uploads_receiver.recv() => self.on_event(Event::Upload(event)),
+                Some(event) = self.events.recv() => self.on_event(event).await?,
+                Some(event) = self.uploads_receiver.recv() => self.on_event(Event::Upload(event)).await?,
                 () = sleep_until(wake) => self.handle(Input::Tick),
                 () = sleep_until(self.wan_report.map(|(at, _)| at)) => self.report_wan_rate().await?,
             }
@@ -308,7 +313,7 @@ impl Agent {
         }
     }
 
-    fn on_event(&mut self, event: Event) {
+    async fn on_event(&mut self, event: Event) -> Result<(), AgentError> {
         match event {
             Event::Core(input) => {
                 if let Input::ReadEnded { end, .. } = &input {
@@ -340,7 +345,9 @@ impl Agent {
                 info!(deployment = %run.deployment, step = %run.step.index, ?outcome, "a step ended");
                 self.handle(Input::StepEnded { run, outcome });
             }
+            Event::PackagesDropped => self.tell_inventory().await?,
         }
+        Ok(())
     }
 
     async fn on_control(&mut self, event: ControlEvent) -> Result<(), AgentError> {

@@ -85,7 +85,7 @@ pub async fn run_step<E: From<RunReport> + Send + 'static>(
 fn job(run: StepRun, manifest: &Manifest, surroundings: Surroundings) -> Option<steps::StepRun> {
     let step = manifest.step(run.step)?;
     let action = match run.step.phase {
-        Phase::Before | Phase::Steps => step.action.clone(),
+        Phase::Before | Phase::Steps | Phase::Always => step.action.clone(),
         Phase::After => Action::Script { run: step.always_after.clone()? },
     };
     Some(steps::StepRun {

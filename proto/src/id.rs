@@ -82,6 +82,21 @@ hash_id! {
     /// BLAKE3-256 of what the mesh trades: a package's bytes or a recipe's plain form.
     ContentId
 }
+hash_id! {
+    /// What a deployment would do, to which nodes: BLAKE3-256 of all that a plan settles.
+    PlanHash
+}
+hash_id! {
+    /// BLAKE3-256 of a deployment file's text.
+    FileHash
+}
+
+impl FileHash {
+    /// The hash of a file's text.
+    pub fn of(text: &str) -> Self {
+        Self(*blake3::hash(text.as_bytes()).as_bytes())
+    }
+}
 
 impl SegmentHash {
     /// The hash of `bytes`.
@@ -149,6 +164,18 @@ index! {
     /// Position of a package in its deployment's manifest, from 0.
     PackageIndex, u16
 }
+index! {
+    /// Position of a target node among its deployment's target nodes, sorted, from 0.
+    TargetIndex, u16
+}
+index! {
+    /// Position of a wave in its deployment, from 0.
+    WaveIndex, u16
+}
+index! {
+    /// Position of a lane among those of all waves of its deployment, from 0.
+    LaneIndex, u16
+}
 
 /// A deployment's number, counted by its coordinator from 1; people read and write it as `d12`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -200,6 +227,14 @@ pub struct Epoch(pub u64);
 /// A version of what a node is to do for a deployment; grows with every change, and a node refuses an older one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Generation(pub u32);
+
+impl Generation {
+    /// The one after it.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
 
 /// A name that a person chose for a site, node, feed, package, step or release: 1 to 128 letters, digits, `-`, `_`, `.`,
 /// the first a letter or digit. Safe as a file name and in a log line.

@@ -276,6 +276,21 @@ pub const WRONG_READS_MAX: u32 = 2;
 /// `retries` do not say more: a script that takes its node down must not do so for ever.
 pub const UNKNOWN_RERUNS_MAX: u32 = 3;
 
+/// How often a step that ends with exit code 75 (EX_TEMPFAIL: try again) is tried again, beside its `retries`: with the
+/// default backoff that is two hours and a half.
+pub const TEMPFAIL_RERUNS_MAX: u32 = 20;
+
+/// How long a step waits before it is tried again the first time, unless the deployment file says otherwise; doubled
+/// for each attempt more.
+pub const BACKOFF: Duration = Duration::from_secs(1);
+
+/// The longest that a step waits before it is tried again by doubling: what comes back does so sooner.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(10 * 60);
+
+/// How long a node that is away may catch up with a deployment, unless the deployment file says otherwise: a night, and the
+/// day after it.
+pub const CATCH_UP_UNTIL: Duration = Duration::from_secs(24 * 3600);
+
 /// How long a deployment that is ending waits for a node that is not connected: longer than nodes take to come back
 /// after a restart of the coordinator.
 pub const ABANDON_AFTER: Duration = Duration::from_secs(60);
@@ -291,6 +306,9 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Target entries in a deployment file.
 pub const TARGETS_MAX: usize = 256;
+
+/// Waves in a deployment file: beyond some tens nobody watches each.
+pub const WAVES_MAX: usize = 256;
 
 /// Bytes of a selector: a page of text, more than a person writes.
 pub const SELECTOR_BYTES_MAX: usize = 4096;
@@ -329,6 +347,10 @@ pub const LEASE_RATE_GUESS: u64 = 512 * 1024;
 
 /// How long a node may be away before its leases are lost: a restart of the agent, or a short break of the network.
 pub const HOLDER_GRACE: Duration = Duration::from_secs(10);
+
+/// The same for a node whose own side closed its connection, as a process that ends does: an agent that is started again
+/// dials within a second or two, and one that stays away reads nothing meanwhile that waiting would save.
+pub const CLOSED_HOLDER_GRACE: Duration = Duration::from_secs(3);
 
 /// How long a coordinator that was restarted waits for the nodes of a site before it grants what they may already hold
 /// or read: the longest wait between two dials, and the dial.
@@ -493,3 +515,10 @@ pub const CALENDAR_ENTRIES_MAX: usize = 64;
 
 /// A node without a lease keeps its share of the WAN limit this long: longer than it waits for its next lease.
 pub const SHARE_LINGER: Duration = Duration::from_millis(700);
+
+/// Packages in what a node says of its cache, the last used ones: with 32 bytes each, a message of 128 KiB.
+pub const INVENTORY_PACKAGES_MAX: usize = 4096;
+
+/// Recipes of packages in one node's cache that a plan looks into: each is read from the disk, and what a new version
+/// shares is in the few versions before it.
+pub const PLAN_RECIPES_MAX: usize = 64;

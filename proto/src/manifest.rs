@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError};
 use crate::content::Outline;
-use crate::id::{ContentId, DeploymentId, Name, NodeId, PackageId, PackageIndex, StepIndex};
+use crate::id::{ContentId, DeploymentId, Name, NodeId, PackageId, PackageIndex, StepIndex, TargetIndex};
 use crate::limits::MANIFEST_BYTES_MAX;
 
 /// One deployment, fully resolved.
@@ -37,6 +37,10 @@ pub struct Manifest {
     pub before_acquire: Vec<Step>,
     /// What runs after the release gate, by [`StepIndex`] counted from 0.
     pub steps: Vec<Step>,
+    /// In which order the target nodes go through `steps`; each is in one wave. Empty: all in one.
+    pub waves: Vec<Wave>,
+    /// What becomes of target nodes that are not connected.
+    pub offline: Offline,
 }
 
 /// One package of a manifest.
@@ -118,6 +122,53 @@ pub enum Stragglers {
     ExcludeAfter(Duration),
 }
 
+/// What becomes of target nodes that are away while they have something to do, from the begin of `acquire`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Offline {
+    /// They are waited for.
+    #[default]
+    Wait,
+    /// Those that are away for this long are excluded.
+    SkipAfter(Duration),
+    /// The deployment fails when one is away for this long.
+    FailAfter(Duration),
+    /// The others go on without those that are away for a while; one that returns runs what it missed.
+    CatchUp {
+        /// After how long the others go on.
+        after: Duration,
+        /// After how long away it is excluded.
+        until: Duration,
+    },
+}
+
+/// Nodes that go through all steps before the next wave begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wave {
+    /// What the deployment file calls it.
+    pub name: Name,
+    /// Its nodes, by lane. The nodes of a lane go through each step together, each lane for itself.
+    pub lanes: Vec<Vec<TargetIndex>>,
+    /// How many of its lanes are under way at a time, at least 1.
+    pub max_parallel: u16,
+    /// How long it is watched, once it is through, before the next wave begins.
+    pub bake: Duration,
+    /// How many of its nodes must be through before the next wave begins by itself.
+    pub success: Quorum,
+    /// How many of its nodes may fail, each of which the deployment then goes on without.
+    pub max_failures: Share,
+    /// The same for its nodes in each site.
+    pub max_failures_per_site: Option<Share>,
+}
+
+/// Some of several nodes: so many of them, or so many per cent, 0 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Share {
+    /// This many.
+    Count(u32),
+    /// This many per cent; which way it is rounded is said where it is used.
+    Percent(u8),
+}
+
 /// Where a step runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -129,6 +180,8 @@ pub enum On {
     Site,
     /// On the coordinator, once.
     Coordinator,
+    /// On every target node, at the deployment's end, whatever that is.
+    Always,
 }
 
 /// One step.
@@ -144,12 +197,28 @@ pub struct Step {
     pub timeout: Duration,
     /// How often it is tried again after a failure, on each node.
     pub retries: u32,
+    /// How long it waits before it is tried again the first time; doubled for each attempt more.
+    pub backoff: Duration,
     /// What happens to the deployment when it has failed for good on a node.
     pub on_failure: OnFailure,
     /// Whether it may run again after an outcome that nobody saw.
     pub idempotent: bool,
     /// A script that runs after the deployment's end, whatever it was, where this step has run.
     pub always_after: Option<String>,
+    /// On how many nodes of a lane it runs at a time.
+    pub pace: Pace,
+}
+
+/// On how many nodes of a lane a step runs at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pace {
+    /// On each as soon as it can.
+    #[default]
+    Each,
+    /// On so many of them, at least one: the next starts when one is done.
+    Window(Share),
+    /// On all of them, when all can: they start together.
+    Together,
 }
 
 /// What a step does.
@@ -213,10 +282,19 @@ pub enum OnFailure {
 pub enum Phase {
     /// `before_acquire`.
     Before,
-    /// `steps`.
+    /// `steps`, but for those `on: always`.
     Steps,
+    /// Those of `steps` that are `on: always`, at the end.
+    Always,
     /// The `always_after` scripts of `before_acquire`, in reverse order.
     After,
+}
+
+impl Phase {
+    /// Whether its steps run at the deployment's end, whatever that is.
+    pub fn is_last(self) -> bool {
+        matches!(self, Self::Always | Self::After)
+    }
 }
 
 /// A step of a manifest.
@@ -267,7 +345,7 @@ impl Manifest {
     pub fn step(&self, step: StepRef) -> Option<&Step> {
         let list = match step.phase {
             Phase::Before | Phase::After => &self.before_acquire,
-            Phase::Steps => &self.steps,
+            Phase::Steps | Phase::Always => &self.steps,
         };
         list.get(step.index.index())
     }

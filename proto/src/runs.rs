@@ -130,6 +130,11 @@ impl Runs {
         effects
     }
 
+    /// The deployments that have runs here.
+    pub(crate) fn deployments(&self) -> impl Iterator<Item = DeploymentId> {
+        self.runs.keys().map(|run| run.deployment)
+    }
+
     /// All that is known, for a listener that may have missed some of it.
     pub(crate) fn say_all_again(&self) -> Vec<RunEffect> {
         let say = |(run, outcome): (&StepRun, &Option<StepOutcome>)| match outcome {

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::content::BlockSet;
-use crate::id::{ContentId, DeploymentId, Epoch, Generation, LeaseId, Name, NodeId, PackageIndex, RecipeId};
+use crate::id::{ContentId, DeploymentId, Epoch, Generation, LeaseId, Name, NodeId, PackageId, PackageIndex, RecipeId};
 use crate::manifest::{Signed, StepRef};
 use crate::origin::HttpOrigin;
 use crate::rollout::StepOutcome;
@@ -101,6 +101,19 @@ pub enum ToCoordinator {
         /// Bytes a second.
         rate: u64,
     },
+    /// What the node has in its cache: said once it is welcome, and when packages were dropped.
+    Inventory(Inventory),
+}
+
+/// What a node has in its cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// Packages that are there as a whole, at most [`crate::limits::INVENTORY_PACKAGES_MAX`] of them: the last used ones.
+    pub packages: Vec<PackageId>,
+    /// Bytes of all that is in the cache.
+    pub cache_bytes: u64,
+    /// Bytes that the node may still write, if its disk says.
+    pub free_bytes: Option<u64>,
 }
 
 /// Who a node is.
@@ -278,7 +291,8 @@ pub enum ToNode {
         /// Orders older than the newest are refused.
         generation: Generation,
     },
-    /// The deployment is over, or what it staged is: stop whatever is done for it, forget it, keep nothing for it.
+    /// The deployment is over, or what it staged is: stop whatever is done for it, forget it, keep nothing for it. So is
+    /// each that a connection does not begin with, as its first roster says.
     End {
         /// Which.
         deployment: DeploymentId,

@@ -6,15 +6,15 @@
 use shoal_proto::codec::{self, CodecError};
 use shoal_proto::content::BlockSet;
 use shoal_proto::id::{BlockIndex, ContentId, DeploymentId, Epoch, Generation, LeaseId, Name, NodeId};
-use shoal_proto::id::{PackageIndex, RecipeId, StepIndex};
+use shoal_proto::id::{PackageId, PackageIndex, RecipeId, StepIndex};
 use shoal_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
 use shoal_proto::manifest::{Phase, Signed, StepRef};
 use shoal_proto::origin::HttpOrigin;
 use shoal_proto::rollout::{Failure, StepOutcome};
 use shoal_proto::wan::{BlockRange, HeldLease, Lacking, Outcome};
 use shoal_proto::wire::{
-    AcquireStats, Fault, FaultKind, Frame, Grant, Hello, JoinProof, LeaseEnd, Neighbour, Origin, OutputStream, Roster,
-    Standby, StepRun, ToCoordinator, ToNeighbour, ToNode, WanRates,
+    AcquireStats, Fault, FaultKind, Frame, Grant, Hello, Inventory, JoinProof, LeaseEnd, Neighbour, Origin,
+    OutputStream, Roster, Standby, StepRun, ToCoordinator, ToNeighbour, ToNode, WanRates,
 };
 
 /// No message here has more bytes: a message that grows past this is to be noticed.
@@ -71,6 +71,7 @@ samples!(to_coordinator, ToCoordinator {
     StepStarted => [
         ToCoordinator::StepStarted(run(Phase::Before)),
         ToCoordinator::StepStarted(run(Phase::Steps)),
+        ToCoordinator::StepStarted(run(Phase::Always)),
         ToCoordinator::StepStarted(run(Phase::After)),
     ],
     StepEnded => [
@@ -88,6 +89,14 @@ samples!(to_coordinator, ToCoordinator {
     ],
     Lied => [ToCoordinator::Lied { neighbour: NODE, content: CONTENT }],
     WanRate => [ToCoordinator::WanRate { rate: 2_000_000 }],
+    Inventory => [
+        ToCoordinator::Inventory(Inventory::default()),
+        ToCoordinator::Inventory(Inventory {
+            packages: vec![PackageId([0x9a; 32])],
+            cache_bytes: 2_000_000,
+            free_bytes: Some(1_000_000),
+        }),
+    ],
 });
 
 samples!(to_node, ToNode {

@@ -12,7 +12,7 @@ use shoal_proto::exchange::{self, Exchange};
 use shoal_proto::id::{BlockIndex, Epoch, LeaseId, NodeId};
 use shoal_proto::limits::{HOLDER_GRACE, WAN_BUDGET_BYTES_MIN};
 use shoal_proto::time::Time;
-use shoal_proto::wan::{self, Lacking, Outcome, WanLedger};
+use shoal_proto::wan::{self, Absence, Lacking, Outcome, WanLedger};
 
 const BLOCK_BYTES: u32 = 256 * 1024;
 const TO_PEER: Duration = Duration::from_micros(500);
@@ -430,7 +430,7 @@ impl Site {
             self.hosts[other].asked.retain(|(from, _), _| *from != victim);
             self.push(TO_COORDINATOR, Event::Node(other, exchange::Input::NeighbourDown { node: id(victim) }));
         }
-        self.push(TO_COORDINATOR, Event::Ledger(wan::Input::NodeDown { node: id(victim) }));
+        self.push(TO_COORDINATOR, Event::Ledger(wan::Input::NodeDown { node: id(victim), absence: Absence::Closed }));
     }
 }
 

@@ -9,7 +9,7 @@ use shoal_proto::content::BlockSet;
 use shoal_proto::exchange::{self, Exchange, FetchError, Source};
 use shoal_proto::id::{BlockIndex, Epoch, LeaseId, NodeId};
 use shoal_proto::time::Time;
-use shoal_proto::wan::{self, BlockRange, HeldLease, Lacking, Outcome, WanLedger};
+use shoal_proto::wan::{self, Absence, BlockRange, HeldLease, Lacking, Outcome, WanLedger};
 
 /// Blocks of the content; inputs name a few more.
 const BLOCKS: u32 = 12;
@@ -36,6 +36,10 @@ fn lease() -> impl Strategy<Value = LeaseId> {
 fn lacking() -> impl Strategy<Value = Vec<Lacking>> {
     let one = (block(), prop_oneof![Just(u32::MAX), any::<u32>(), 0u32..200_000]);
     vec(one.prop_map(|(block, bytes)| Lacking { block, bytes }), 0..20)
+}
+
+fn absence() -> impl Strategy<Value = Absence> {
+    prop_oneof![Just(Absence::Closed), Just(Absence::Unheard)]
 }
 
 fn everything() -> Vec<Lacking> {
@@ -80,7 +84,7 @@ fn wan_input() -> impl Strategy<Value = wan::Input> {
         6 => (node(), blocks()).prop_map(|(node, blocks)| Input::Landed { node, blocks }),
         4 => ended(),
         2 => node().prop_map(|node| Input::NodeUp { node }),
-        2 => node().prop_map(|node| Input::NodeDown { node }),
+        2 => (node(), absence()).prop_map(|(node, absence)| Input::NodeDown { node, absence }),
         1 => node().prop_map(|node| Input::Release { node }),
         2 => (node(), blocks()).prop_map(|(node, blocks)| Input::Stuck { node, blocks }),
         1 => prop_oneof![0u64..1_000_000, any::<u64>()].prop_map(|bytes| Input::Override { node: None, bytes }),

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use shoal_proto::id::{BlockIndex, Epoch, LeaseId, NodeId};
-use shoal_proto::limits::{HOLDER_GRACE, REVOKE_ANSWER_MAX, SEGMENT_BYTES_MAX};
+use shoal_proto::limits::{CLOSED_HOLDER_GRACE, HOLDER_GRACE, REVOKE_ANSWER_MAX, SEGMENT_BYTES_MAX};
 use shoal_proto::time::Time;
-use shoal_proto::wan::{self, BlockRange, HeldLease, Input, Lacking, Notice, Outcome, Output, WanLedger};
+use shoal_proto::wan::{self, Absence, BlockRange, HeldLease, Input, Lacking, Notice, Outcome, Output, WanLedger};
 
 const MIB: u32 = 1024 * 1024;
 const A: NodeId = NodeId([1; 32]);
@@ -141,10 +141,15 @@ fn with_a_holder() -> (Table, Vec<(LeaseId, Vec<u32>)>) {
 
 #[test]
 fn a_lost_holder_is_paid_from_the_budget_after_its_grace() {
+    lost_and_read_again(Absence::Unheard, HOLDER_GRACE);
+    lost_and_read_again(Absence::Closed, CLOSED_HOLDER_GRACE);
+}
+
+fn lost_and_read_again(absence: Absence, grace: Duration) {
     let (mut table, leases) = with_a_holder();
     let blocks: Vec<_> = leases.into_iter().flat_map(|(_, blocks)| blocks).collect();
-    table.tell(Input::NodeDown { node: A });
-    table.pass(HOLDER_GRACE - Duration::from_millis(1));
+    table.tell(Input::NodeDown { node: A, absence });
+    table.pass(grace - Duration::from_millis(1));
     let granted = table.grants.iter().flat_map(|(_, _, of_lease)| of_lease);
     assert!(granted.copied().all(|block| !blocks.contains(&block)), "it may come back");
     table.pass(Duration::from_millis(1));
@@ -167,9 +172,9 @@ fn a_holder_that_comes_back_goes_on_with_its_leases() {
     for away in [Duration::from_secs(1), HOLDER_GRACE * 2] {
         let (mut table, leases) = with_a_holder();
         table.grants.clear();
-        table.tell(Input::NodeDown { node: A });
+        table.tell(Input::NodeDown { node: A, absence: Absence::Unheard });
         // Alone, B would read on with what A lost; without it there is nobody else.
-        table.tell(Input::NodeDown { node: B });
+        table.tell(Input::NodeDown { node: B, absence: Absence::Unheard });
         table.pass(away);
         let landed = leases[0].1[0];
         let range = |block: &u32| BlockRange { start: BlockIndex(*block), end: BlockIndex(*block + 1) };
@@ -186,7 +191,7 @@ fn a_holder_that_comes_back_goes_on_with_its_leases() {
 #[test]
 fn a_holder_that_comes_back_without_its_leases_is_refunded_but_for_a_segment() {
     let (mut table, leases) = with_a_holder();
-    table.tell(Input::NodeDown { node: A });
+    table.tell(Input::NodeDown { node: A, absence: Absence::Unheard });
     table.pass(Duration::from_secs(1));
     let landed = leases[0].1[0];
     table.wants(A, |block| if block == landed { 0 } else { MIB }, Vec::new());

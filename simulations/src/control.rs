@@ -13,6 +13,7 @@ use shoal_proto::rollout::view::Waiting;
 use shoal_proto::rollout::{self, Actor, Change, Now, Operator, Options, Which};
 use shoal_proto::runs::StepRecord;
 use shoal_proto::time::{Time, WallTime};
+use shoal_proto::wan::Absence;
 use shoal_proto::wire::{Origin, StepRun, ToCoordinator, ToNode};
 
 use crate::checks::wan_once::Way;
@@ -288,7 +289,7 @@ impl World {
         let before = process.links.insert(node, link);
         if let Some(before) = before.filter(|before| *before != link) {
             self.links.break_link(before);
-            self.feed_coordinator(Input::NodeDown(from));
+            self.feed_coordinator(Input::NodeDown { node: from, absence: Absence::Unheard });
         }
         match &message {
             // What was wasted under leases of others than this run, no budget of its could avoid.
@@ -304,12 +305,15 @@ impl World {
         self.feed_coordinator(Input::Node { from, message });
     }
 
-    pub(crate) fn coordinator_link_down(&mut self, link: usize) {
+    /// The coordinator learns that a connection broke: `quick` if something on its way or at its end said so.
+    pub(crate) fn coordinator_link_down(&mut self, link: usize, quick: bool) {
         let Place::Node(node) = self.links.other(link, Place::Coordinator) else { return };
         let Some(process) = &mut self.control.process else { return };
         if process.links.get(&node) == Some(&link) {
             process.links.remove(&node);
-            self.feed_coordinator(Input::NodeDown(self.scenario.nodes[node].id));
+            let closed = quick && self.hosts[node].process.is_none();
+            let absence = if closed { Absence::Closed } else { Absence::Unheard };
+            self.feed_coordinator(Input::NodeDown { node: self.scenario.nodes[node].id, absence });
         }
     }
 
@@ -351,6 +355,7 @@ impl World {
             return;
         }
         for view in views.iter().filter(|view| view.rollout.outcome.is_none()) {
+            self.pause_at_times(view.rollout.deployment);
             for waiting in &view.rollout.waiting {
                 if self.calm || self.rng.below(3) == 0 {
                     self.answer(view.rollout.deployment, waiting);
@@ -366,7 +371,10 @@ impl World {
     fn answer(&mut self, id: DeploymentId, waiting: &Waiting) {
         let dice = self.rng.below(12);
         let command = match waiting {
+            Waiting::Resume => Operator::Resume,
             Waiting::Release => Operator::Release,
+            Waiting::Promote { .. } => Operator::Promote,
+            Waiting::Bake { .. } if dice == 0 => Operator::Promote,
             Waiting::Package { node, .. } => {
                 let which = Which { actor: Some(Actor::Node(*node)), step: None };
                 if dice == 0 { Operator::Exclude(which) } else { Operator::Retry(which) }
@@ -383,6 +391,19 @@ impl World {
             _ => return,
         };
         let command = if self.mishap(5) { Operator::Cancel } else { command };
+        self.operate(id, command);
+    }
+
+    /// The operator pauses a deployment that goes in waves.
+    fn pause_at_times(&mut self, id: DeploymentId) {
+        let manifest = self.control.process.as_ref().and_then(|process| process.core.manifest(id));
+        let in_waves = manifest.is_some_and(|manifest| !manifest.waves.is_empty());
+        if in_waves && !self.calm && self.rng.below(8) == 0 {
+            self.operate(id, Operator::Pause);
+        }
+    }
+
+    fn operate(&mut self, id: DeploymentId, command: Operator) {
         let Some(now) = self.control.process.as_ref().map(|process| self.coordinator_now(process)) else { return };
         let Some(process) = &mut self.control.process else { return };
         let answer = process.core.operate(id, command, now);

@@ -119,7 +119,7 @@ impl World {
             let quick = self.rng.below(3) > 0;
             let most = if quick { Duration::from_millis(50) } else { silence };
             let at = self.now + self.within(Duration::ZERO, most);
-            self.queue.push(at, Event::LinkDown { link, end });
+            self.queue.push(at, Event::LinkDown { link, end, quick });
         }
     }
 }

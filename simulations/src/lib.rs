@@ -6,7 +6,7 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | `scenario`, `faults`, `away`, `limits` | what a seed means: the world, what goes wrong in it, limits of sites |
+//! | `scenario`, `waves`, `faults`, `away`, `limits` | what a seed means: the world, what goes wrong in it, limits of sites |
 //! | `world`, `queue` | time, and what happens when |
 //! | `host`, `disk`, `transfer` | a node's shell, its disk, bytes on the move |
 //! | `control` | the coordinator's shell, its journal and its operator |
@@ -32,4 +32,5 @@ mod scenario;
 pub mod storm;
 mod trace;
 mod transfer;
+mod waves;
 mod world;

@@ -7,7 +7,7 @@ use shoal_proto::content::Outline;
 use shoal_proto::id::{ContentId, DeploymentId, Name, NodeId, PackageId, PackageIndex, RecipeId, SegmentHash};
 use shoal_proto::limits::SEGMENT_BYTES_MAX;
 use shoal_proto::manifest::{
-    Acquire, Action, Gate, Group, Manifest, On, OnFailure, Package, Quorum, Source, Step, Stragglers,
+    Acquire, Action, Gate, Group, Manifest, Offline, On, OnFailure, Pace, Package, Quorum, Source, Step, Stragglers,
 };
 use shoal_proto::rng::Rng;
 use shoal_proto::rollout::plan::NodeFacts;
@@ -17,6 +17,7 @@ use crate::away;
 use crate::disk::SEGMENT_BYTES;
 use crate::faults::{Fault, forecast};
 use crate::limits;
+use crate::waves::{self, WavePlan};
 
 /// The coordinator's key.
 pub(crate) const COORDINATOR: NodeId = NodeId([0xc0; 32]);
@@ -89,6 +90,9 @@ pub(crate) struct DeploymentPlan {
     pub(crate) gate: Gate,
     pub(crate) before: Vec<Step>,
     pub(crate) steps: Vec<Step>,
+    /// Waves by their numbers of nodes and what holds for them; the last has the rest.
+    pub(crate) waves: Vec<WavePlan>,
+    pub(crate) offline: Offline,
     pub(crate) stage_only: bool,
 }
 
@@ -116,6 +120,9 @@ impl Scenario {
         let mut new = Self { sites, nodes, packages, deployments, swarm, faults, quiet, calm_at, mishaps, latency };
         if seed.is_multiple_of(4) {
             away::go(&mut new, seed);
+        }
+        if seed.is_multiple_of(5) {
+            waves::set(&mut new, seed);
         }
         // Where progress is judged by what the WAN allows, nothing else is to bound it.
         if (seed % 3 == 1 || seed.is_multiple_of(4)) && !new.quiet {
@@ -177,6 +184,8 @@ impl Scenario {
             gate: plan.gate,
             before_acquire: plan.before.clone(),
             steps: plan.steps.clone(),
+            waves: waves::resolve(&plan.waves, self, plan),
+            offline: plan.offline,
         }
     }
 }
@@ -275,6 +284,8 @@ fn deployment(packages: usize, calm_at: Time, rng: &mut Rng) -> DeploymentPlan {
         gate: Gate { quorum, stragglers, manual: rng.below(4) == 0 },
         before,
         steps,
+        waves: Vec::new(),
+        offline: Offline::Wait,
         stage_only: rng.below(10) == 0,
     }
 }
@@ -296,8 +307,10 @@ fn step(text: &str, before: bool, rng: &mut Rng) -> Step {
         action: Action::Script { run: "true".to_owned() },
         timeout: Duration::from_secs(60),
         retries: u32::try_from(rng.below(3)).expect("below 3"),
+        backoff: Duration::ZERO,
         on_failure,
         idempotent: rng.below(2) == 0,
         always_after: (before && rng.below(2) == 0).then(|| "true".to_owned()),
+        pace: Pace::Each,
     }
 }

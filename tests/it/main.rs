@@ -1,6 +1,7 @@
 //! Every test that needs more than one crate, in one binary.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod audit;
 mod away;
 mod cache;
 mod crashes;
@@ -11,7 +12,9 @@ mod liars;
 mod limits;
 mod nuget;
 mod origins;
+mod plan;
 mod real;
 mod registry;
+mod rollouts;
 mod steps;
 mod tidy;

@@ -16,8 +16,17 @@ pub(crate) fn cpu_seconds(id: u32) -> f64 {
 
 /// The most memory that process `id` had resident, in MiB.
 pub(crate) fn peak_rss_mib(id: u32) -> f64 {
+    memory_mib(id, "VmHWM:")
+}
+
+/// The memory that process `id` has resident, in MiB.
+pub(crate) fn rss_mib(id: u32) -> f64 {
+    memory_mib(id, "VmRSS:")
+}
+
+fn memory_mib(id: u32, what: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(what));
     let kib = line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse::<f64>().ok());
     kib.unwrap_or_default() / 1024.0
 }

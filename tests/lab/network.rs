@@ -25,6 +25,23 @@ pub(crate) struct Shape {
     pub(crate) wan: Rate,
     /// Each node's link, each way.
     pub(crate) lan: Rate,
+    /// Whether the nodes of a site share one host and its link, each with an address of its own: for hundreds of them.
+    pub(crate) crowded: bool,
+}
+
+/// A TCP connection as one of its ends sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Socket {
+    /// The process that has it.
+    pub(crate) process: u32,
+    /// Its own port.
+    pub(crate) local_port: u16,
+    /// The other end's port.
+    pub(crate) peer_port: u16,
+    /// Whether the other end is outside of all sites.
+    pub(crate) to_origin: bool,
+    /// Bytes that it sent and received so far, without headers.
+    pub(crate) bytes: u64,
 }
 
 /// Where a process runs.
@@ -82,8 +99,23 @@ impl Network {
     /// A command that runs `program` at `place`.
     pub(crate) fn command(&self, place: Place, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.full(&name(place))]).arg(program);
+        command.args(["netns", "exec", &self.full(&self.host(place))]).arg(program);
         command
+    }
+
+    /// The open TCP connections of the host at `place`.
+    pub(crate) fn sockets(&self, place: Place) -> Vec<Socket> {
+        let host = self.full(&self.host(place));
+        let shown = output("ip", &["netns", "exec", &host, "ss", "-HOtinp", "state", "established"]);
+        shown.lines().filter_map(socket).collect()
+    }
+
+    /// The name of the host that a place is on.
+    fn host(&self, place: Place) -> String {
+        match place {
+            Place::Origin => "o".to_owned(),
+            Place::Node(site, number) => host_name(site, if self.shape.crowded { 1 } else { number }),
+        }
     }
 
     /// Bytes that the WAN link of `site` let into the site.
@@ -97,6 +129,14 @@ impl Network {
         let file = format!("/sys/class/net/{device}/statistics/tx_bytes");
         let shown = output("ip", &["netns", "exec", &core, "cat", &file]);
         shown.trim().parse().expect("a counter is a number")
+    }
+
+    /// Bytes that the links of all nodes of `site` let out to them.
+    pub(crate) fn node_bytes(&self, site: u32) -> u64 {
+        let router = self.full(&format!("s{site}"));
+        let files = "cat /sys/class/net/p*/statistics/tx_bytes";
+        let shown = output("ip", &["netns", "exec", &router, "sh", "-c", files]);
+        shown.lines().map(|line| line.parse::<u64>().expect("a counter is a number")).sum()
     }
 
     /// Drops whatever crosses the WAN of `site`, both ways, without a word.
@@ -116,7 +156,7 @@ impl Network {
     /// Gives one node a link of its own rate.
     pub(crate) fn limit_node(&self, site: u32, number: u32, rate: u64) {
         self.shape_link(&format!("s{site}"), &format!("p{number}"), Some(rate), LAN_BURST);
-        self.shape_link(&format!("s{site}n{number}"), "eth0", Some(rate), LAN_BURST);
+        self.shape_link(&host_name(site, number), "eth0", Some(rate), LAN_BURST);
     }
 
     fn site(&mut self, site: u32) {
@@ -134,15 +174,19 @@ impl Network {
         self.ip(&router, "link add lan type bridge mcast_snooping 0");
         self.ip(&router, "link set lan up");
         self.ip(&router, &format!("addr add 10.71.{site}.1/24 dev lan"));
-        for number in 1..=nodes {
-            let (node, port) = (format!("s{site}n{number}"), format!("p{number}"));
-            self.namespace(&node);
-            self.link(&router, &port, &node, "eth0");
+        let hosts = if self.shape.crowded { 1 } else { nodes };
+        for number in 1..=hosts {
+            let (host, port) = (host_name(site, number), format!("p{number}"));
+            self.namespace(&host);
+            self.link(&router, &port, &host, "eth0");
             self.ip(&router, &format!("link set {port} master lan"));
-            self.ip(&node, &format!("addr add {}/24 dev eth0", Self::address(Place::Node(site, number))));
-            self.ip(&node, &format!("route add default via 10.71.{site}.1"));
+            let addresses = if self.shape.crowded { 1..=nodes } else { number..=number };
+            for number in addresses {
+                self.ip(&host, &format!("addr add {}/24 dev eth0", Self::address(Place::Node(site, number))));
+            }
+            self.ip(&host, &format!("route add default via 10.71.{site}.1"));
             self.shape_link(&router, &port, lan, LAN_BURST);
-            self.shape_link(&node, "eth0", lan, LAN_BURST);
+            self.shape_link(&host, "eth0", lan, LAN_BURST);
         }
     }
 
@@ -197,11 +241,20 @@ impl Drop for Network {
     }
 }
 
-fn name(place: Place) -> String {
-    match place {
-        Place::Origin => "o".to_owned(),
-        Place::Node(site, number) => format!("s{site}n{number}"),
-    }
+fn host_name(site: u32, number: u32) -> String {
+    format!("s{site}n{number}")
+}
+
+/// A line of `ss`: two queues, two addresses, who has it, and what it counts.
+fn socket(line: &str) -> Option<Socket> {
+    let mut words = line.split_whitespace().skip(2);
+    let (local, peer) = (words.next()?, words.next()?);
+    let port = |address: &str| address.rsplit_once(':')?.1.parse().ok();
+    let process = line.split_once("pid=")?.1.split(',').next()?.parse().ok()?;
+    let count = |name: &str| words.clone().find_map(|word| word.strip_prefix(name)?.parse::<u64>().ok()).unwrap_or(0);
+    let bytes = count("bytes_sent:") + count("bytes_received:");
+    let to_origin = peer.starts_with(&Network::address(Place::Origin));
+    Some(Socket { process, local_port: port(local)?, peer_port: port(peer)?, to_origin, bytes })
 }
 
 fn output(program: &str, args: &[&str]) -> String {

@@ -10,9 +10,12 @@ use tokio::sync::oneshot;
 
 use super::error::ApiError;
 use super::types::{
-    Action, AllowRequest, DeployRequest, Deployment, Deployments, Done, Events, Feeds, LimitRequest, Logs, NewToken,
-    Nodes, Sites, Status, TokenRequest, Tokens,
+    Action, AllowRequest, Audit, AuditVerdict, DeployRequest, Deployment, Deployments, Done, Events, Feeds,
+    LimitRequest, Logs, NewToken, Nodes, Plan, Sites, Status, TokenRequest, Tokens,
 };
+
+use crate::audit::Head;
+use crate::trail::By;
 
 /// Where the driver puts its answer.
 pub type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
@@ -24,6 +27,8 @@ pub enum Command {
     CreateToken {
         /// For whom.
         request: TokenRequest,
+        /// On whose behalf.
+        by: By,
         /// The join string.
         reply: Reply<NewToken>,
     },
@@ -36,8 +41,24 @@ pub enum Command {
     RevokeToken {
         /// Its id.
         id: String,
+        /// On whose behalf.
+        by: By,
         /// Done.
         reply: Reply<Done>,
+    },
+    /// What operators did.
+    Audit {
+        /// How much of it, from the newest.
+        count: usize,
+        /// It.
+        reply: Reply<Audit>,
+    },
+    /// Whether the audit log is as it was written.
+    VerifyAudit {
+        /// A head that it must hold.
+        known: Option<Head>,
+        /// Whether.
+        reply: Reply<AuditVerdict>,
     },
     /// Lists nodes.
     Nodes {
@@ -55,6 +76,8 @@ pub enum Command {
         site: Name,
         /// To what.
         request: LimitRequest,
+        /// On whose behalf.
+        by: By,
         /// Done.
         reply: Reply<Done>,
     },
@@ -63,10 +86,19 @@ pub enum Command {
         /// Them.
         reply: Reply<Feeds>,
     },
+    /// Parses and resolves a deployment file, and says what it would do.
+    Plan {
+        /// The file.
+        request: DeployRequest,
+        /// What; boxed, since it is large.
+        reply: Reply<Box<Plan>>,
+    },
     /// Parses, resolves and starts a deployment.
     Deploy {
         /// The file.
         request: DeployRequest,
+        /// On whose behalf.
+        by: By,
         /// Its id.
         reply: Reply<Deployment>,
     },
@@ -109,6 +141,8 @@ pub enum Command {
         id: DeploymentId,
         /// What.
         action: Action,
+        /// On whose behalf.
+        by: By,
         /// Done.
         reply: Reply<Done>,
     },
@@ -118,6 +152,8 @@ pub enum Command {
         id: DeploymentId,
         /// Which site, and how much.
         request: AllowRequest,
+        /// On whose behalf.
+        by: By,
         /// Done.
         reply: Reply<Done>,
     },

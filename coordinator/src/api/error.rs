@@ -19,6 +19,9 @@ pub struct ApiError {
     /// What to do about it, if something can be said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// The id of the deployment that is in the way, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
 }
 
 /// Kinds of errors that programs tell apart.
@@ -33,6 +36,8 @@ pub enum ErrorCode {
     NotFound,
     /// It cannot be done as things stand, such as answering for a deployment that ended.
     Conflict,
+    /// A deployment does not begin: another one has its nodes, or its plan does not hold any more.
+    Blocked,
     /// Bytes do not have the hash that they must have, such as a package that changed in its feed.
     Integrity,
     /// The coordinator is starting, stopping, or did not answer in time.
@@ -47,7 +52,7 @@ pub enum ErrorCode {
 impl ApiError {
     /// An error without a next step.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { schema: ErrorSchema::V1, code, message: message.into(), next: None }
+        Self { schema: ErrorSchema::V1, code, message: message.into(), next: None, held: None }
     }
 
     /// The same error with a next step.

@@ -10,14 +10,15 @@ use super::command::{Command, Reply};
 use super::error::{ApiError, ErrorCode};
 use super::types::*;
 use super::{AdminToken, limits, sample};
+use crate::trail::By;
 
 pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A coordinator's API with a played driver behind it; stops when it is dropped.
 pub(crate) struct Fake {
     pub(crate) url: String,
-    /// What operators asked for.
-    pub(crate) actions: mpsc::Receiver<Action>,
+    /// What operators asked for, and who.
+    pub(crate) actions: mpsc::Receiver<(Action, By)>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -44,7 +45,7 @@ impl Fake {
 struct Play {
     statuses: Vec<Status>,
     seen: u64,
-    acted: mpsc::Sender<Action>,
+    acted: mpsc::Sender<(Action, By)>,
 }
 
 impl Play {
@@ -67,21 +68,22 @@ impl Play {
 
     async fn answer(&mut self, command: Command) {
         match command {
-            Command::CreateToken { request, reply } => put(reply, Ok(new_token(&request))),
+            Command::CreateToken { request, reply, .. } => put(reply, Ok(new_token(&request))),
             Command::ListTokens { reply } => put(reply, Ok(Tokens::default())),
-            Command::RevokeToken { id, reply } => put(reply, Ok(done(format!("token {id} is revoked"), vec![]))),
+            Command::RevokeToken { id, reply, .. } => put(reply, Ok(done(format!("token {id} is revoked"), vec![]))),
             Command::Nodes { reply } => put(reply, Ok(sample::nodes())),
             Command::Sites { reply } => put(reply, Ok(sample::sites())),
-            Command::LimitSite { site, request, reply } => {
+            Command::LimitSite { site, request, reply, .. } => {
                 put(reply, Ok(done(format!("{site}: {request:?}"), vec![])));
             }
             Command::Feeds { reply } => put(reply, Ok(Feeds::default())),
-            Command::Deploy { request, reply } => {
+            Command::Plan { reply, .. } => put(reply, Ok(Box::new(sample::plan()))),
+            Command::Deploy { request, reply, .. } => {
                 let bad =
                     ApiError::new(ErrorCode::BadRequest, format!("{}: line 2: unknown key `relase`", request.file));
                 let bad = bad.next("did you mean `release`?");
                 let good = sample::deployment(&self.statuses[0]);
-                put(reply, if request.text.contains("relase") { Err(bad) } else { Ok(good) });
+                put(reply, if request.text.contains("relase") { Err(bad) } else { self.deploy(&request, good) });
             }
             Command::Deployments { reply } => {
                 let deployments = vec![sample::deployment(self.status())];
@@ -117,11 +119,30 @@ impl Play {
                 let of = package.map_or_else(String::new, |package| format!(" of {package}"));
                 put(reply, Ok(done(format!("{site} may read {bytes} bytes more{of}"), vec![])));
             }
-            Command::Operator { action, reply, .. } => {
-                self.acted.send(action).await.unwrap();
+            Command::Audit { count, reply } => {
+                let mut entries = sample::audit_entries();
+                entries.drain(..entries.len().saturating_sub(count));
+                put(reply, Ok(Audit { schema: AuditSchema::V1, entries, head: sample::HEAD.to_owned() }));
+            }
+            Command::VerifyAudit { known, reply } => put(reply, Ok(sample::verdict(known.is_some()))),
+            Command::Operator { action, reply, by, .. } => {
+                self.acted.send((action, by)).await.unwrap();
                 put(reply, Ok(done("`restart` runs again on 1 node".to_owned(), vec!["syd-2".to_owned()])));
             }
         }
+    }
+
+    /// What plan it wants must be the sample's; a file that says `held` waits for another deployment, until the last status
+    /// is shown; one that says `same` was deployed before.
+    fn deploy(&self, request: &DeployRequest, good: Deployment) -> Result<Deployment, ApiError> {
+        let blocked = |message: &str| ApiError::new(ErrorCode::Blocked, format!("not deployed: {message}"));
+        if request.plan.as_ref().is_some_and(|plan| **plan != sample::plan()) {
+            return Err(blocked("plan 01010101 does not hold any more:\n  the deployment file was changed"));
+        }
+        if request.text.contains("held") && !self.status().state.ended() {
+            return Err(ApiError { held: Some("d12".to_owned()), ..blocked("d12 is not over").next("wait") });
+        }
+        Ok(Deployment { unchanged: request.text.contains("same") && !request.again, ..good })
     }
 
     /// One event per status.

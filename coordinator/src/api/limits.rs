@@ -39,6 +39,12 @@ pub const ADVERTISED_MAX: usize = 8;
 /// Letters of a multiaddress or file name in a request.
 pub const TEXT_LEN_MAX: usize = 512;
 
+/// Bytes of a text in what is kept of an operator's command, such as what it was about: a paragraph.
+pub const ACT_TEXT_BYTES_MAX: usize = 1024;
+
+/// Commands of operators that are kept in memory to be listed; the audit log has them all.
+pub const ACTS_KEPT_MAX: usize = 1000;
+
 /// Roles of one join string.
 pub const ROLES_MAX: usize = 16;
 

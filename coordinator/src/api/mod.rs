@@ -4,13 +4,16 @@
 //! and the driver's answer becomes the response; errors are documents with a code, a message and a next step
 //! ([`ApiError`]). Every wait has a limit ([`limits`]).
 
+mod by;
 mod error;
 mod extract;
 mod listener;
 mod routes;
 mod text;
 mod token;
+mod types_audit;
 mod types_flow;
+mod types_plan;
 mod types_status;
 mod types_summary;
 
@@ -31,6 +34,7 @@ use std::io;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+pub use by::{OPERATOR_HEADER, REASON_HEADER};
 pub use error::{ApiError, ErrorCode};
 pub use token::{AdminToken, TokenFileError, admin_token};
 

@@ -23,9 +23,11 @@ use super::limits::{
 };
 use super::token::AdminToken;
 use super::types::{
-    Action, AllowRequest, DeployRequest, Deployment, Deployments, Done, Events, Feeds, LimitRequest, Logs, NewToken,
-    Nodes, Sites, Status, TokenRequest, Tokens,
+    Action, AllowRequest, Audit, AuditVerdict, DeployRequest, Deployment, Deployments, Done, Events, Feeds,
+    LimitRequest, Logs, NewToken, Nodes, Plan, Sites, Status, TokenRequest, Tokens,
 };
+
+use crate::trail::By;
 
 type Answer<T> = Result<Json<T>, ApiError>;
 
@@ -37,10 +39,13 @@ pub(super) fn router(token: AdminToken, commands: mpsc::Sender<Command>) -> Rout
     Router::new()
         .route("/v1/tokens", get(tokens).post(create_token))
         .route("/v1/tokens/{id}", delete(revoke_token))
+        .route("/v1/audit", get(audit))
+        .route("/v1/audit/verify", get(verify_audit))
         .route("/v1/nodes", get(nodes))
         .route("/v1/sites", get(sites))
         .route("/v1/sites/{name}/limit", post(limit_site))
         .route("/v1/feeds", get(feeds))
+        .route("/v1/plans", post(plan))
         .route("/v1/deployments", get(deployments).post(deploy))
         .route("/v1/deployments/{id}", get(status))
         .route("/v1/deployments/{id}/logs", get(logs))
@@ -90,7 +95,7 @@ impl Driver {
     }
 }
 
-async fn create_token(State(driver): State<Driver>, Body(request): Body<TokenRequest>) -> Answer<NewToken> {
+async fn create_token(State(driver): State<Driver>, by: By, Body(request): Body<TokenRequest>) -> Answer<NewToken> {
     check(request.roles.len() <= ROLES_MAX, || format!("a join string has at most {ROLES_MAX} roles"))?;
     check(request.advertise.len().max(request.advertise_bulk.len()) <= ADVERTISED_MAX, || {
         format!("a join string has at most {ADVERTISED_MAX} addresses")
@@ -98,16 +103,38 @@ async fn create_token(State(driver): State<Driver>, Body(request): Body<TokenReq
     request.advertise.iter().chain(&request.advertise_bulk).try_for_each(|address| check_len("an address", address))?;
     let days = TOKEN_TTL_S_MAX / 86_400;
     check((1..=TOKEN_TTL_S_MAX).contains(&request.ttl_s), || format!("a join string lives 1 second to {days} days"))?;
-    driver.ask(ANSWER_TIMEOUT, |reply| Command::CreateToken { request, reply }).await
+    driver.ask(ANSWER_TIMEOUT, |reply| Command::CreateToken { request, by, reply }).await
 }
 
 async fn tokens(State(driver): State<Driver>) -> Answer<Tokens> {
     driver.ask(ANSWER_TIMEOUT, |reply| Command::ListTokens { reply }).await
 }
 
-async fn revoke_token(State(driver): State<Driver>, Path(id): Path<String>) -> Answer<Done> {
+async fn revoke_token(State(driver): State<Driver>, by: By, Path(id): Path<String>) -> Answer<Done> {
     check_len("a token's id", &id)?;
-    driver.ask(ANSWER_TIMEOUT, |reply| Command::RevokeToken { id, reply }).await
+    driver.ask(ANSWER_TIMEOUT, |reply| Command::RevokeToken { id, by, reply }).await
+}
+
+#[derive(Deserialize)]
+struct AuditParams {
+    #[serde(default)]
+    count: u32,
+}
+
+async fn audit(State(driver): State<Driver>, Params(params): Params<AuditParams>) -> Answer<Audit> {
+    let count = usize::try_from(params.count).unwrap_or(usize::MAX);
+    driver.ask(ANSWER_TIMEOUT, |reply| Command::Audit { count, reply }).await
+}
+
+#[derive(Deserialize)]
+struct VerifyParams {
+    head: Option<String>,
+}
+
+async fn verify_audit(State(driver): State<Driver>, Params(params): Params<VerifyParams>) -> Answer<AuditVerdict> {
+    let known = params.head.map(|head| head.parse()).transpose();
+    let known = known.map_err(|error: String| ApiError::new(ErrorCode::BadRequest, error))?;
+    driver.ask(DEPLOY_ANSWER_TIMEOUT, |reply| Command::VerifyAudit { known, reply }).await
 }
 
 async fn nodes(State(driver): State<Driver>) -> Answer<Nodes> {
@@ -120,20 +147,26 @@ async fn sites(State(driver): State<Driver>) -> Answer<Sites> {
 
 async fn limit_site(
     State(driver): State<Driver>,
+    by: By,
     Path(name): Path<String>,
     Body(request): Body<LimitRequest>,
 ) -> Answer<Done> {
     let site = Name::new(name).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
-    driver.ask(ANSWER_TIMEOUT, |reply| Command::LimitSite { site, request, reply }).await
+    driver.ask(ANSWER_TIMEOUT, |reply| Command::LimitSite { site, request, by, reply }).await
 }
 
 async fn feeds(State(driver): State<Driver>) -> Answer<Feeds> {
     driver.ask(ANSWER_TIMEOUT, |reply| Command::Feeds { reply }).await
 }
 
-async fn deploy(State(driver): State<Driver>, Body(request): Body<DeployRequest>) -> Answer<Deployment> {
+async fn plan(State(driver): State<Driver>, Body(request): Body<DeployRequest>) -> Answer<Box<Plan>> {
     check_len("a file's name", &request.file)?;
-    driver.ask(DEPLOY_ANSWER_TIMEOUT, |reply| Command::Deploy { request, reply }).await
+    driver.ask(DEPLOY_ANSWER_TIMEOUT, |reply| Command::Plan { request, reply }).await
+}
+
+async fn deploy(State(driver): State<Driver>, by: By, Body(request): Body<DeployRequest>) -> Answer<Deployment> {
+    check_len("a file's name", &request.file)?;
+    driver.ask(DEPLOY_ANSWER_TIMEOUT, |reply| Command::Deploy { request, by, reply }).await
 }
 
 async fn deployments(State(driver): State<Driver>) -> Answer<Deployments> {
@@ -199,19 +232,25 @@ async fn events(
     driver.ask(limit, |reply| Command::Events { id, cursor, reply }).await
 }
 
-async fn operator(State(driver): State<Driver>, Path(id): Path<String>, Body(action): Body<Action>) -> Answer<Done> {
+async fn operator(
+    State(driver): State<Driver>,
+    by: By,
+    Path(id): Path<String>,
+    Body(action): Body<Action>,
+) -> Answer<Done> {
     let id = parse_id(&id)?;
-    driver.ask(ANSWER_TIMEOUT, |reply| Command::Operator { id, action, reply }).await
+    driver.ask(ANSWER_TIMEOUT, |reply| Command::Operator { id, action, by, reply }).await
 }
 
 async fn allow(
     State(driver): State<Driver>,
+    by: By,
     Path(id): Path<String>,
     Body(request): Body<AllowRequest>,
 ) -> Answer<Done> {
     let id = parse_id(&id)?;
     check(request.bytes > 0, || "0 bytes allow nothing".to_owned())?;
-    driver.ask(ANSWER_TIMEOUT, |reply| Command::Allow { id, request, reply }).await
+    driver.ask(ANSWER_TIMEOUT, |reply| Command::Allow { id, request, by, reply }).await
 }
 
 fn parse_id(text: &str) -> Result<DeploymentId, ApiError> {

@@ -1,6 +1,6 @@
 //! Documents for tests: the deployment of PRODUCT.md's example, running, ended well and ended badly.
 
-use shoal_proto::id::DeploymentId;
+use shoal_proto::id::{DeploymentId, FileHash, Name, NodeId, PackageId, PlanHash};
 use shoal_proto::time::WallTime;
 
 use super::types::*;
@@ -36,6 +36,7 @@ pub(crate) fn step(name: &str, state: StepState) -> StepStatus {
         attempts: u32::from(!matches!(state, StepState::Pending | StepState::Skipped)),
         exit_code: ended.then_some(0),
         ignored: false,
+        started: None,
         error: None,
         duration_ms: ended.then_some(1_200),
         tail: Vec::new(),
@@ -58,6 +59,7 @@ pub(crate) fn node(name: &str, site: &str, state: NodeState, restart: StepStatus
     NodeStatus {
         name: name.to_owned(),
         site: site.to_owned(),
+        wave: None,
         state,
         online: true,
         acquired: true,
@@ -87,6 +89,7 @@ pub(crate) fn succeeded() -> Status {
         steps_total: 3,
         gate: Gate { manual: false, quorum: "100%".to_owned(), wanted: 8, acquired: 8, open: true },
         waiting: Vec::new(),
+        waves: Vec::new(),
         nodes: nodes.collect(),
         steps: Vec::new(),
         coordinator_steps: Vec::new(),
@@ -200,6 +203,7 @@ pub(crate) fn deployment(status: &Status) -> Deployment {
         nodes: status.nodes_total,
         started: status.started,
         ended: status.ended,
+        unchanged: false,
     }
 }
 
@@ -226,4 +230,83 @@ pub(crate) fn sites() -> Sites {
         site("trd", None, LimitedBy::Operator, None),
     ];
     Sites { schema: SitesSchema::V1, sites }
+}
+
+/// The plan of the same deployment, with a node away.
+pub(crate) fn plan() -> Plan {
+    let name = |text: &str| Name::new(text).unwrap();
+    let site = |site: &str, wan_rate: Option<u64>, rate_from, known_nodes| PlannedSite {
+        site: name(site),
+        nodes: 2,
+        known_nodes,
+        package_bytes: 412_000_000,
+        wanted_bytes: 824_000_000,
+        local_bytes: 721_000_000,
+        wan_bytes: 51_500_000,
+        peer_bytes: 51_500_000,
+        wan_rate,
+        rate_from,
+        estimate_ms: wan_rate.map(|rate| 51_500_000_000 / rate),
+    };
+    let node = |text: &str, site: &str, online| PlannedNode {
+        name: name(text),
+        site: name(site),
+        id: NodeId([text.len() as u8; 32]),
+        packages: [name("web")].into(),
+        online,
+    };
+    let step = |text: &str, phase, on: &str| PlannedStep { name: name(text), phase, on: on.to_owned() };
+    Plan {
+        schema: PlanSchema::V1,
+        hash: PlanHash([1; 32]),
+        file: "deploy.yaml".to_owned(),
+        file_hash: FileHash([2; 32]),
+        name: name("storefront"),
+        release: name("2026.11.3"),
+        stage_only: false,
+        packages: vec![PlannedPackage {
+            name: name("web"),
+            reference: "nuget-main Acme.Web 4.2.1".to_owned(),
+            blake3: PackageId([3; 32]),
+            size: 412_000_000,
+        }],
+        nodes: vec![node("osl-1", "osl", true), node("osl-2", "osl", true), node("syd-1", "syd", false)],
+        sites: vec![site("osl", Some(6_250_000), Some(RateFrom::Limit), 2), site("syd", None, None, 1)],
+        steps: vec![step("vpn", StepPhase::BeforeAcquire, "site"), step("restart", StepPhase::Steps, "node")],
+        gate: "opens when 100% of the nodes have their packages".to_owned(),
+        estimate_ms: None,
+        blockers: vec!["syd-1 is offline".to_owned()],
+        as_wanted_since: None,
+    }
+}
+
+/// Where the sample log ends.
+pub(crate) const HEAD: &str = "41:9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f";
+
+/// What operators did.
+pub(crate) fn audit_entries() -> Vec<AuditEntry> {
+    let act = |seconds, command: &str, what: &str| Act {
+        time: at(seconds),
+        who: "ola@laptop".to_owned(),
+        command: command.to_owned(),
+        what: what.to_owned(),
+        ..Act::default()
+    };
+    let deploy = Act {
+        deployment: Some("d12".to_owned()),
+        plan: Some("01".repeat(32)),
+        reason: Some("CHG-4711".to_owned()),
+        ..act(60, "deploy", "storefront 2026.11.3 from deploy.yaml")
+    };
+    let release = Act { refused: Some("the gate is open already".to_owned()), ..act(70, "release", "d12") };
+    [(7, act(0, "token create", "site syd")), (38, deploy), (41, release)]
+        .map(|(entry, act)| AuditEntry { entry, act })
+        .to_vec()
+}
+
+/// A log that is whole, or of which an entry was changed.
+pub(crate) fn verdict(broken: bool) -> AuditVerdict {
+    let cause = "its bytes were changed, or are not all there".to_owned();
+    let broken = broken.then_some(AuditBreak { entry: 42, offset: 9000, cause });
+    AuditVerdict { schema: VerdictSchema::V1, entries: 41, head: HEAD.to_owned(), broken }
 }

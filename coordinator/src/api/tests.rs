@@ -105,7 +105,8 @@ async fn operators_reach_the_driver() {
     let (status, done) = call(&fake, Method::POST, "/v1/deployments/d12/operator", Some(retry)).await;
     assert_eq!((status, &done["nodes"]), (StatusCode::OK, &json!(["syd-2"])));
     let node = Some("syd-2".parse().unwrap());
-    assert_eq!(fake.actions.recv().await, Some(Action::Answer { answer: Answer::Retry, node, step: None }));
+    let (action, _) = fake.actions.recv().await.unwrap();
+    assert_eq!(action, Action::Answer { answer: Answer::Retry, node, step: None });
     let (status, _) =
         call(&fake, Method::POST, "/v1/deployments/d12/operator", Some(json!({ "action": "explode" }))).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);

@@ -11,7 +11,9 @@ use shoal_proto::id::{DeploymentId, Name};
 
 pub use super::text::Timestamp;
 use super::text::as_text;
+pub use super::types_audit::*;
 pub use super::types_flow::*;
+pub use super::types_plan::*;
 pub use super::types_status::*;
 pub use super::types_summary::*;
 
@@ -39,6 +41,8 @@ schema! {
     TokensSchema = "shoal.tokens/v1";
     /// Schema of [`NewToken`].
     TokenSchema = "shoal.token/v1";
+    /// Schema of [`Plan`].
+    PlanSchema = "shoal.plan/v1";
     /// Schema of [`Deployment`].
     DeploymentSchema = "shoal.deployment/v1";
     /// Schema of [`Deployments`].
@@ -51,6 +55,10 @@ schema! {
     LogsSchema = "shoal.logs/v1";
     /// Schema of [`Events`].
     EventsSchema = "shoal.events/v1";
+    /// Schema of [`Audit`].
+    AuditSchema = "shoal.audit/v1";
+    /// Schema of [`AuditVerdict`].
+    VerdictSchema = "shoal.audit-verdict/v1";
     /// Schema of [`Done`].
     DoneSchema = "shoal.done/v1";
     /// Schema of an error's body.
@@ -240,8 +248,8 @@ pub struct Token {
     pub nodes: u32,
 }
 
-/// Body of `POST /v1/deployments`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Body of `POST /v1/plans` and `POST /v1/deployments`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeployRequest {
     /// What messages call the file.
@@ -251,6 +259,12 @@ pub struct DeployRequest {
     /// Whether it ends when the packages are there, before the gate.
     #[serde(default)]
     pub stage_only: bool,
+    /// Whether it runs also where all is as the file wants it.
+    #[serde(default)]
+    pub again: bool,
+    /// The plan that it must be; it is refused if anything that the plan stands on has moved.
+    #[serde(default)]
+    pub plan: Option<Box<Plan>>,
 }
 
 /// Answer to `POST /v1/deployments`, and one row of [`Deployments`].
@@ -276,6 +290,9 @@ pub struct Deployment {
     /// When it ended.
     #[serde(default)]
     pub ended: Option<Timestamp>,
+    /// Whether nothing began, because this earlier deployment did all that was asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unchanged: bool,
 }
 
 /// Answer to `GET /v1/deployments`.
@@ -291,8 +308,14 @@ pub struct Deployments {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Action {
+    /// Has nothing start and nothing be fetched; steps that run are let finish.
+    Pause,
+    /// Goes on after a pause.
+    Resume,
     /// Opens a manual gate.
     Release,
+    /// Has the next wave begin: before the bake is over, or although too few nodes came through.
+    Promote,
     /// Ends it; steps that run are killed.
     Cancel,
     /// Answers failed steps.

@@ -109,6 +109,8 @@ pub enum EventKind {
     Acquired,
     /// The release gate opened.
     GateOpened,
+    /// A wave began or is through.
+    Wave,
     /// An attempt at a step started on a node.
     StepStarted,
     /// An attempt at a step succeeded on a node.

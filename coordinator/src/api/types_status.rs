@@ -13,7 +13,7 @@ use super::types_summary::Summary;
 pub enum DeploymentState {
     /// It goes on by itself.
     Running,
-    /// It waits for an operator's answer to a failed step.
+    /// An operator paused it, or it waits for an operator's answer to a failed step.
     Paused,
     /// It waits for a gate.
     Blocked,
@@ -80,6 +80,9 @@ pub struct Status {
     /// What it waits for or why it ended badly: sentences that name the thing, the cause and the next step.
     #[serde(default)]
     pub waiting: Vec<String>,
+    /// The waves of the deployment file, in order.
+    #[serde(default)]
+    pub waves: Vec<WaveStatus>,
     /// The target nodes by site and name; in a brief answer only those that [need attention](NodeStatus::is_trouble).
     pub nodes: Vec<NodeStatus>,
     /// On how many nodes each step stands how (the API counts them).
@@ -110,6 +113,41 @@ pub struct Gate {
     pub open: bool,
 }
 
+/// How a wave stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaveStatus {
+    /// What the deployment file calls it.
+    pub name: String,
+    /// How far it is.
+    pub state: WaveState,
+    /// Its nodes.
+    pub nodes: u32,
+    /// Those that went through all steps.
+    pub done: u32,
+    /// Those on which a step failed, and that `max_failures` lets the deployment go on without.
+    pub failed: u32,
+    /// Those that it goes on without for other causes; they count for nothing.
+    pub excluded: u32,
+    /// How many must be through before the next wave begins by itself.
+    pub needed: u32,
+}
+
+/// How far a wave is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaveState {
+    /// Not begun.
+    Pending,
+    /// Its nodes go through the steps.
+    Running,
+    /// It is through, and is watched before the next begins.
+    Baking,
+    /// It is through with too few nodes: an operator's word is wanted.
+    Short,
+    /// It is through, and the next has begun or there is none.
+    Done,
+}
+
 /// One target node of a deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -117,6 +155,9 @@ pub struct NodeStatus {
     pub name: String,
     /// Its site.
     pub site: String,
+    /// Its wave, where the deployment file has waves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<String>,
     /// How it stands.
     pub state: NodeState,
     /// Whether it is connected to the coordinator.
@@ -180,6 +221,9 @@ pub struct StepStatus {
     /// Whether an operator, or the deployment file, let it count as done although it failed or is unknown.
     #[serde(default)]
     pub ignored: bool,
+    /// When the last attempt started, as far as was reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
     /// Why the last attempt failed, in a sentence, if it did.
     #[serde(default)]
     pub error: Option<String>,
@@ -206,6 +250,9 @@ pub struct StepCount {
     pub done: u32,
     /// Nodes on which it failed, or nobody saw how it ended.
     pub failed: u32,
+    /// Milliseconds between its first and its last start, first attempts only: with `sync: barrier`, the skew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_within_ms: Option<u64>,
 }
 
 /// Which list of the deployment file a step is in.
@@ -216,6 +263,8 @@ pub enum StepPhase {
     BeforeAcquire,
     /// `steps`.
     Steps,
+    /// A step of `steps` that is `on: always`.
+    Always,
     /// An `always_after` of `before_acquire`.
     AlwaysAfter,
 }
@@ -298,14 +347,21 @@ impl StepCount {
     /// Counts `steps`; in the order in which the steps first appear, `before_acquire` first.
     pub(super) fn tally<'a>(steps: impl Iterator<Item = &'a StepStatus>) -> Vec<Self> {
         let mut counts: Vec<Self> = Vec::new();
+        let mut starts: Vec<Option<(Timestamp, Timestamp)>> = Vec::new();
         for step in steps {
             let known = counts.iter().position(|count| count.phase == step.phase && count.name == step.name);
             let index = known.unwrap_or_else(|| {
                 let (name, phase) = (step.name.clone(), step.phase);
-                counts.push(Self { name, phase, pending: 0, running: 0, done: 0, failed: 0 });
+                counts.push(Self { name, phase, pending: 0, running: 0, done: 0, failed: 0, started_within_ms: None });
+                starts.push(None);
                 counts.len() - 1
             });
             let count = &mut counts[index];
+            if let Some(at) = step.started.filter(|_| step.attempts == 1) {
+                let (first, last) = starts[index].map_or((at, at), |(first, last)| (at.min(first), at.max(last)));
+                starts[index] = Some((first, last));
+                count.started_within_ms = Some(last.ms_since(first));
+            }
             *match step.state {
                 _ if step.ignored => &mut count.done,
                 StepState::Pending => &mut count.pending,

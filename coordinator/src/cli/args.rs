@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use shoal_proto::id::{DeploymentId, Name};
 
-use super::units::{Limit, parse_limit, parse_positive_size, parse_ttl_s};
+use super::units::{Limit, parse_limit, parse_positive_size, parse_reason, parse_ttl_s};
+use crate::audit::Head;
 use shoal_proto::rollout::units::{parse_duration, parse_rate};
 
 const EXIT_CODES: &str = "Exit codes:
@@ -15,7 +16,7 @@ const EXIT_CODES: &str = "Exit codes:
   2    wrong usage, or a mistake in a file
   3    the deployment failed or was cancelled
   4    the deployment succeeded without some nodes
-  5    the deployment waits for a gate or an operator
+  5    blocked by a gate, an operator or another deployment, or the plan does not hold any more
   6    the wait timed out; the deployment goes on
   7    the coordinator cannot be reached
   8    not allowed
@@ -53,6 +54,12 @@ pub struct Global {
     /// File with the operator's token, `<data_dir>/admin.token` of the coordinator; or the token itself in SHOAL_TOKEN
     #[arg(long, global = true, value_name = "FILE", env = "SHOAL_TOKEN_FILE", hide_env_values = true)]
     pub token_file: Option<PathBuf>,
+    /// Why: a word for the audit log, such as the number of a change request
+    #[arg(long, global = true, value_name = "TEXT", env = "SHOAL_REASON", hide_env_values = true, value_parser = parse_reason)]
+    pub reason: Option<String>,
+    /// Who you are, for the audit log; your user and this machine's name if you do not say
+    #[arg(long, global = true, value_name = "NAME", env = "SHOAL_OPERATOR", hide_env_values = true, hide_short_help = true, value_parser = parse_reason)]
+    pub operator: Option<String>,
     /// How to print: for people, as one JSON document, or as one JSON document a line
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t = Format::Table)]
     pub output: Format,
@@ -99,6 +106,8 @@ pub enum Command {
     /// Make, list or revoke join strings for nodes
     #[command(subcommand)]
     Token(TokenCommand),
+    /// What a deployment would do: nodes, bytes by site and source, time, and what is in the way. Changes nothing
+    Plan(PlanArgs),
     /// Start a deployment
     Deploy(DeployArgs),
     /// How a deployment stands
@@ -107,8 +116,14 @@ pub enum Command {
     Watch(WatchArgs),
     /// What a deployment's steps wrote
     Logs(LogsArgs),
+    /// Pause a deployment: nothing starts and nothing is fetched; steps that run are let finish
+    Pause(IdArgs),
+    /// Go on after a pause
+    Resume(IdArgs),
     /// Open a manual gate
     Release(IdArgs),
+    /// Begin the next wave: before the bake is over, or although too few nodes came through
+    Promote(IdArgs),
     /// End a deployment; steps that run are killed
     Cancel(IdArgs),
     /// Answer a failed step: run it again
@@ -121,6 +136,9 @@ pub enum Command {
     Fail(AnswerArgs),
     /// Let a site read more over its WAN than the 1 % that it may read again
     Allow(AllowArgs),
+    /// What operators did, and whether the log of it is as it was written
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// The nodes of the mesh
     #[command(subcommand)]
     Nodes(NodesCommand),
@@ -205,12 +223,35 @@ pub struct ServeArgs {
     pub config: PathBuf,
 }
 
-/// Arguments of `deploy`.
+/// Arguments of `plan`.
 #[derive(Args, Debug)]
-pub struct DeployArgs {
+pub struct PlanArgs {
     /// The deployment file; `-` is standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
+    /// Write the plan to this file as well, for `shoal deploy --plan`
+    #[arg(long, value_name = "PLAN")]
+    pub out: Option<PathBuf>,
+    /// Plan to only bring the packages to the nodes
+    #[arg(long)]
+    pub stage_only: bool,
+}
+
+/// Arguments of `deploy`.
+#[derive(Args, Debug)]
+pub struct DeployArgs {
+    /// The deployment file; `-` is standard input. With --plan, the plan's own if none is given
+    #[arg(short, long, value_name = "FILE", required_unless_present = "plan")]
+    pub file: Option<PathBuf>,
+    /// Only if it is what this plan says: nothing begins if the file, a package or the nodes are others by now
+    #[arg(long, value_name = "PLAN")]
+    pub plan: Option<PathBuf>,
+    /// Run it also where all is as the file wants it
+    #[arg(long)]
+    pub again: bool,
+    /// Where another deployment of the same name has some of the nodes, begin when that is over
+    #[arg(long)]
+    pub wait: bool,
     /// Show progress until it ends, then the summary
     #[arg(long, conflicts_with = "detach")]
     pub watch: bool,
@@ -222,7 +263,7 @@ pub struct DeployArgs {
     pub stage_only: bool,
     /// How long to watch
     #[command(flatten)]
-    pub wait: WaitArgs,
+    pub watching: WaitArgs,
 }
 
 /// How long to watch.
@@ -303,6 +344,41 @@ pub struct AllowArgs {
     /// Of this package only; without it, of each that waits
     #[arg(long)]
     pub package: Option<Name>,
+}
+
+/// What to do with the audit log.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// List what operators did
+    Ls {
+        /// How many, from the newest
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        count: u32,
+        /// Where the log is.
+        #[command(flatten)]
+        source: AuditSource,
+    },
+    /// Check that no entry was changed, removed or put in. That the end was cut off shows only to the coordinator that runs,
+    /// or with --head
+    Verify {
+        /// A place that the log must hold, as `audit ls` or an earlier `audit verify` told it
+        #[arg(long, value_name = "NUMBER:LINK")]
+        head: Option<Head>,
+        /// Where the log is.
+        #[command(flatten)]
+        source: AuditSource,
+    },
+}
+
+/// A log to read without asking the coordinator, which may run or not.
+#[derive(Args, Debug)]
+pub struct AuditSource {
+    /// Read this log instead of asking the coordinator
+    #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
+    pub file: Option<PathBuf>,
+    /// Read the log in this data folder of a coordinator instead of asking it
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
 }
 
 /// What to do with recipes.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,7 +12,9 @@ use super::exit::{CliError, Exit};
 use crate::api::command::LogFilter;
 use crate::api::limits::{ANSWER_TIMEOUT, DEPLOY_ANSWER_TIMEOUT};
 use crate::api::types::*;
-use crate::api::{ApiError, ErrorCode};
+use crate::api::{ApiError, ErrorCode, OPERATOR_HEADER, REASON_HEADER};
+use crate::audit::Head;
+use crate::trail::By;
 
 /// How long a connection may take: longer than a lost packet or two, shorter than patience.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,6 +31,7 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     token: Option<String>,
+    by: By,
 }
 
 impl Client {
@@ -50,7 +54,13 @@ impl Client {
             builder = builder.no_proxy();
         }
         let failed = |error| CliError::new(Exit::Unexpected, format!("cannot start an HTTP client: {error}"));
-        Ok(Self { http: builder.build().map_err(failed)?, base, token })
+        Ok(Self { http: builder.build().map_err(failed)?, base, token, by: By::default() })
+    }
+
+    /// The same for this operator.
+    #[must_use]
+    pub fn on_behalf_of(self, by: By) -> Self {
+        Self { by, ..self }
     }
 
     /// Makes a join string.
@@ -66,6 +76,17 @@ impl Client {
     /// Makes a join string useless.
     pub async fn revoke_token(&self, id: &str) -> Result<Done, CliError> {
         self.exchange(self.request(Method::DELETE, &["tokens", id], ""), ANSWER_TIMEOUT).await
+    }
+
+    /// What operators did, the newest `count`.
+    pub async fn audit(&self, count: u32) -> Result<Audit, CliError> {
+        self.fetch(&["audit"], &format!("count={count}"), ANSWER_TIMEOUT).await
+    }
+
+    /// Whether the audit log is as it was written; with `known`, also whether it holds that head.
+    pub async fn verify_audit(&self, known: Option<Head>) -> Result<AuditVerdict, CliError> {
+        let query = known.map_or_else(String::new, |known| format!("head={known}"));
+        self.fetch(&["audit", "verify"], &query, DEPLOY_ANSWER_TIMEOUT).await
     }
 
     /// Lists nodes.
@@ -86,6 +107,11 @@ impl Client {
     /// Lists feeds.
     pub async fn feeds(&self) -> Result<Feeds, CliError> {
         self.fetch(&["feeds"], "", ANSWER_TIMEOUT).await
+    }
+
+    /// Says what a deployment would do.
+    pub async fn plan(&self, request: &DeployRequest) -> Result<Plan, CliError> {
+        self.post(&["plans"], request, DEPLOY_ANSWER_TIMEOUT).await
     }
 
     /// Starts a deployment.
@@ -154,7 +180,14 @@ impl Client {
             segments.pop_if_empty().push("v1").extend(path);
         }
         url.set_query(Some(query).filter(|query| !query.is_empty()));
-        let request = self.http.request(method, url);
+        let mut request = self.http.request(method, url);
+        let By { who, reason } = &self.by;
+        let said = [(OPERATOR_HEADER, Some(who)), (REASON_HEADER, reason.as_ref())];
+        for (header, text) in said.into_iter().filter_map(|(header, text)| Some((header, text?))) {
+            if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
+                request = request.header(header, value);
+            }
+        }
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,

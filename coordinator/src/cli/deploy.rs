@@ -2,16 +2,23 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use shoal_proto::id::DeploymentId;
 
 use super::args::{DeployArgs, Format};
 use super::client::Client;
 use super::exit::{CliError, Exit};
+use super::plan::{self, as_wanted};
 use super::terminal::Terminal;
 use super::units::count;
 use super::watch::watch;
 use crate::api::limits::BODY_BYTES_MAX;
 use crate::api::types::{DeployRequest, Deployment};
+
+/// How long one look at a deployment that has the nodes takes at most.
+const HELD_WAIT: Duration = Duration::from_secs(5);
 
 /// Starts a deployment; the coordinator reads the file, so that its messages are the same from everywhere.
 ///
@@ -23,23 +30,65 @@ pub async fn run(
     args: DeployArgs,
     interrupted: impl Future<Output = ()>,
 ) -> Result<Exit, CliError> {
-    let text = read(&args.file)?;
-    let file = args.file.display().to_string();
-    let request = DeployRequest { file, text, stage_only: args.stage_only };
+    let request = request(&args)?;
     terminal.note(&format!("resolving the packages of {}", request.file));
-    let deployment = client.deploy(&request).await?;
-    if args.watch {
+    let deployment =
+        if args.wait { in_turn(client, terminal, &request).await? } else { client.deploy(&request).await? };
+    if deployment.unchanged {
+        terminal.note(&format!("nothing was done: {}", as_wanted(&deployment.id.to_string())));
+    } else if args.watch {
         terminal.note(&started(&deployment));
-        return watch(client, terminal, deployment.id, args.wait.wait_max, interrupted).await;
+        return watch(client, terminal, deployment.id, args.watching.wait_max, interrupted).await;
     }
     match terminal.format {
         Format::Table => {
             terminal.text(&format!("{}\n", deployment.id))?;
-            terminal.note(&format!("{}; `shoal watch {}` follows it", started(&deployment), deployment.id));
+            if !deployment.unchanged {
+                terminal.note(&format!("{}; `shoal watch {}` follows it", started(&deployment), deployment.id));
+            }
         }
         Format::Json | Format::Jsonl => terminal.json(&deployment)?,
     }
     Ok(Exit::Done)
+}
+
+fn request(args: &DeployArgs) -> Result<DeployRequest, CliError> {
+    let plan = args.plan.as_deref().map(plan::load).transpose()?.map(Box::new);
+    let planned = plan.as_ref().map(|plan| PathBuf::from(&plan.file));
+    let path = args.file.clone().or(planned).unwrap_or_default();
+    let stage_only = args.stage_only || plan.as_ref().is_some_and(|plan| plan.stage_only);
+    Ok(DeployRequest { file: path.display().to_string(), text: read(&path)?, stage_only, again: args.again, plan })
+}
+
+/// Begins when no other deployment of the same name has some of the nodes. Nothing is kept of those who wait: whoever asks
+/// first then is the next.
+async fn in_turn(client: &Client, terminal: &mut Terminal, request: &DeployRequest) -> Result<Deployment, CliError> {
+    let mut told = String::new();
+    loop {
+        match client.deploy(request).await {
+            Err(error) if error.held.is_some() => {
+                if told != error.message {
+                    terminal.note(&format!("{}; waiting", error.message));
+                    told.clone_from(&error.message);
+                }
+                if let Some(by) = error.held {
+                    until_over(client, by).await?;
+                }
+            }
+            answer => return answer,
+        }
+    }
+}
+
+async fn until_over(client: &Client, id: DeploymentId) -> Result<(), CliError> {
+    let mut after = 0;
+    loop {
+        let events = client.events(id, after, HELD_WAIT).await?;
+        if events.ended {
+            return Ok(());
+        }
+        after = events.next;
+    }
 }
 
 fn started(deployment: &Deployment) -> String {
@@ -47,7 +96,11 @@ fn started(deployment: &Deployment) -> String {
     format!("deployment {id}: {name} {release} to {}", count(*nodes, "node"))
 }
 
-fn read(path: &Path) -> Result<String, CliError> {
+/// The text of a deployment file.
+///
+/// # Errors
+/// If it cannot be read.
+pub(super) fn read(path: &Path) -> Result<String, CliError> {
     let failed = |error: io::Error| {
         let message = format!("cannot read the deployment file {}: {error}", path.display());
         CliError::new(Exit::Usage, message)

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use shoal_proto::id::DeploymentId;
+
 use crate::api::types::DeploymentState;
 use crate::api::{ApiError, ErrorCode};
 
@@ -20,7 +22,7 @@ pub enum Exit {
     Failed = 3,
     /// The deployment succeeded without some nodes.
     WithoutSome = 4,
-    /// The deployment waits for a gate or an operator.
+    /// A gate, an operator or another deployment is waited for, or a plan does not hold any more.
     Blocked = 5,
     /// The wait timed out; the deployment goes on.
     TimedOut = 6,
@@ -62,12 +64,14 @@ pub struct CliError {
     pub message: String,
     /// What to do about it, if something can be said.
     pub next: Option<String>,
+    /// The deployment that is in the way, if it is one.
+    pub held: Option<DeploymentId>,
 }
 
 impl CliError {
     /// An error without a next step.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), next: None }
+        Self { exit, message: message.into(), next: None, held: None }
     }
 
     /// The same error with a next step.
@@ -91,12 +95,14 @@ impl From<ApiError> for CliError {
     fn from(error: ApiError) -> Self {
         let exit = match error.code {
             ErrorCode::BadRequest | ErrorCode::NotFound | ErrorCode::Conflict => Exit::Usage,
+            ErrorCode::Blocked => Exit::Blocked,
             ErrorCode::NotAllowed => Exit::NotAllowed,
             ErrorCode::Integrity => Exit::Integrity,
             ErrorCode::Unavailable => Exit::Unreachable,
             ErrorCode::Failed | ErrorCode::Other => Exit::Unexpected,
         };
-        Self { exit, message: error.message, next: error.next }
+        let held = error.held.and_then(|id| id.parse().ok());
+        Self { exit, message: error.message, next: error.next, held }
     }
 }
 

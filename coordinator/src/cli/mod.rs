@@ -4,11 +4,13 @@
 //! error. [`run`] is the whole program but for its process: tests call it with streams of their own.
 
 pub mod args;
+pub mod audit;
 pub mod client;
 pub mod deploy;
 pub mod exit;
 pub mod logs;
 pub mod man;
+pub mod plan;
 pub mod progress;
 pub mod recipe;
 pub mod render;
@@ -31,6 +33,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::api::types::{Action, AllowRequest, Answer, LimitRequest, TokenRequest};
 use crate::demo;
+use crate::trail::By;
 use args::{
     AllowArgs, AnswerArgs, Cli, Command, Format, Global, ListCommand, NodesCommand, SitesCommand, StatusArgs,
     TokenCommand,
@@ -99,9 +102,7 @@ async fn dispatch(
     interrupted: impl Future<Output = ()>,
 ) -> Result<Exit, CliError> {
     if let Command::Completions { shell } = cli.command {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "shoal", &mut script);
-        terminal.text(&String::from_utf8_lossy(&script))?;
+        completions(terminal, shell)?;
         return Ok(Exit::Done);
     }
     if let Command::Man { dir } = cli.command {
@@ -119,16 +120,26 @@ async fn dispatch(
     if let Command::Demo(args) = &cli.command {
         return demo::run(args, terminal, interrupted).await;
     }
+    if let Command::Audit(command) = &cli.command
+        && let Some(exit) = audit::offline(terminal, command)?
+    {
+        return Ok(exit);
+    }
     let client = connect(&cli.global, token)?;
     match cli.command {
+        Command::Plan(args) => return plan::run(&client, terminal, args).await,
         Command::Deploy(args) => return deploy::run(&client, terminal, args, interrupted).await,
         Command::Watch(args) => {
             return watch::watch(&client, terminal, args.id, args.wait.wait_max, interrupted).await;
         }
+        Command::Audit(command) => return audit::online(&client, terminal, command).await,
         Command::Token(command) => tokens(&client, terminal, command).await?,
         Command::Status(args) => status(&client, terminal, args).await?,
         Command::Logs(args) => logs::run(&client, terminal, args).await?,
+        Command::Pause(args) => done(terminal, client.operator(args.id, &Action::Pause).await?)?,
+        Command::Resume(args) => done(terminal, client.operator(args.id, &Action::Resume).await?)?,
         Command::Release(args) => done(terminal, client.operator(args.id, &Action::Release).await?)?,
+        Command::Promote(args) => done(terminal, client.operator(args.id, &Action::Promote).await?)?,
         Command::Cancel(args) => done(terminal, client.operator(args.id, &Action::Cancel).await?)?,
         Command::Retry(args) => answer(&client, terminal, Answer::Retry, args).await?,
         Command::Ignore(args) => answer(&client, terminal, Answer::Ignore, args).await?,
@@ -157,6 +168,12 @@ async fn dispatch(
     Ok(Exit::Done)
 }
 
+fn completions(terminal: &mut Terminal, shell: clap_complete::Shell) -> Result<(), CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "shoal", &mut script);
+    terminal.text(&String::from_utf8_lossy(&script))
+}
+
 fn connect(global: &Global, token: Option<String>) -> Result<Client, CliError> {
     let token = match &global.token_file {
         None => token,
@@ -168,7 +185,17 @@ fn connect(global: &Global, token: Option<String>) -> Result<Client, CliError> {
             Some(fs::read_to_string(path).map_err(failed)?.trim().to_owned())
         }
     };
-    Client::new(&global.coordinator, token)
+    let who = global.operator.clone().unwrap_or_else(whoami);
+    Ok(Client::new(&global.coordinator, token)?.on_behalf_of(By { who, reason: global.reason.clone() }))
+}
+
+/// The user and the machine, as the environment tells; what is certain is only that they have the token.
+fn whoami() -> String {
+    let text = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let user = text("SUDO_USER").or_else(|| text("USER")).or_else(|| text("LOGNAME"));
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| text("HOSTNAME"));
+    let host = host.map(|host| format!("@{}", host.trim())).unwrap_or_default();
+    format!("{}{host}", user.unwrap_or_else(|| "unknown".to_owned()))
 }
 
 async fn tokens(client: &Client, terminal: &mut Terminal, command: TokenCommand) -> Result<(), CliError> {

@@ -152,6 +152,7 @@ pub fn status(status: &Status, paint: Paint) -> String {
         let _ = writeln!(text, "{} {}", paint.paint(Style::Warn, "waits:"), printable(reason));
     }
     text.push_str(&site_progress(&status.sites, paint));
+    text.push_str(&waves(&status.waves, paint));
     text.push_str(&step_counts(&status.steps, paint));
     text.push_str(&targets(status, paint));
     text.push_str(&failures(&status.failures(), paint));
@@ -187,11 +188,37 @@ fn site_progress(sites: &[SiteStatus], paint: Paint) -> String {
     table.render(paint)
 }
 
+fn waves(waves: &[WaveStatus], paint: Paint) -> String {
+    if waves.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(2, &["wave", "state", "nodes", "done", "failed", "excluded"]);
+    for wave in waves {
+        let (word, style) = match wave.state {
+            WaveState::Pending => ("to do", Style::Dim),
+            WaveState::Running => ("runs", Style::Plain),
+            WaveState::Baking => ("bakes", Style::Plain),
+            WaveState::Short => ("too few are through", Style::Warn),
+            WaveState::Done => ("is through", Style::Good),
+        };
+        let failed = if wave.failed > 0 { Style::Bad } else { Style::Plain };
+        table.row([
+            wave.name.as_str().into(),
+            Cell::new(word, style),
+            wave.nodes.to_string().into(),
+            wave.done.to_string().into(),
+            Cell::new(wave.failed.to_string(), failed),
+            wave.excluded.to_string().into(),
+        ]);
+    }
+    table.render(paint)
+}
+
 fn step_counts(steps: &[StepCount], paint: Paint) -> String {
     if steps.iter().all(|step| step.done + step.running + step.failed == 0) {
         return String::new();
     }
-    let mut table = Table::new(2, &["step", "done", "running", "failed", "to do"]);
+    let mut table = Table::new(2, &["step", "done", "running", "failed", "to do", "started within"]);
     for step in steps {
         let failed = if step.failed > 0 { Style::Bad } else { Style::Plain };
         table.row([
@@ -200,6 +227,7 @@ fn step_counts(steps: &[StepCount], paint: Paint) -> String {
             step.running.to_string().into(),
             Cell::new(step.failed.to_string(), failed),
             step.pending.to_string().into(),
+            step.started_within_ms.map_or_else(|| UNKNOWN.to_owned(), duration).into(),
         ]);
     }
     table.render(paint)
@@ -307,6 +335,7 @@ pub fn share(part: u64, whole: u64) -> String {
     percent(if whole == 0 { 1.0 } else { (part as f64 / whole as f64 * 100.0).floor() / 100.0 })
 }
 
-fn or_none(empty: bool, none: &str, table: Table, paint: Paint) -> String {
+/// A table, or a sentence where it would be empty.
+pub(super) fn or_none(empty: bool, none: &str, table: Table, paint: Paint) -> String {
     if empty { format!("{none}\n") } else { table.render(paint) }
 }

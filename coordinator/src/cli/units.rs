@@ -3,6 +3,8 @@
 use shoal_proto::limits::RATE_LIMIT_MIN;
 use shoal_proto::rollout::units::{UnitError, parse_duration, parse_rate, parse_size};
 
+use crate::api::limits::TEXT_LEN_MAX;
+
 /// `51.5 MB`; powers of ten, as networks and feeds count.
 pub fn bytes(bytes: u64) -> String {
     const STEPS: [(f64, &str, usize); 4] = [(1e3, "kB", 1), (1e6, "MB", 1), (1e9, "GB", 2), (1e12, "TB", 2)];
@@ -77,6 +79,19 @@ pub fn parse_limit(text: &str) -> Result<Limit, String> {
             rate if rate < RATE_LIMIT_MIN => Err(format!("at least {RATE_LIMIT_MIN} B/s are wanted")),
             rate => Ok(Limit::Rate(rate)),
         },
+    }
+}
+
+/// A line of text for the audit log.
+///
+/// # Errors
+/// Text that is too long or no line.
+pub fn parse_reason(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("it is empty".to_owned()),
+        text if text.len() > TEXT_LEN_MAX => Err(format!("it has over {TEXT_LEN_MAX} bytes")),
+        text if text.chars().any(char::is_control) => Err("it is one line".to_owned()),
+        text => Ok(text.to_owned()),
     }
 }
 

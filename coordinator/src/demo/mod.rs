@@ -127,7 +127,7 @@ async fn deploy(
         Format::Json | Format::Jsonl => {}
     }
     let before = mesh.crossed();
-    let request = DeployRequest { file, text, stage_only: false };
+    let request = DeployRequest { file, text, ..DeployRequest::default() };
     let deployment = mesh.client().deploy(&request).await?;
     let (version, size, missing) = (release.version, bytes(release.size), bytes(release.missing));
     terminal.note(&format!("deploying version {version}: {size}, of which {missing} are new to each site"));

@@ -21,6 +21,7 @@ use super::origins::{Place, Wanting};
 use super::{ServeError, Server};
 use crate::catalog::{Catalog, CatalogError};
 use crate::journal::Entry;
+use crate::trail;
 
 /// Bytes of the encoded sources of a deployment.
 pub(super) const SOURCES_BYTES_MAX: usize = RECORD_BYTES_MAX / 2;
@@ -28,7 +29,7 @@ pub(super) const SOURCES_BYTES_MAX: usize = RECORD_BYTES_MAX / 2;
 impl Server {
     /// Carries out everything that follows from what was handled, each record durable before what comes after it.
     pub(super) async fn settle(&mut self) -> Result<(), ServeError> {
-        let mut batch = Vec::new();
+        let mut batch = std::mem::take(&mut self.acts);
         while let Some(output) = self.core.poll() {
             if let Output::Persist(record) = output {
                 self.note(&record);
@@ -43,7 +44,10 @@ impl Server {
 
     fn append(&mut self, batch: &mut Vec<Entry>) -> Result<(), ServeError> {
         if !batch.is_empty() {
+            // Acts stand first, and are small: in the first frame that is written.
+            let frame = self.journal.head().number + 1;
             tokio::task::block_in_place(|| self.journal.append(batch))?;
+            batch.iter().filter_map(|entry| trail::act(frame, entry)).for_each(|act| self.trail.push(act));
             batch.clear();
         }
         Ok(())

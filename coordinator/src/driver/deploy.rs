@@ -8,27 +8,39 @@ use shoal_node::store::Store;
 use shoal_proto::codec;
 use shoal_proto::content::Layout;
 use shoal_proto::coordinator::{Created, Input};
-use shoal_proto::manifest::{Package, Signed};
+use shoal_proto::id::PlanHash;
+use shoal_proto::manifest::{Manifest, Package, Signed};
 use shoal_proto::rollout::Options;
+use shoal_proto::rollout::basis::plan_hash;
 use shoal_proto::rollout::plan::{self, NodeFacts};
 use shoal_proto::rollout::spec::{DeploymentSpec, SourceSpec};
 
 use tracing::info;
 
+use super::acts::done;
 use super::carry::SOURCES_BYTES_MAX;
 use super::{Event, ServeError, Server};
 use crate::api::command::Reply;
-use crate::api::types::{DeployRequest, Deployment};
+use crate::api::types::{Act, DeployRequest, Deployment, Plan};
 use crate::api::{ApiError, ErrorCode};
 use crate::catalog::{Catalog, CatalogError};
 use crate::feeds::{FeedError, Feeds, Place, Reference, Resolved};
 use crate::spec_file;
+use crate::trail::By;
 
 /// What resolving a deployment file came to.
 pub(super) struct Resolution {
     request: DeployRequest,
     result: Result<(DeploymentSpec, Vec<Found>), ApiError>,
-    reply: Reply<Deployment>,
+    want: Want,
+}
+
+/// What is wanted of a deployment file.
+pub(super) enum Want {
+    /// To know what it would do.
+    Plan(Reply<Box<Plan>>),
+    /// That it is done.
+    Deploy(By, Reply<Deployment>),
 }
 
 /// A package of the file.
@@ -38,39 +50,74 @@ struct Found {
     block_bytes: Vec<u32>,
 }
 
+/// A deployment that could begin.
+pub(super) struct Planned {
+    pub(super) manifest: Manifest,
+    pub(super) created: Created,
+    pub(super) hash: PlanHash,
+}
+
 impl Server {
     /// Resolves a deployment file in a task; [`Self::on_resolved`] goes on.
-    pub(super) fn deploy(&self, request: DeployRequest, reply: Reply<Deployment>) {
+    pub(super) fn resolve(&self, request: DeployRequest, want: Want) {
         let (feeds, catalog, store) = (Arc::clone(&self.feeds), self.catalog.clone(), self.store.clone());
         let events = self.events_sender.clone();
         tokio::spawn(async move {
             let result = resolve(&request, &feeds, &catalog, &store).await;
-            let _ = events.send(Event::Resolved(Box::new(Resolution { request, result, reply }))).await;
+            let _ = events.send(Event::Resolved(Box::new(Resolution { request, result, want }))).await;
         });
     }
 
     pub(super) async fn on_resolved(&mut self, resolution: Resolution) -> Result<(), ServeError> {
-        let Resolution { request, result, reply } = resolution;
-        let created = result.and_then(|(spec, found)| self.plan(&request, &spec, found));
-        let answer = match created {
-            Ok((id, created)) => {
-                self.handle(Input::Create(Box::new(created)));
-                self.settle().await?;
-                self.deployment(id).ok_or_else(|| ApiError::new(ErrorCode::Failed, "the deployment did not start"))
-            }
-            Err(error) => Err(error),
-        };
+        let Resolution { request, result, want } = resolution;
+        let planned = result.and_then(|(spec, found)| self.plan(&request, &spec, found));
         // The operator's client may be gone.
-        let _ = reply.send(answer);
+        match (want, planned) {
+            (Want::Plan(reply), Ok(planned)) => self.show_plan(&request, &planned, reply),
+            (Want::Plan(reply), Err(error)) => drop(reply.send(Err(error))),
+            (Want::Deploy(by, reply), Ok(planned)) => {
+                let act = of_plan(&request, &planned);
+                let id = planned.manifest.deployment;
+                let answer = self.begin(&request, planned);
+                let began = answer.as_ref().is_ok_and(|begun| begun.is_none()).then(|| id.to_string());
+                let answer = match answer {
+                    Ok(begun) => begun.or_else(|| self.deployment(id)).ok_or_else(lost),
+                    Err(error) => Err(error),
+                };
+                self.conclude(by, Act { deployment: began, ..act }, answer, reply).await?;
+            }
+            (Want::Deploy(by, reply), Err(error)) => {
+                let act = done(command(&request), request.file.clone());
+                self.conclude(by, act, Err(error), reply).await?;
+            }
+        }
         Ok(())
     }
 
-    fn plan(
-        &self,
-        request: &DeployRequest,
-        spec: &DeploymentSpec,
-        found: Vec<Found>,
-    ) -> Result<(shoal_proto::id::DeploymentId, Created), ApiError> {
+    /// Begins a deployment, unless it is not the one that was planned, nothing is to be done (the answer is then what did
+    /// it), or another has its nodes.
+    fn begin(&mut self, request: &DeployRequest, planned: Planned) -> Result<Option<Deployment>, ApiError> {
+        let Planned { manifest, created, hash } = &planned;
+        if let Some(plan) = request.plan.as_ref().filter(|plan| plan.hash != *hash) {
+            return Err(self.moved(request, plan, &planned));
+        }
+        let since = self.core.as_wanted(manifest, &created.options, &created.sites).filter(|_| !request.again);
+        if let Some(since) = since {
+            let before = self.deployment(since).ok_or_else(lost)?;
+            return Ok(Some(Deployment { unchanged: true, ..before }));
+        }
+        if let Some(held) = self.core.holder(&manifest.name, &manifest.targets()) {
+            let by = held.by;
+            let next =
+                format!("`--wait` begins when {by} is over; `shoal watch {by}` shows it, `shoal cancel {by}` ends it");
+            let error = ApiError::new(ErrorCode::Blocked, format!("not deployed: {held}")).next(next);
+            return Err(ApiError { held: Some(by.to_string()), ..error });
+        }
+        self.handle(Input::Create(Box::new(planned.created)));
+        Ok(None)
+    }
+
+    fn plan(&self, request: &DeployRequest, spec: &DeploymentSpec, found: Vec<Found>) -> Result<Planned, ApiError> {
         let wrong =
             |error: &dyn std::error::Error| ApiError::new(ErrorCode::BadRequest, format!("{}: {error}", request.file));
         let id = self.core.next_deployment();
@@ -86,7 +133,8 @@ impl Server {
         let signed = Signed::seal(&manifest, |bytes| self.identity.sign(bytes)).map_err(|error| wrong(&error))?;
         let options = Options::for_targets(&manifest, &nodes, request.stage_only);
         let sites = plan::sites(&manifest, &nodes);
-        Ok((id, Created { signed, options, sites, blocks, sources }))
+        let hash = plan_hash(&manifest, &options, &sites);
+        Ok(Planned { manifest, created: Created { signed, options, sites, blocks, sources }, hash })
     }
 
     fn node_facts(&self) -> Vec<NodeFacts> {
@@ -100,6 +148,21 @@ impl Server {
         });
         facts.collect()
     }
+}
+
+fn lost() -> ApiError {
+    ApiError::new(ErrorCode::Failed, "the deployment did not start")
+}
+
+fn command(request: &DeployRequest) -> &'static str {
+    if request.stage_only { "stage" } else { "deploy" }
+}
+
+/// What is written down of an operator who wants a plan carried out.
+fn of_plan(request: &DeployRequest, planned: &Planned) -> Act {
+    let Planned { manifest, hash, .. } = planned;
+    let what = format!("{} {} from {}", manifest.name, manifest.release, request.file);
+    Act { plan: Some(hash.to_string()), ..done(command(request), what) }
 }
 
 async fn resolve(

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use shoal_proto::coordinator::{Created, Record};
-use shoal_proto::id::{DeploymentId, NodeId};
+use shoal_proto::id::{DeploymentId, LaneIndex, Name, NodeId, WaveIndex};
 use shoal_proto::manifest::{Manifest, StepRef};
 use shoal_proto::rollout::{Actor, Change, End, Exclusion, Failure, Outcome, StepOutcome};
 use shoal_proto::time::WallTime;
@@ -132,6 +132,16 @@ pub(super) fn step_name(step: StepRef, manifest: &Manifest) -> String {
     manifest.step(step).map_or_else(|| step.index.to_string(), |step| step.name.to_string())
 }
 
+/// What people call a wave; none where the deployment file has no waves.
+pub(super) fn wave_name(wave: WaveIndex, manifest: &Manifest) -> Option<String> {
+    manifest.waves.get(wave.index()).map(|wave| wave.name.to_string())
+}
+
+fn wave_of_lane(lane: LaneIndex, manifest: &Manifest) -> Option<&Name> {
+    let names = manifest.waves.iter().flat_map(|wave| wave.lanes.iter().map(|_| &wave.name));
+    names.into_iter().nth(lane.index())
+}
+
 /// How a step ended, in words that follow its name.
 pub(super) fn outcome_words(outcome: &StepOutcome) -> String {
     match outcome {
@@ -151,8 +161,10 @@ fn draft(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draf
         manifest.packages.get(index.index()).map_or_else(|| index.to_string(), |package| package.name.to_string())
     };
     Some(match change {
-        Change::StepOpened { step } => {
-            let message = format!("step {} begins", step_named(step));
+        Change::StepOpened { step, lane } => {
+            let wave = lane.and_then(|lane| wave_of_lane(lane, manifest));
+            let wave = wave.map_or_else(String::new, |wave| format!(" in wave {wave}"));
+            let message = format!("step {} begins{wave}", step_named(step));
             Draft { step: Some((*step, 0)), ..Draft::plain(EventKind::Stage, message) }
         }
         Change::Started { actor, step, attempt } => Draft {
@@ -179,15 +191,36 @@ fn draft(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draf
             let message = format!("{} cannot have {}: {cause}", name(&Actor::Node(*node)), package(index));
             Draft::of(EventKind::Waiting, *node, message)
         }
+        Change::Paused => Draft::plain(EventKind::Operator, "an operator paused it"),
+        Change::Resumed => Draft::plain(EventKind::Operator, "an operator resumed it"),
         Change::Released => Draft::plain(EventKind::Operator, "an operator released the gate"),
         Change::GateOpened => Draft::plain(EventKind::GateOpened, "the gate is open"),
+        Change::WaveOpened { wave } => {
+            Draft::plain(EventKind::Wave, format!("wave {} begins", wave_name(*wave, manifest)?))
+        }
+        Change::WaveEnded { wave } => {
+            Draft::plain(EventKind::Wave, format!("wave {} is through", wave_name(*wave, manifest)?))
+        }
+        Change::Promoted { wave } => {
+            let message = format!("an operator promoted wave {}", wave_name(*wave, manifest)?);
+            Draft::plain(EventKind::Operator, message)
+        }
         Change::Excluded { node, why } => {
             let why = match why {
                 Exclusion::Straggler => "it lacks packages for too long",
                 Exclusion::Operator => "an operator said so",
+                Exclusion::Offline => "it was offline for too long",
+                Exclusion::Failed => "a step failed on it, and `max_failures` allows that",
             };
             let message = format!("goes on without {}: {why}", name(&Actor::Node(*node)));
             Draft::of(EventKind::Node, *node, message)
+        }
+        Change::Behind { node } => {
+            let message = format!("the others go on without {}, which is offline", name(&Actor::Node(*node)));
+            Draft::of(EventKind::Node, *node, message)
+        }
+        Change::CaughtUp { node } => {
+            Draft::of(EventKind::Node, *node, format!("{} has caught up", name(&Actor::Node(*node))))
         }
         Change::Closing { end: End::Failure { cause } } => Draft::plain(EventKind::Stage, format!("failing: {cause}")),
         Change::Closing { end: End::Cancel } => Draft::plain(EventKind::Operator, "an operator cancelled it"),

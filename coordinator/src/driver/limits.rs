@@ -12,7 +12,7 @@ use shoal_proto::time::WallTime;
 use shoal_proto::wan::calendar::{self, Override, Reason};
 use tracing::info;
 
-use super::{ServeError, Server};
+use super::Server;
 use crate::api::types::{Done, DoneSchema, LimitRequest, LimitedBy, Site};
 use crate::api::{ApiError, ErrorCode};
 use crate::config::site::SiteConfig;
@@ -43,7 +43,7 @@ impl Server {
     }
 
     /// A site's limit, and why it is that.
-    fn limit(&self, site: &Name, now: WallTime) -> (Option<u64>, Reason) {
+    pub(super) fn limit(&self, site: &Name, now: WallTime) -> (Option<u64>, Reason) {
         let config = self.config.sites.get(site).cloned().unwrap_or_default();
         config.calendar.with_override(config.local(now), self.core.limit_override(site), now)
     }
@@ -68,33 +68,25 @@ impl Server {
         }
     }
 
-    pub(super) async fn limit_site(
-        &mut self,
-        site: Name,
-        request: LimitRequest,
-    ) -> Result<Result<Done, ApiError>, ServeError> {
-        let known = self.config.sites.contains_key(&site)
-            || self.core.directory().members().any(|member| member.membership.site == site);
+    pub(super) fn limit_site(&mut self, site: &Name, request: &LimitRequest) -> Result<Done, ApiError> {
+        let known = self.config.sites.contains_key(site)
+            || self.core.directory().members().any(|member| member.membership.site == *site);
         if !known {
             let error = ApiError::new(ErrorCode::NotFound, format!("there is no site {site}"));
-            return Ok(Err(error.next("`shoal sites ls` lists them")));
+            return Err(error.next("`shoal sites ls` lists them"));
         }
-        let config = self.config.sites.get(&site).cloned().unwrap_or_default();
-        let limit = match over(&request, &config, self.now().wall) {
-            Ok(limit) => limit,
-            Err(problem) => return Ok(Err(ApiError::new(ErrorCode::BadRequest, problem))),
-        };
+        let config = self.config.sites.get(site).cloned().unwrap_or_default();
+        let limit = over(request, &config, self.now().wall);
+        let limit = limit.map_err(|problem| ApiError::new(ErrorCode::BadRequest, problem))?;
         self.handle(Input::OverrideLimit { site: site.clone(), limit });
-        self.settle().await?;
         self.limits_at = Instant::now() + self.keep_limits();
-        self.settle().await?;
         let until = limit.and_then(|limit| limit.until).map(crate::api::types::Timestamp::from);
         let until = until.map_or(String::new(), |until| format!(" until {until}"));
-        let message = match self.limit(&site, self.now().wall).0 {
+        let message = match self.limit(site, self.now().wall).0 {
             Some(rate) => format!("site {site} reads at most {rate} B/s over its WAN{until}"),
             None => format!("site {site} reads over its WAN without a limit{until}"),
         };
-        Ok(Ok(Done { schema: DoneSchema::V1, message, nodes: Vec::new() }))
+        Ok(Done { schema: DoneSchema::V1, message, nodes: Vec::new() })
     }
 }
 

@@ -4,20 +4,22 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use shoal_node::runner::RunReport;
-use shoal_proto::coordinator::AllowReading;
+use shoal_proto::coordinator::{AllowReading, Coordinator};
 use shoal_proto::id::{DeploymentId, Name, NodeId, PackageIndex};
 use shoal_proto::manifest::{Phase, StepRef};
 use shoal_proto::rollout::{Actor, Operator, Which};
 use shoal_proto::wire::{OutputStream, StepRun};
 
+use super::acts::{done, of_action};
+use super::deploy::Want;
 use super::events::step_name;
 use super::logs::Writer;
 use super::{ServeError, Server};
 use crate::api::command::{Command, Cursor, LogFilter, Reply};
 use crate::api::limits::{EVENTS_MAX, LOG_LINES_MAX};
 use crate::api::types::{
-    Action, AllowRequest, Answer, Done, DoneSchema, Events, EventsSchema, Feed, Feeds, FeedsSchema, LimitedBy, Logs,
-    LogsSchema, Node, Nodes, NodesSchema, Site, Sites, SitesSchema,
+    Act, Action, AllowRequest, Answer, Done, DoneSchema, Events, EventsSchema, Feed, Feeds, FeedsSchema, LimitedBy,
+    Logs, LogsSchema, Node, Nodes, NodesSchema, Site, Sites, SitesSchema,
 };
 use crate::api::{ApiError, ErrorCode};
 use crate::cli::units;
@@ -40,23 +42,28 @@ impl Server {
     pub(super) async fn on_command(&mut self, command: Command) -> Result<(), ServeError> {
         // An operator whose client is gone needs no answer: failed sends are of no matter throughout.
         match command {
-            Command::CreateToken { request, reply } => {
-                let answer = self.create_token(request).await?;
-                let _ = reply.send(answer);
+            Command::CreateToken { request, by, reply } => {
+                let what = format!("site {}", request.site);
+                let answer = self.create_token(request);
+                self.conclude(by, done("token create", what), answer, reply).await?;
             }
             Command::ListTokens { reply } => drop(reply.send(Ok(self.list_tokens()))),
-            Command::RevokeToken { id, reply } => {
-                let answer = self.revoke_token(&id).await?;
-                let _ = reply.send(answer);
+            Command::RevokeToken { id, by, reply } => {
+                let answer = self.revoke_token(&id);
+                self.conclude(by, done("token revoke", format!("token {id}")), answer, reply).await?;
             }
+            Command::Audit { count, reply } => drop(reply.send(Ok(self.audit(count)))),
+            Command::VerifyAudit { known, reply } => self.verify_audit(known, reply),
             Command::Nodes { reply } => drop(reply.send(Ok(self.nodes()))),
             Command::Sites { reply } => drop(reply.send(Ok(self.sites()))),
-            Command::LimitSite { site, request, reply } => {
-                let answer = self.limit_site(site, request).await?;
-                let _ = reply.send(answer);
+            Command::LimitSite { site, request, by, reply } => {
+                let answer = self.limit_site(&site, &request);
+                let what = answer.as_ref().map_or_else(|_| format!("site {site}"), |done| done.message.clone());
+                self.conclude(by, done("sites limit", what), answer, reply).await?;
             }
             Command::Feeds { reply } => drop(reply.send(Ok(self.feeds()))),
-            Command::Deploy { request, reply } => self.deploy(request, reply),
+            Command::Plan { request, reply } => self.resolve(request, Want::Plan(reply)),
+            Command::Deploy { request, by, reply } => self.resolve(request, Want::Deploy(by, reply)),
             Command::Deployments { reply } => drop(reply.send(Ok(self.deployments()))),
             Command::Status { id, reply } => {
                 let answer = self.status(id);
@@ -64,14 +71,16 @@ impl Server {
             }
             Command::Logs { id, filter, cursor, reply } => self.wait(id, cursor, Question::Logs(filter, reply)),
             Command::Events { id, cursor, reply } => self.wait(id, cursor, Question::Events(reply)),
-            Command::Operator { id, action, reply } => {
-                let answer = self.operate(id, &action).await?;
-                let _ = reply.send(answer);
+            Command::Operator { id, action, by, reply } => {
+                let answer = self.operate(id, &action);
+                self.conclude(by, of_action(id, &action), answer, reply).await?;
             }
-            Command::Allow { id, request, reply } => {
+            Command::Allow { id, request, by, reply } => {
+                let AllowRequest { site, bytes, .. } = &request;
+                let what = format!("{id}: {site} may read {} more", units::bytes(*bytes));
                 let answer = self.allow(id, request);
-                self.settle().await?;
-                let _ = reply.send(answer);
+                self.conclude(by, Act { deployment: Some(id.to_string()), ..done("allow", what) }, answer, reply)
+                    .await?;
             }
         }
         Ok(())
@@ -129,18 +138,12 @@ impl Server {
         None
     }
 
-    async fn operate(&mut self, id: DeploymentId, action: &Action) -> Result<Result<Done, ApiError>, ServeError> {
-        let (command, message) = match self.operator(id, action) {
-            Ok(found) => found,
-            Err(error) => return Ok(Err(error)),
-        };
+    fn operate(&mut self, id: DeploymentId, action: &Action) -> Result<Done, ApiError> {
+        let (command, message) = self.operator(id, action)?;
         let now = self.now();
-        let done = self
-            .core
-            .operate(id, command, now)
-            .map_err(|error| ApiError::new(ErrorCode::Conflict, format!("{id}: {error}")));
-        self.settle().await?;
-        Ok(done.map(|()| Done { schema: DoneSchema::V1, message, nodes: Vec::new() }))
+        let refused = |error| ApiError::new(ErrorCode::Conflict, format!("{id}: {error}"));
+        self.core.operate(id, command, now).map_err(refused)?;
+        Ok(Done { schema: DoneSchema::V1, message, nodes: Vec::new() })
     }
 
     /// Lets a site read more than its budgets pay for.
@@ -167,7 +170,10 @@ impl Server {
             return Err(no_deployment(id));
         }
         Ok(match action {
+            Action::Pause => (Operator::Pause, format!("{id} is paused: nothing starts until `shoal resume {id}`")),
+            Action::Resume => (Operator::Resume, format!("{id} goes on")),
             Action::Release => (Operator::Release, format!("the gate of {id} is released")),
+            Action::Promote => (Operator::Promote, format!("the next wave of {id} begins")),
             Action::Cancel => (Operator::Cancel, format!("{id} is cancelled: what runs is being ended")),
             Action::Answer { answer, node, step } => {
                 let actor = node.as_ref().map(|name| self.actor(id, name)).transpose()?;
@@ -243,6 +249,7 @@ impl Server {
     }
 
     fn nodes(&self) -> Nodes {
+        let node = |member| node(member, &self.core);
         let mut nodes: Vec<Node> = self.core.directory().members().map(node).collect();
         nodes.sort_by(|a, b| (&a.site, &a.name).cmp(&(&b.site, &b.name)));
         Nodes { schema: NodesSchema::V1, nodes }
@@ -288,7 +295,7 @@ fn mirrors(remote: &Remote) -> Vec<String> {
     remote.mirrors.iter().map(|mirror| mirror.url.clone()).collect()
 }
 
-fn node(member: &shoal_proto::directory::Member) -> Node {
+fn node(member: &shoal_proto::directory::Member, core: &Coordinator) -> Node {
     let membership = &member.membership;
     let mut labels = std::collections::BTreeMap::<String, String>::new();
     for (key, value) in membership.all_labels() {
@@ -303,7 +310,7 @@ fn node(member: &shoal_proto::directory::Member) -> Node {
         id: membership.node.to_string(),
         addresses: member.online.as_ref().map(|online| online.control.clone()).unwrap_or_default(),
         version: member.online.as_ref().map(|online| online.version.clone()),
-        cache_bytes: None,
+        cache_bytes: core.inventory(membership.node).map(|inventory| inventory.cache_bytes),
         last_seen: None,
     }
 }

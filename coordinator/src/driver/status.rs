@@ -15,7 +15,7 @@ use super::operator::no_deployment;
 use crate::api::limits::{DEPLOYMENTS_LISTED_MAX, TAIL_LINES_MAX};
 use crate::api::types::{
     Deployment, DeploymentSchema, DeploymentState, Deployments, DeploymentsSchema, Gate, NodeState, NodeStatus,
-    SiteFigures, SiteStatus, Stage, Status, StatusSchema, StepPhase, StepState, StepStatus,
+    SiteFigures, SiteStatus, Stage, Status, StatusSchema, StepPhase, StepState, StepStatus, WaveState, WaveStatus,
 };
 use crate::api::{ApiError, ErrorCode};
 use crate::cli::units;
@@ -33,6 +33,7 @@ impl Server {
             nodes: count(view.nodes.len()),
             started: view.times.began.unwrap_or_else(|| self.now().wall).into(),
             ended: view.times.finished.map(Into::into),
+            unchanged: false,
         })
     }
 
@@ -92,6 +93,7 @@ impl Server {
                 self.budget_waits(id, manifest),
             ]
             .concat(),
+            waves: rollout.waves.iter().map(wave_status).collect(),
             nodes,
             steps: Vec::new(),
             coordinator_steps: rollout.coordinator.iter().map(step_status).collect(),
@@ -167,6 +169,24 @@ fn stage(stage: view::Stage) -> Stage {
     }
 }
 
+fn wave_status(wave: &view::WaveView) -> WaveStatus {
+    WaveStatus {
+        name: wave.name.to_string(),
+        state: match wave.state {
+            view::WaveState::Pending => WaveState::Pending,
+            view::WaveState::Running => WaveState::Running,
+            view::WaveState::Baking => WaveState::Baking,
+            view::WaveState::Short => WaveState::Short,
+            view::WaveState::Done => WaveState::Done,
+        },
+        nodes: wave.nodes,
+        done: wave.done,
+        failed: wave.failed,
+        excluded: wave.excluded,
+        needed: wave.needed,
+    }
+}
+
 fn node_status(
     node: &NodeView,
     view: &View,
@@ -190,10 +210,13 @@ fn node_status(
     let excluded = node.excluded.map(|why| match why {
         Exclusion::Straggler => "excluded: it lacked packages for too long".to_owned(),
         Exclusion::Operator => "excluded by an operator".to_owned(),
+        Exclusion::Offline => "excluded: it was offline for too long".to_owned(),
+        Exclusion::Failed => "excluded: a step failed on it, and `max_failures` allows that".to_owned(),
     });
     NodeStatus {
         name: node.name.to_string(),
         site: node.site.to_string(),
+        wave: super::events::wave_name(node.wave, manifest),
         state: node_state(node, view, failed.is_some()),
         online: node.online,
         acquired: node.acquired,
@@ -240,6 +263,7 @@ fn step_status(step: &StepView) -> StepStatus {
         phase: match step.step.phase {
             Phase::Before => StepPhase::BeforeAcquire,
             Phase::Steps => StepPhase::Steps,
+            Phase::Always => StepPhase::Always,
             Phase::After => StepPhase::AlwaysAfter,
         },
         state: match step.state {
@@ -253,6 +277,7 @@ fn step_status(step: &StepView) -> StepStatus {
         attempts: step.attempts,
         exit_code,
         ignored: step.ignored,
+        started: step.started.map(Into::into),
         error,
         duration_ms: began.zip(step.ended).map(|(began, ended)| ended.0.saturating_sub(began.0)),
         tail: Vec::new(),
@@ -298,7 +323,9 @@ fn sentence(waiting: &Waiting, id: DeploymentId, manifest: &Manifest, created: &
     let name = |actor| actor_name(actor, created);
     let node_name = |node: &shoal_proto::id::NodeId| name(shoal_proto::rollout::Actor::Node(*node));
     let step_named = |step: &_| step_name(*step, manifest);
+    let wave_named = |wave| super::events::wave_name(wave, manifest).unwrap_or_else(|| wave.to_string());
     match waiting {
+        Waiting::Resume => format!("an operator paused it: `shoal resume {id}` goes on"),
         Waiting::Answer { actor, step, outcome, .. } => format!(
             "step {} {} on {}: answer with `shoal retry|ignore|exclude|fail {id} --node {}`",
             step_named(step),
@@ -312,6 +339,19 @@ fn sentence(waiting: &Waiting, id: DeploymentId, manifest: &Manifest, created: &
             format!("{node} cannot have {package}: {cause}; answer with `shoal retry|exclude|fail {id} --node {node}`")
         }
         Waiting::Release => format!("the gate waits for `shoal release {id}`"),
+        Waiting::Bake { wave, left_ms } => {
+            let left = units::duration(*left_ms);
+            format!("wave {} bakes for {left} more, or until `shoal promote {id}`", wave_named(*wave))
+        }
+        Waiting::Promote { wave, succeeded, needed } => format!(
+            "too few nodes came through wave {}, {succeeded} of {needed} wanted: answer with `shoal promote|cancel {id}`",
+            wave_named(*wave),
+        ),
+        Waiting::Retry { actor, step, attempts, left_ms } => {
+            let (step, actor, left) = (step_named(step), name(*actor), units::duration(*left_ms));
+            format!("step {step} failed on {actor} {attempts} times and is tried again in {left}")
+        }
+        Waiting::CatchingUp { node } => format!("{} was offline and has to catch up", node_name(node)),
         Waiting::Offline { node } => format!("{} is offline", node_name(node)),
         Waiting::Site { site, step } => format!("no node of {site} is online to run {}", step_named(step)),
         Waiting::Acquiring { nodes: 1 } => "1 node acquires its packages".to_owned(),

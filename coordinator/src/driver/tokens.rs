@@ -7,18 +7,15 @@ use shoal_proto::directory::{self, DirectoryRecord};
 use shoal_proto::join::JoinString;
 use shoal_proto::time::WallTime;
 
-use super::{ServeError, Server};
+use super::Server;
 use crate::api::types::{Done, DoneSchema, NewToken, Token, TokenRequest, TokenSchema, Tokens, TokensSchema};
 use crate::api::{ApiError, ErrorCode};
 
 impl Server {
-    pub(super) async fn create_token(
-        &mut self,
-        request: TokenRequest,
-    ) -> Result<Result<NewToken, ApiError>, ServeError> {
+    pub(super) fn create_token(&mut self, request: TokenRequest) -> Result<NewToken, ApiError> {
         let mut secret = [0; 32];
         if let Err(error) = getrandom::fill(&mut secret) {
-            return Ok(Err(ApiError::new(ErrorCode::Failed, format!("no randomness for a secret: {error}"))));
+            return Err(ApiError::new(ErrorCode::Failed, format!("no randomness for a secret: {error}")));
         }
         let id = self.core.directory().next_token();
         let expires = WallTime(self.now().wall.0.saturating_add(request.ttl_s.saturating_mul(1000)));
@@ -35,10 +32,7 @@ impl Server {
             secret,
             expires,
         };
-        let join = match join.to_text() {
-            Ok(text) => text,
-            Err(error) => return Ok(Err(ApiError::new(ErrorCode::BadRequest, error.to_string()))),
-        };
+        let join = join.to_text().map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
         let token = directory::Token {
             id,
             secret_hash: *blake3::hash(&secret).as_bytes(),
@@ -48,8 +42,7 @@ impl Server {
             coordinator_bulk: request.advertise_bulk,
         };
         self.handle(Input::Directory(DirectoryRecord::TokenCreated(token.clone())));
-        self.settle().await?;
-        Ok(Ok(NewToken { schema: TokenSchema::V1, join, token: self.token(&token) }))
+        Ok(NewToken { schema: TokenSchema::V1, join, token: self.token(&token) })
     }
 
     pub(super) fn list_tokens(&self) -> Tokens {
@@ -69,16 +62,15 @@ impl Server {
         }
     }
 
-    pub(super) async fn revoke_token(&mut self, text: &str) -> Result<Result<Done, ApiError>, ServeError> {
+    pub(super) fn revoke_token(&mut self, text: &str) -> Result<Done, ApiError> {
         let known = |id: &u64| self.core.directory().tokens().any(|token| token.id == *id);
         let id = text.strip_prefix('t').and_then(|digits| u64::from_str(digits).ok()).filter(known);
         let Some(token) = id else {
             let error = ApiError::new(ErrorCode::NotFound, format!("there is no token `{text}`"));
-            return Ok(Err(error.next("list them with `shoal token ls`")));
+            return Err(error.next("list them with `shoal token ls`"));
         };
         self.handle(Input::Directory(DirectoryRecord::TokenRevoked { token }));
-        self.settle().await?;
         let message = format!("token {text} is revoked; nodes that joined with it stay");
-        Ok(Ok(Done { schema: DoneSchema::V1, message, nodes: Vec::new() }))
+        Ok(Done { schema: DoneSchema::V1, message, nodes: Vec::new() })
     }
 }

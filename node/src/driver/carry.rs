@@ -4,19 +4,21 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use shoal_proto::exchange::FetchError;
-use shoal_proto::id::{BlockIndex, ContentId, LeaseId, NodeId, RecipeId};
+use shoal_proto::id::{BlockIndex, ContentId, LeaseId, NodeId, PackageId, RecipeId};
+use shoal_proto::limits::INVENTORY_PACKAGES_MAX;
 use shoal_proto::manifest::Manifest;
 use shoal_proto::node::{Input, Opened, Output, What};
 use shoal_proto::wan::{self, Lacking};
-use shoal_proto::wire::{Frame, Grant, LeaseEnd, Neighbour, StepRun};
+use shoal_proto::wire::{Frame, Grant, Inventory, LeaseEnd, Neighbour, StepRun, ToCoordinator};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Agent, AgentError, Event};
+use crate::disk::free_bytes;
 use crate::net::Multiaddr;
 use crate::runner::{Surroundings, run_step};
 use crate::steps::PackageFile;
-use crate::store::{self, Content, Store};
+use crate::store::{self, Content, Held, Holding, Kind, Store};
 use crate::transfer::fetch::{Fetcher, Job};
 
 impl Agent {
@@ -29,6 +31,7 @@ impl Agent {
                 info!(%site, epoch = epoch.0, "the coordinator welcomes this node");
                 self.welcomed_once = true;
                 self.site = site;
+                self.tell_inventory().await?;
             }
             Output::Neighbour { to, message } => self.send(to, &Frame::ToNeighbour(message)).await?,
             Output::Neighbours { neighbours, coordinator_bulk } => {
@@ -93,11 +96,33 @@ impl Agent {
 
     fn make_room(&self) {
         let Some(bytes_max) = self.config.cache_max else { return };
-        let store = self.store.clone();
-        tokio::task::spawn_blocking(move || match store.collect(bytes_max) {
-            Ok(collected) => info!(?collected, "the cache was looked through"),
-            Err(error) => warn!(%error, "the cache cannot be made smaller"),
+        let (store, events) = (self.store.clone(), self.events_sender.clone());
+        tokio::spawn(async move {
+            match tokio::task::spawn_blocking(move || store.collect(bytes_max)).await {
+                Ok(Ok(collected)) => {
+                    info!(?collected, "the cache was looked through");
+                    if collected.packages > 0 {
+                        let _ = events.send(Event::PackagesDropped).await;
+                    }
+                }
+                Ok(Err(error)) => warn!(%error, "the cache cannot be made smaller"),
+                Err(_) => warn!("the cache was not made smaller: a bug in the store"),
+            }
         });
+    }
+
+    /// Tells the coordinator what is in the cache, for its plans.
+    pub(super) async fn tell_inventory(&self) -> Result<(), AgentError> {
+        let inventory = tokio::task::block_in_place(|| {
+            let held = self.store.list();
+            let cache_bytes = held.iter().map(|holding| holding.bytes).sum();
+            let is_package = |holding: &&Holding| holding.kind == Kind::Package && holding.held == Held::Sealed;
+            let mut packages: Vec<&Holding> = held.iter().filter(is_package).collect();
+            packages.sort_by_key(|holding| std::cmp::Reverse(holding.last_use));
+            let packages = packages.iter().take(INVENTORY_PACKAGES_MAX).map(|holding| PackageId(holding.content.0));
+            Inventory { packages: packages.collect(), cache_bytes, free_bytes: free_bytes(&self.config.data_dir) }
+        });
+        self.send(self.membership.join.coordinator, &Frame::ToCoordinator(ToCoordinator::Inventory(inventory))).await
     }
 
     fn fetch(&mut self, node: NodeId, content: ContentId, block: BlockIndex) {

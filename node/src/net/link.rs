@@ -142,7 +142,7 @@ impl LinkTask {
                     let _ = timeout(DRAIN, reading).await;
                     DownReason::ClosedHere
                 }
-                Err(error) => DownReason::Io(error.to_string()),
+                Err(error) => ended(&error),
             },
             () = drained => DownReason::ClosedHere,
         };

@@ -82,7 +82,7 @@ impl Coordinator {
 
     fn add_to_budget(&mut self, id: DeploymentId, of: &BudgetOf, bytes: u64, now: Now) {
         let key = (of.site.clone(), of.content);
-        let supply = self.supplies.get(&key);
+        let supply = self.ledgers.get(&key);
         // The first deployment that wants a content has its ledger.
         let deployment = supply.map_or(id, |supply| supply.purpose.deployment);
         let live = supply.and_then(|supply| supply.ledger.budgets().find(|(node, _)| *node == of.node));
@@ -90,9 +90,7 @@ impl Coordinator {
         let added_bytes = known.added_bytes.saturating_add(bytes);
         let bytes = added_bytes - known.added_bytes;
         self.record(Record::Budget { deployment, of: of.clone(), sums: BudgetSums { added_bytes, ..known } });
-        if let Some(supply) = self.supplies.get_mut(&key) {
-            supply.ledger.handle(wan::Input::Override { node: of.node, bytes }, now.time);
-        }
+        self.ledgers.tell(&key, now.time, |_| wan::Input::Override { node: of.node, bytes });
     }
 
     fn recorded_budget(&self, id: DeploymentId, of: &BudgetOf) -> Option<BudgetSums> {
@@ -109,7 +107,7 @@ impl Coordinator {
     /// Has what was spent of budgets made durable where it changed: what follows may be the grants that spend it.
     pub(super) fn record_budgets(&mut self) {
         let mut changed = Vec::new();
-        for ((site, content), supply) in &self.supplies {
+        for ((site, content), supply) in self.ledgers.touched() {
             let deployment = supply.purpose.deployment;
             for (node, sums) in supply.ledger.budgets() {
                 let of = BudgetOf { site: site.clone(), content: *content, node };

@@ -11,7 +11,7 @@ use crate::manifest::{Manifest, Signed};
 use crate::rollout::{self, Options, Outcome, StepOutcome};
 use crate::runs::StepRecord;
 use crate::wan::calendar::Override;
-use crate::wan::{self, BudgetSums};
+use crate::wan::{self, Absence, BudgetSums};
 use crate::wire::{AcquireStats, Grant, OutputStream, Standby, StepRun, ToCoordinator, ToNode};
 
 /// What happened.
@@ -24,8 +24,13 @@ pub enum Input {
         /// What.
         message: ToCoordinator,
     },
-    /// A node's connection broke.
-    NodeDown(NodeId),
+    /// A node's connection is gone.
+    NodeDown {
+        /// Which node.
+        node: NodeId,
+        /// How that came.
+        absence: Absence,
+    },
     /// An operator made or revoked a token.
     Directory(DirectoryRecord),
     /// An operator started a deployment.

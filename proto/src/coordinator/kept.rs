@@ -2,27 +2,31 @@
 //! name that began after that has succeeded.
 //!
 //! A node pins the packages of the deployments whose manifests it was sent, until it is told their end. So each of its
-//! connections begins with all of these manifests, and the roster that follows says that there are no others.
+//! connections begins with all of these manifests, and the roster that follows says that there are no others: what else the
+//! node knows of is over, and it is not told so one by one.
 
 use std::ops::Bound;
 
-use super::{Coordinator, Output};
+use super::{Coordinator, Deployment, Output};
 use crate::id::{DeploymentId, Generation, NodeId};
-use crate::rollout::Outcome;
+use crate::rollout::{Outcome, Rollout};
 use crate::wire::ToNode;
 
 impl Coordinator {
-    /// Tells a connected node of a deployment that it keeps packages for, or that what it staged is over. Of other ends its
-    /// rollout tells it.
+    /// The deployments that a node keeps packages for.
+    pub(super) fn kept_by(&self, node: NodeId) -> impl Iterator<Item = DeploymentId> {
+        let kept = move |(id, deployment): &(&DeploymentId, &Deployment)| {
+            deployment.rollout.keeps(node) && !self.is_superseded(**id, node)
+        };
+        self.deployments.iter().filter(kept).map(|(id, _)| *id)
+    }
+
+    /// Tells a connected node of a deployment that it keeps packages for.
     pub(super) fn tell_kept(&mut self, node: NodeId, id: DeploymentId) {
-        let Some(rollout) = self.deployments.get(&id).map(|deployment| &deployment.rollout) else { return };
-        if !rollout.keeps(node) {
-            return;
-        }
-        if self.is_superseded(id, node) {
-            self.tell_end(node, id);
-        } else {
-            self.tell_manifest(node, id, rollout.generation());
+        let rollout =
+            self.deployments.get(&id).map(|deployment| &deployment.rollout).filter(|rollout| rollout.keeps(node));
+        if let Some(generation) = rollout.map(Rollout::generation) {
+            self.tell_manifest(node, id, generation);
         }
     }
 

@@ -18,7 +18,7 @@ type LateLease = (Name, ContentId, LeaseId);
 impl Coordinator {
     /// The leases of a deployment that connected nodes hold.
     pub(super) fn open_leases(&self, id: DeploymentId) -> Vec<(LateLease, NodeId)> {
-        let own = self.supplies.iter().filter(|(_, supply)| supply.purpose.deployment == id);
+        let own = self.ledgers.iter().filter(|(_, supply)| supply.purpose.deployment == id);
         let leases = own.flat_map(|((site, content), supply)| {
             let named = move |(node, lease)| ((site.clone(), *content, lease), node);
             supply.ledger.open_leases().map(named)
@@ -28,8 +28,8 @@ impl Coordinator {
 
     /// Notes those of `open` whose ledgers are gone.
     pub(super) fn await_late_ends(&mut self, id: DeploymentId, open: Vec<(LateLease, NodeId)>) {
-        let supplies = &self.supplies;
-        let gone = open.into_iter().filter(|((site, content, _), _)| !supplies.contains_key(&(site.clone(), *content)));
+        let ledgers = &self.ledgers;
+        let gone = open.into_iter().filter(|((site, content, _), _)| !ledgers.contains(&(site.clone(), *content)));
         let room = LATE_ENDS_MAX.saturating_sub(self.late.len());
         self.late.extend(gone.take(room).map(|(lease, node)| (lease, (node, id))));
     }

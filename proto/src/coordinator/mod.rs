@@ -8,13 +8,16 @@
 //! Invariant: the state is a function of the records, the connections, and what connected nodes said since they
 //! connected; so [`Coordinator::new`] with the journal's records, plus the nodes' hellos and wants, is the state again.
 
+mod admit;
 mod budgets;
 mod input;
 mod kept;
 mod late;
+mod ledgers;
 mod nodes;
 mod orders;
 mod standby;
+mod stock;
 mod supplies;
 mod supply;
 mod view;
@@ -26,14 +29,15 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub use admit::Held;
 pub use budgets::BudgetWait;
 pub use input::{AllowReading, BudgetOf, Created, Input, Notice, Output, Part, Record, WanTotals};
 pub use view::{DeploymentView, ReadTrouble, SiteView};
 
-use supply::Supply;
+use ledgers::Ledgers;
 
 use crate::directory::Directory;
-use crate::id::{ContentId, DeploymentId, Epoch, Name, NodeId, PackageIndex};
+use crate::id::{DeploymentId, Epoch, Name, NodeId, PackageIndex};
 use crate::limits::RETURN_MAX;
 use crate::manifest::Manifest;
 use crate::rollout::{self, Now, Operator, Rollout};
@@ -42,7 +46,7 @@ use crate::time::Time;
 use crate::wan::BudgetSums;
 use crate::wan::calendar::Override;
 use crate::wan::shares::Shares;
-use crate::wire::{AcquireStats, WanRates};
+use crate::wire::{AcquireStats, Inventory, WanRates};
 
 /// How a coordinator is set up.
 #[derive(Clone, Debug)]
@@ -94,7 +98,7 @@ pub struct Coordinator {
     config: Config,
     directory: Directory,
     deployments: BTreeMap<DeploymentId, Deployment>,
-    supplies: BTreeMap<(Name, ContentId), Supply>,
+    ledgers: Ledgers,
     /// The WAN limit of each site that has or had one, and who reads.
     shares: BTreeMap<Name, Shares>,
     /// Sites with limits whose readers may have changed.
@@ -111,6 +115,8 @@ pub struct Coordinator {
     resumed_until: Time,
     /// Which manifests each connected node was sent on its connection, until it was told the end.
     told: BTreeMap<NodeId, BTreeSet<DeploymentId>>,
+    /// What connected nodes have in their caches, as far as they have said.
+    inventories: BTreeMap<NodeId, Inventory>,
     /// What steps on the coordinator report to their rollouts.
     reports: VecDeque<RunEffect>,
     /// Sites whose rosters changed, and when they are told.
@@ -145,7 +151,7 @@ impl Coordinator {
             config,
             directory: Directory::default(),
             deployments: BTreeMap::new(),
-            supplies: BTreeMap::new(),
+            ledgers: Ledgers::default(),
             shares: BTreeMap::new(),
             wan_touched: BTreeSet::new(),
             wan_told: BTreeMap::new(),
@@ -156,6 +162,7 @@ impl Coordinator {
             resumed: BTreeSet::new(),
             resumed_until: now.time + RETURN_MAX,
             told: BTreeMap::new(),
+            inventories: BTreeMap::new(),
             reports: VecDeque::new(),
             stale_rosters: BTreeSet::new(),
             rosters_at: None,
@@ -191,8 +198,8 @@ impl Coordinator {
                 self.on_node(from, message, now);
                 return self.settle_for(from, now);
             }
-            Input::NodeDown(node) => {
-                self.on_node_down(node, now);
+            Input::NodeDown { node, absence } => {
+                self.on_node_down(node, absence, now);
                 return self.settle_for(node, now);
             }
             Input::Directory(record) => self.record(Record::Directory(record)),
@@ -231,12 +238,12 @@ impl Coordinator {
 
     /// When [`Input::Tick`] is wanted, and for what.
     pub fn next_wake(&self) -> Option<(Time, Why)> {
-        let wan = self.supplies.values().filter_map(|s| s.ledger.next_wake()).map(|(at, _)| (at, Why::Wan));
+        let wan = self.ledgers.next_wake().map(|at| (at, Why::Wan));
         let rollouts = self.live().filter_map(|id| self.deployments[&id].rollout.next_wake());
         let rollouts = rollouts.map(|(at, _)| (at, Why::Rollout));
         let rosters = self.rosters_at.map(|at| (at, Why::Roster));
         let shares = self.shares.values().filter_map(Shares::next_wake).map(|at| (at, Why::Shares));
-        wan.chain(rollouts).chain(rosters).chain(shares).min_by_key(|(at, _)| *at)
+        wan.into_iter().chain(rollouts).chain(rosters).chain(shares).min_by_key(|(at, _)| *at)
     }
 
     /// Tokens, members, sites.
@@ -274,8 +281,8 @@ impl Coordinator {
     /// # Panics
     /// If one does not hold: a bug.
     pub fn check(&self) {
-        for supply in self.supplies.values() {
-            supply.ledger.check();
+        self.ledgers.check();
+        for (_, supply) in self.ledgers.iter() {
             assert!(self.deployments.contains_key(&supply.purpose.deployment), "a supply for no deployment");
         }
         self.shares.values().for_each(Shares::check);
@@ -287,6 +294,7 @@ impl Coordinator {
             self.late.values().all(|(node, _)| self.told.contains_key(node)),
             "only who is connected is waited for"
         );
+        assert!(self.inventories.keys().all(|node| self.told.contains_key(node)), "only who is connected has said so");
         assert!(self.told.keys().all(|node| self.directory.member(*node).is_some_and(|m| m.online.is_some())));
     }
 
@@ -371,7 +379,7 @@ impl Coordinator {
         }
         // Before the grants: a node that reads has to know how fast.
         self.share_wan(now);
-        self.drain_supplies();
+        self.hear_ledgers();
     }
 
     fn on_create(&mut self, created: Box<Created>, now: Now) {
@@ -390,9 +398,7 @@ impl Coordinator {
     }
 
     fn on_tick(&mut self, now: Now) {
-        for supply in self.supplies.values_mut() {
-            supply.ledger.handle(crate::wan::Input::Tick, now.time);
-        }
+        self.ledgers.tick(now.time);
         let live: Vec<_> = self.live().collect();
         for id in live {
             self.decide(id, rollout::Input::Tick, now);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Coordinator, Input, Notice, Output, ROSTER_DELAY, Record};
 use crate::id::{ContentId, DeploymentId, NodeId};
 use crate::rollout::{self, Actor, Now};
-use crate::wan;
+use crate::wan::{self, Absence};
 use crate::wire::{Hello, StepRun, ToCoordinator, ToNode};
 
 impl Coordinator {
@@ -37,6 +37,7 @@ impl Coordinator {
                 if target {
                     self.record(Record::Acquired { deployment, node: from, package, stats });
                     self.record_totals(deployment);
+                    self.stocked_one(from, deployment, package);
                 }
                 self.decide(deployment, rollout::Input::Acquired { node: from, package }, now);
             }
@@ -56,7 +57,8 @@ impl Coordinator {
                     self.outbox.push_back(Output::StepOutput { from, run, stream, text });
                 }
             }
-            ToCoordinator::WanRate { rate } => self.wan_used(from, rate),
+            ToCoordinator::WanRate { rate } => self.wan_used(from, rate, now.time),
+            ToCoordinator::Inventory(inventory) => self.stocked(from, inventory),
             ToCoordinator::Lied { neighbour, content } => {
                 self.outbox.push_back(Output::Notice(Notice::Lied { by: from, neighbour, content }));
             }
@@ -96,9 +98,9 @@ impl Coordinator {
         self.outbox.push_back(Output::Notice(Notice::NodeOnline(from)));
         self.stale_rosters.insert(site);
         self.rosters_at.get_or_insert(now.time + ROSTER_DELAY);
-        self.for_each_ledger_of(from, wan::Input::NodeUp { node: from }, now);
-        let all: Vec<_> = self.deployments.keys().copied().filter(|id| self.is_target(*id, from)).collect();
-        for id in all {
+        self.for_each_ledger_of(from, &wan::Input::NodeUp { node: from }, now);
+        let kept: Vec<_> = self.kept_by(from).collect();
+        for id in kept {
             self.tell_kept(from, id);
             self.decide(id, rollout::Input::NodeOnline(from), now);
         }
@@ -110,12 +112,13 @@ impl Coordinator {
         self.outbox.push_back(Output::Disconnect(node));
     }
 
-    pub(super) fn on_node_down(&mut self, node: NodeId, now: Now) {
+    pub(super) fn on_node_down(&mut self, node: NodeId, absence: Absence, now: Now) {
         if self.told.remove(&node).is_none() {
             return;
         }
         self.directory.set_offline(node);
         self.wan_told.remove(&node);
+        self.inventories.remove(&node);
         self.standby_gone(node);
         self.late.retain(|_, (holder, _)| *holder != node);
         self.outbox.push_back(Output::Notice(Notice::NodeOffline(node)));
@@ -123,7 +126,7 @@ impl Coordinator {
             self.stale_rosters.insert(site.clone());
             self.rosters_at.get_or_insert(now.time + ROSTER_DELAY);
         }
-        self.for_each_ledger_of(node, wan::Input::NodeDown { node }, now);
+        self.for_each_ledger_of(node, &wan::Input::NodeDown { node, absence }, now);
         let all: Vec<_> = self.deployments.keys().copied().filter(|id| self.is_target(*id, node)).collect();
         for id in all {
             self.decide(id, rollout::Input::NodeOffline(node), now);
@@ -146,7 +149,7 @@ impl Input {
     pub fn node(&self) -> Option<NodeId> {
         match self {
             Self::Node { from, .. } => Some(*from),
-            Self::NodeDown(node) => Some(*node),
+            Self::NodeDown { node, .. } => Some(*node),
             _ => None,
         }
     }

@@ -68,7 +68,7 @@ impl Coordinator {
 
     fn deputies(&self, key: &(Name, ContentId), purpose: Purpose) -> Vec<NodeId> {
         let acquire = &self.deployments[&purpose.deployment].manifest.acquire;
-        let whole = self.supplies.get(key).is_some_and(|supply| supply.whole);
+        let whole = self.ledgers.get(key).is_some_and(|supply| supply.whole);
         if !acquire.swarm || acquire.source != Source::Feed || whole {
             return Vec::new();
         }

@@ -1,10 +1,11 @@
-//! The ledgers of all sites and contents: made when the first node wants a content, fed with what nodes say, and dropped
-//! when no live deployment wants the content any more.
+//! What comes into sites: ledgers are made when the first node wants a content, fed with what nodes say, and dropped when
+//! no live deployment wants the content any more.
 
+use super::ledgers::Key;
 use super::supply::{Purpose, Supply};
 use super::{Coordinator, Notice, Output, Part, Record, WanTotals};
 use crate::content::Layout;
-use crate::id::{BlockIndex, ContentId, DeploymentId, Name, NodeId, PackageIndex};
+use crate::id::{BlockIndex, ContentId, DeploymentId, LeaseId, Name, NodeId, PackageIndex};
 use crate::limits::{GATHER_MAX, RETURN_MAX, STUCK_BLOCKS_MAX};
 use crate::manifest::Source;
 use crate::rng::mix;
@@ -17,7 +18,7 @@ impl Coordinator {
     pub(super) fn wants(&mut self, node: NodeId, content: ContentId, input: wan::Input, now: Now) {
         let Some(site) = self.directory.site_of(node).cloned() else { return };
         let key = (site, content);
-        if !self.supplies.contains_key(&key) {
+        if !self.ledgers.contains(&key) {
             let Some(purpose) = self.purpose(content, Some(node)) else { return };
             let Some(mut supply) = self.new_supply(&key, purpose) else { return };
             let resumed = self.resumed.contains(&purpose.deployment) && now.time < self.resumed_until;
@@ -26,23 +27,20 @@ impl Coordinator {
             let until = if resumed { self.resumed_until } else { now.time + GATHER_MAX };
             nodes.retain(|node| resumed || self.told.contains_key(node));
             supply.ledger.handle(wan::Input::Await { nodes, until }, now.time);
-            self.supplies.insert(key.clone(), supply);
+            self.ledgers.insert(key.clone(), supply);
         }
-        if let Some(supply) = self.supplies.get_mut(&key) {
-            supply.ledger.handle(input, now.time);
-        }
+        self.ledgers.tell(&key, now.time, |_| input);
         self.standby_for(node, content);
     }
 
     /// The first node of a site is back after all were gone. Deputies may have read meanwhile: they are heard before leases
     /// are granted for what they have or still read.
     pub(super) fn await_site(&mut self, site: &Name, now: Now) {
-        let keys: Vec<_> = self.supplies.keys().filter(|(of, _)| of == site).cloned().collect();
-        for key in keys {
-            let nodes = self.receivers(self.supplies[&key].purpose, site);
-            if let Some(supply) = self.supplies.get_mut(&key) {
-                supply.ledger.handle(wan::Input::Await { nodes, until: now.time + RETURN_MAX }, now.time);
-            }
+        let of_site = self.ledgers.of_site(site);
+        let awaited: Vec<_> =
+            of_site.map(|(key, supply)| (key.clone(), self.receivers(supply.purpose, site))).collect();
+        for (key, nodes) in awaited {
+            self.ledgers.tell(&key, now.time, |_| wan::Input::Await { nodes, until: now.time + RETURN_MAX });
         }
     }
 
@@ -59,7 +57,7 @@ impl Coordinator {
         id: DeploymentId,
     ) -> impl Iterator<Item = (&(Name, ContentId), PackageIndex, bool, &Supply)> {
         let manifest = self.deployments.get(&id).map(|deployment| &deployment.manifest);
-        self.supplies.iter().filter_map(move |(key, supply)| {
+        self.ledgers.iter().filter_map(move |(key, supply)| {
             let (package, recipe) = manifest?.part(key.1)?;
             Some((key, package, recipe, supply))
         })
@@ -149,49 +147,37 @@ impl Coordinator {
         input: impl FnOnce(&mut Supply) -> wan::Input,
     ) {
         let Some(site) = self.directory.site_of(node).cloned() else { return };
-        if let Some(supply) = self.supplies.get_mut(&(site, content)) {
-            let input = input(supply);
-            supply.ledger.handle(input, now.time);
-        }
+        self.ledgers.tell(&(site, content), now.time, input);
     }
 
-    pub(super) fn for_each_ledger_of(&mut self, node: NodeId, input: wan::Input, now: Now) {
-        let Some(site) = self.directory.site_of(node).cloned() else { return };
-        for ((of, _), supply) in &mut self.supplies {
-            if *of == site {
-                supply.ledger.handle(input.clone(), now.time);
-            }
+    pub(super) fn for_each_ledger_of(&mut self, node: NodeId, input: &wan::Input, now: Now) {
+        if let Some(site) = self.directory.site_of(node) {
+            self.ledgers.tell_site(site, input, now.time);
         }
     }
 
     /// Says what the ledgers want done.
-    pub(super) fn drain_supplies(&mut self) {
+    pub(super) fn hear_ledgers(&mut self) {
         self.record_budgets();
-        let mut outputs = Vec::new();
-        for ((site, content), supply) in &mut self.supplies {
-            while let Some(output) = supply.ledger.poll() {
-                outputs.push((site.clone(), *content, supply.purpose, supply.whole, output));
-            }
-        }
-        for (site, content, purpose, whole, output) in outputs {
+        for (key, output) in self.ledgers.heard() {
+            let content = key.1;
             match output {
-                wan::Output::Grant { node, lease, blocks, .. } => {
-                    let grant =
-                        Grant { content, lease, blocks, origin: Origin::Coordinator { dictionary: None }, whole };
-                    self.grant(node, site, purpose, grant);
-                }
+                wan::Output::Grant { node, lease, blocks, .. } => self.grant(node, key, lease, blocks),
                 wan::Output::Revoke { node, lease } => {
                     let message = crate::wire::ToNode::Revoke { content, lease };
                     self.outbox.push_back(Output::Node { to: node, message });
                 }
                 wan::Output::Notice(notice) => {
-                    self.outbox.push_back(Output::Notice(Notice::Wan { site, content, notice }));
+                    self.outbox.push_back(Output::Notice(Notice::Wan { site: key.0, content, notice }));
                 }
             }
         }
     }
 
-    fn grant(&mut self, to: NodeId, site: Name, purpose: Purpose, grant: Grant) {
+    fn grant(&mut self, to: NodeId, (site, content): Key, lease: LeaseId, blocks: Vec<BlockRange>) {
+        let Some(supply) = self.ledgers.get(&(site.clone(), content)) else { return };
+        let (purpose, whole) = (supply.purpose, supply.whole);
+        let grant = Grant { content, lease, blocks, origin: Origin::Coordinator { dictionary: None }, whole };
         let manifest = &self.deployments[&purpose.deployment].manifest;
         let part = match manifest.acquire.source {
             _ if purpose.recipe => Part::Recipe,
@@ -215,7 +201,7 @@ impl Coordinator {
     /// What the ledgers say of a deployment, by site.
     pub(super) fn totals(&self, id: DeploymentId) -> std::collections::BTreeMap<Name, WanTotals> {
         let mut sums = std::collections::BTreeMap::<Name, WanTotals>::new();
-        for ((site, _), supply) in self.supplies.iter().filter(|(_, supply)| supply.purpose.deployment == id) {
+        for ((site, _), supply) in self.ledgers.iter().filter(|(_, supply)| supply.purpose.deployment == id) {
             let totals = supply.totals();
             let sum = sums.entry(site.clone()).or_default();
             sum.missing_bytes += totals.missing_bytes;
@@ -226,12 +212,12 @@ impl Coordinator {
 
     /// Hands the ledgers of a deployment that is over to one that wants the same content, or drops them.
     pub(super) fn reassign_supplies(&mut self, over: DeploymentId) {
-        let of_it = self.supplies.iter().filter(|(_, supply)| supply.purpose.deployment == over);
+        let of_it = self.ledgers.iter().filter(|(_, supply)| supply.purpose.deployment == over);
         let keys: Vec<_> = of_it.map(|(key, _)| key.clone()).collect();
         for key in keys {
-            match (self.purpose(key.1, None), self.supplies.get_mut(&key)) {
-                (Some(purpose), Some(supply)) => supply.purpose = purpose,
-                _ => drop(self.supplies.remove(&key)),
+            match self.purpose(key.1, None) {
+                Some(purpose) => self.ledgers.reassign(&key, purpose),
+                None => self.ledgers.remove(&key),
             }
         }
     }

@@ -4,6 +4,7 @@ use super::input::WanTotals;
 use crate::id::{ContentId, DeploymentId, NodeId, PackageIndex};
 use crate::limits::WRONG_READS_MAX;
 use crate::rollout::cut;
+use crate::time::Time;
 use crate::wan::{self, WanLedger};
 use crate::wire::{Fault, FaultKind, LeaseEnd};
 
@@ -32,6 +33,8 @@ pub(super) struct Supply {
     pub(super) whole: bool,
     /// How fast a reader of the site may be, as the ledger knows it.
     pub(super) allowed: Option<u64>,
+    /// When the ledger is due, as [`super::ledgers::Ledgers`] knows it.
+    pub(super) due: Option<Time>,
     /// Reads that brought wrong bytes.
     wrong: u32,
     /// Whose read failed last and why, if none brought anything since.
@@ -43,7 +46,7 @@ impl Supply {
         // A content's next ledger is for another deployment: what nodes still say of leases of this one is not its.
         let first = u32::try_from(purpose.deployment.0 % LEDGERS_TOLD_APART).unwrap_or(0) * LEASES_PER_LEDGER;
         let ledger = ledger.with_first_lease(first);
-        Self { ledger, purpose, blocks, whole: false, allowed: None, wrong: 0, trouble: None }
+        Self { ledger, purpose, blocks, whole: false, allowed: None, due: None, wrong: 0, trouble: None }
     }
 
     /// What the ledger is to know of a lease's end.

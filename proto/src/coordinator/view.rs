@@ -94,7 +94,7 @@ impl Coordinator {
     }
 
     fn ledgers(&self, id: DeploymentId, site: &Name) -> impl Iterator<Item = &WanLedger> {
-        let own = self.supplies.iter().filter(move |((of, _), supply)| of == site && supply.purpose.deployment == id);
+        let own = self.ledgers.of_site(site).filter(move |(_, supply)| supply.purpose.deployment == id);
         own.map(|(_, supply)| &supply.ledger)
     }
 

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::supply::Supply;
+use super::ledgers::of_site;
 use super::{Coordinator, Output};
-use crate::id::{ContentId, DeploymentId, Name, NodeId};
+use crate::id::{DeploymentId, Name, NodeId};
 use crate::rollout::Now;
 use crate::time::Time;
 use crate::wan::calendar::Override;
-use crate::wan::{self, shares::Shares};
+use crate::wan::shares::Shares;
 use crate::wire::{ToNode, WanRates};
 
 impl Coordinator {
@@ -31,13 +31,8 @@ impl Coordinator {
     pub fn wan_rate(&self, site: &Name, now: Time) -> u64 {
         match self.shares.get(site).filter(|shares| shares.limit().is_some()) {
             Some(shares) => shares.rate(),
-            None => self.supplies_of(site).map(|supply| supply.ledger.rates(now).wan).sum(),
+            None => self.ledgers.of_site(site).map(|(_, supply)| supply.ledger.rates(now).wan).sum(),
         }
-    }
-
-    fn supplies_of(&self, site: &Name) -> impl Iterator<Item = &Supply> {
-        let from = self.supplies.range((site.clone(), ContentId([0; 32]))..);
-        from.take_while(move |((of, _), _)| of == site).map(|(_, supply)| supply)
     }
 
     /// The greatest limit that held for a site while a deployment was live, in bytes a second: the bound in summaries is
@@ -74,10 +69,10 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn wan_used(&mut self, node: NodeId, rate: u64) {
+    pub(super) fn wan_used(&mut self, node: NodeId, rate: u64, now: Time) {
         let Some(site) = self.directory.site_of(node) else { return };
         if let Some(shares) = self.shares.get_mut(site) {
-            shares.used(node, rate);
+            shares.used(node, rate, now);
         }
     }
 
@@ -110,20 +105,13 @@ impl Coordinator {
     /// Tells readers and deputies of sites that were touched how fast they may read.
     pub(super) fn share_wan(&mut self, now: Now) {
         while let Some(site) = self.wan_touched.pop_first() {
-            let readers: BTreeSet<NodeId> =
-                self.supplies_of(&site).flat_map(|supply| supply.ledger.holders()).collect();
             let Some(shares) = self.shares.get_mut(&site) else { continue };
-            shares.set_readers(&readers, now.time);
+            shares.set_readers(&self.ledgers.holders(&site), now.time);
             let reckoned = shares.reckon(now.time);
             let even = shares.limit().map(|limit| limit / shares.readers().count().max(1) as u64);
-            let of_site = self.supplies.range_mut((site.clone(), ContentId([0; 32]))..);
-            for (_, supply) in of_site.take_while(|((of, _), _)| *of == site) {
-                if supply.allowed != even {
-                    supply.allowed = even;
-                    supply.ledger.handle(wan::Input::Allowed { rate: even }, now.time);
-                    // It may have granted leases to others on that occasion.
-                    self.wan_touched.insert(site.clone());
-                }
+            if self.ledgers.allow(&site, even, now.time) {
+                // Leases may have been granted to others on that occasion.
+                self.wan_touched.insert(site.clone());
             }
             for (node, rate) in reckoned.told {
                 let rates = self.wan_told.get(&node).copied().unwrap_or_default();
@@ -147,8 +135,8 @@ impl Coordinator {
 
     /// The nodes that are a deputy of a site for any content.
     fn deputies_of(&self, site: &Name) -> BTreeSet<NodeId> {
-        let of_site = self.standbys.range((site.clone(), ContentId([0; 32]))..).take_while(|((of, _), _)| of == site);
-        let named = of_site.flat_map(|(_, told)| told.iter().filter(|(node, deputies)| deputies.contains(node)));
+        let told = self.standbys.range(of_site(site)).flat_map(|(_, told)| told);
+        let named = told.filter(|(node, deputies)| deputies.contains(node));
         named.map(|(node, _)| *node).collect()
     }
 

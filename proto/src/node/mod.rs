@@ -58,6 +58,8 @@ pub struct Node {
     now: Time,
     welcomed: bool,
     deployments: BTreeMap<DeploymentId, Deployment>,
+    /// Those that a connection began with, until its first roster says that these are all.
+    told: Option<BTreeSet<DeploymentId>>,
     contents: Contents,
     deputy: Deputy,
     pins: Pins,
@@ -91,7 +93,7 @@ impl Node {
         let (contents, deputy) = (Contents::new(seed), Deputy::new(me, seed));
         let (now, deployments) = (Time::ZERO, BTreeMap::new());
         let (pins, wan_rate) = (Pins::default(), WanRate::default());
-        Self { me, now, welcomed: false, deployments, contents, deputy, pins, runs, wan_rate, outbox }
+        Self { me, now, welcomed: false, deployments, told: None, contents, deputy, pins, runs, wan_rate, outbox }
     }
 
     /// The same with another time than [`crate::limits::COORDINATOR_GRACE`] for which the coordinator has to be out of reach
@@ -172,10 +174,12 @@ impl Node {
         match message {
             ToNode::Welcome { epoch, site } => {
                 self.set_welcomed(true);
+                self.told = Some(BTreeSet::new());
                 self.outbox.push_back(Output::Welcomed { epoch, site });
                 self.say_all_again();
             }
             ToNode::Roster(roster) => {
+                self.end_all_but_told();
                 self.contents.on_roster(roster, &mut self.outbox);
                 let pins = self.wanted_pins();
                 self.pins.heard(pins, &mut self.outbox);
@@ -212,6 +216,9 @@ impl Node {
 
     fn on_deploy(&mut self, manifest: Arc<Manifest>, generation: Generation) {
         let id = manifest.deployment;
+        if let Some(told) = &mut self.told {
+            told.insert(id);
+        }
         let deployment = self.deployments.entry(id).or_insert_with(|| Deployment {
             generation,
             manifest: Arc::clone(&manifest),
@@ -325,6 +332,14 @@ impl Node {
         let effects = self.runs.on_end(id);
         self.carry_out(effects);
         self.close_unwanted();
+    }
+
+    /// What ended while this node was away, it is not told of one by one.
+    fn end_all_but_told(&mut self) {
+        let Some(told) = self.told.take() else { return };
+        let known = self.deployments.keys().copied().chain(self.runs.deployments());
+        let over: BTreeSet<_> = known.filter(|id| !told.contains(id)).collect();
+        over.into_iter().for_each(|id| self.on_end(id));
     }
 
     fn close_unwanted(&mut self) {

@@ -10,7 +10,7 @@ use super::state::{Run, Stand};
 use super::view::PackageState;
 use crate::id::{NodeId, PackageIndex};
 use crate::limits::{ATTEMPTS_MAX, CAUSE_BYTES_MAX};
-use crate::manifest::{Phase, StepRef};
+use crate::manifest::StepRef;
 
 /// The changes that an input says; none if it says nothing that is not known.
 pub(super) fn changes(input: Input, sight: &Sight<'_>) -> Result<Vec<Change>, Refusal> {
@@ -93,7 +93,13 @@ fn operator(command: Operator, sight: &Sight<'_>) -> Result<Vec<Change>, Refusal
     }
     match command {
         Operator::Cancel => cancel(sight),
+        Operator::Pause if state.paused => Err(Refusal::Paused),
+        Operator::Pause => Ok(vec![Change::Paused]),
+        Operator::Resume if state.paused => Ok(vec![Change::Resumed]),
+        Operator::Resume => Err(Refusal::NotPaused),
         Operator::Release => release(sight),
+        Operator::Promote => promote(sight),
+        Operator::Retry(_) if state.paused => Err(Refusal::Paused),
         Operator::Retry(which) => retry(sight, which),
         Operator::Ignore(which) => ignore(sight, which),
         Operator::Exclude(which) => exclude(sight, which),
@@ -102,7 +108,7 @@ fn operator(command: Operator, sight: &Sight<'_>) -> Result<Vec<Change>, Refusal
 }
 
 fn cancel(sight: &Sight<'_>) -> Result<Vec<Change>, Refusal> {
-    let scripts_left = sight.state.opened.is_some_and(|step| step.phase == Phase::After);
+    let scripts_left = sight.state.opened.is_some_and(|step| step.phase.is_last());
     match &sight.state.closing {
         None => Ok(vec![Change::Closing { end: End::Cancel }]),
         Some(End::Failure { .. }) if !sight.state.killing && !scripts_left => Ok(vec![Change::Killing]),
@@ -118,6 +124,11 @@ fn release(sight: &Sight<'_>) -> Result<Vec<Change>, Refusal> {
         return Err(Refusal::GateAuto);
     }
     Ok(if sight.state.released { Vec::new() } else { vec![Change::Released] })
+}
+
+fn promote(sight: &Sight<'_>) -> Result<Vec<Change>, Refusal> {
+    let wave = sight.waiting_wave().ok_or(Refusal::NothingToPromote)?;
+    Ok(vec![Change::Promoted { wave }])
 }
 
 fn retry(sight: &Sight<'_>, which: Which) -> Result<Vec<Change>, Refusal> {

@@ -123,8 +123,14 @@ pub enum Operator {
     /// Ends the deployment: kills what runs, then runs the `always_after` scripts. Said again while a failed deployment
     /// waits for steps that still run, it kills those.
     Cancel,
+    /// Has nothing start and nothing be fetched; steps that run are let finish. A deployment that is ending is not held up.
+    Pause,
+    /// Goes on after a pause.
+    Resume,
     /// Opens the gate of a deployment with `gate: manual`, once its quorum is reached.
     Release,
+    /// Has the next wave begin: before the bake is over, or although too few nodes came through the wave before.
+    Promote,
     /// Tries again what failed.
     Retry(Which),
     /// Counts failed steps as done.
@@ -151,8 +157,14 @@ pub enum Refusal {
     #[error("the deployment is over")]
     Over,
     /// It is ending, and the command would hold it up or come to nothing.
-    #[error("the deployment is ending: only its `always_after` scripts or running steps are awaited")]
+    #[error("the deployment is ending: only its last scripts or running steps are awaited")]
     Ending,
+    /// It is paused.
+    #[error("the deployment is paused: `shoal resume` goes on")]
+    Paused,
+    /// It is not paused.
+    #[error("the deployment is not paused by an operator")]
+    NotPaused,
     /// No failure matches.
     #[error("nothing that matches waits for an answer: see `shoal status`")]
     NothingWaits,
@@ -174,6 +186,9 @@ pub enum Refusal {
     /// The gate has opened.
     #[error("the gate is open already")]
     GateOpen,
+    /// No wave is through and waits for the next.
+    #[error("no wave bakes or waits to be promoted: see `shoal status`")]
+    NothingToPromote,
     /// The gate opens by itself.
     #[error("the gate opens by itself when its quorum is reached: `gate: manual` would make it wait")]
     GateAuto,

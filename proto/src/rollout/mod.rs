@@ -3,34 +3,47 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`spec`], [`units`], [`select`], [`nearest`] | the deployment file as a person writes it |
-//! | [`plan`] | from that file, the nodes and the resolved packages to a manifest |
-//! | [`gate`] | the arithmetic of the quorum |
+//! | [`plan`], `waves` | from that file, the nodes and the resolved packages to a manifest |
+//! | [`basis`], [`forecast`] | what a plan stands on and what moved since; what it would move, and from where |
+//! | [`gate`], [`share`] | the arithmetic of quorums, failure budgets and windows |
 //! | `input`, `record`, `effect` | what [`Rollout`] is told, what it journals, what it wants done |
-//! | `answer`, `next`, `orders` | what an input means, what follows from a state, what that has others do |
-//! | `state`, `sight` | what survives a restart, and what does not |
+//! | `course` | which nodes go through the steps together, and after whom |
+//! | `answer`, `orders` | what an input means, what a change has others do |
+//! | `next`, `lanes`, `turn`, `away`, `last` | what follows from a state: of stages, of waves, of one step, for nodes that were away, at the end |
+//! | `state`, `sight`, `invariants` | what survives a restart, what does not, what always holds |
 //! | [`view`], `show` | the status that a person sees |
 //!
-//! A step is a barrier: its turn comes when the one before is done at all who take part. Everything is decided from the
+//! A step is a barrier: its turn comes when the one before is done at all of its lane who take part. Everything is decided from the
 //! state and not from what just happened, so that a journal cut anywhere leads to the same end (ACKED-IS-KEPT, GATE).
 
 mod answer;
+mod away;
+pub mod basis;
+mod course;
 mod effect;
+pub mod forecast;
 pub mod gate;
 mod input;
+mod invariants;
+mod lanes;
+mod last;
 pub mod nearest;
 mod next;
 mod orders;
 pub mod plan;
 mod record;
 pub mod select;
+pub mod share;
 mod show;
 mod sight;
 pub mod spec;
 mod state;
 #[cfg(test)]
 mod tests;
+mod turn;
 pub mod units;
 pub mod view;
+mod waves;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -46,8 +59,10 @@ pub use record::{Change, End, Exclusion, Outcome, Record};
 use crate::id::{Generation, Name, NodeId};
 use crate::manifest::Manifest;
 use crate::time::Time;
+use course::Course;
 use sight::{Sight, Soft};
 use state::State;
+use turn::Follows;
 
 /// What a rollout needs to know beside its manifest and the sites of its target nodes. The shell keeps all three, and
 /// makes the rollout from them again.
@@ -75,6 +90,12 @@ pub enum Why {
     Stragglers,
     /// It is ending and waits no longer for nodes that are away.
     Abandon,
+    /// The bake of a wave is over.
+    Bake,
+    /// A step that failed is to be tried again.
+    Retry,
+    /// A node was away for too long.
+    Offline,
 }
 
 /// One deployment under way.
@@ -92,6 +113,7 @@ pub enum Why {
 pub struct Rollout {
     manifest: Arc<Manifest>,
     members: Arc<BTreeMap<NodeId, Member>>,
+    course: Arc<Course>,
     stage_only: bool,
     state: State,
     soft: Soft,
@@ -109,8 +131,10 @@ impl Rollout {
             (node, member)
         };
         let members = manifest.targets().into_iter().map(member).collect();
-        let state = State::new(&manifest);
-        Self { manifest, members: Arc::new(members), stage_only, state, soft: Soft::default() }
+        let course = Course::of(&manifest);
+        let state = State::new(&manifest, &course);
+        let (members, course) = (Arc::new(members), Arc::new(course));
+        Self { manifest, members, course, stage_only, state, soft: Soft::default() }
     }
 
     /// What is deployed.
@@ -121,6 +145,11 @@ impl Rollout {
     /// How it ended, when it has.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.state.finished.as_ref()
+    }
+
+    /// Whether a step that failed somewhere, or whose outcome nobody saw, was counted as done.
+    pub fn was_forgiving(&self) -> bool {
+        self.state.runs.values().any(|run| run.stand == state::Stand::Accepted)
     }
 
     /// When things happened, as far as they have.
@@ -144,8 +173,14 @@ impl Rollout {
 
     /// What follows from `input`. Changes nothing: see [`Decision`] for the order of things.
     ///
-    /// Costs little for a report that only counts; one that ends a step or a stage costs a copy of the state.
+    /// Costs little for a report that only counts, and a look at the nodes of its lane for one that has the next of a window
+    /// start; one that ends a step or a stage costs a copy of the state.
     pub fn decide(&self, input: Input, now: Now) -> Decision {
+        self.decide_by(input, now, true)
+    }
+
+    /// `may_be_quick`: whether a report is looked at alone where that is enough.
+    fn decide_by(&self, input: Input, now: Now, may_be_quick: bool) -> Decision {
         let presence = self.presence(&input);
         let sight = self.sight(presence, now.time);
         let mut decision =
@@ -156,14 +191,19 @@ impl Rollout {
         let is_report = matches!(input, Input::StepStarted { .. } | Input::Acquired { .. })
             || matches!(input, Input::StepEnded { .. } | Input::AcquireFailed { .. });
         let due = self.next_wake().is_some_and(|(at, _)| at <= now.time);
+        let quick = is_report && !due && may_be_quick;
         match answer::changes(input, &sight) {
             Err(refusal) => decision.refused = Some(refusal),
-            Ok(changes) if is_report && !due && changes.iter().all(|change| is_quiet(change, &sight)) => {
-                decision.records = changes.into_iter().map(|change| Record { at: now.wall, change }).collect();
-            }
-            Ok(changes) => {
-                Draft { sight: self, state: Cow::Borrowed(&self.state), decision: &mut decision, now }.go(changes)
-            }
+            Ok(changes) => match quick.then(|| follow(&changes, &sight)).flatten() {
+                Some((more, effects)) => {
+                    let all = changes.into_iter().chain(more);
+                    decision.records = all.map(|change| Record { at: now.wall, change }).collect();
+                    decision.effects.extend(effects);
+                }
+                None => {
+                    Draft { sight: self, state: Cow::Borrowed(&self.state), decision: &mut decision, now }.go(changes)
+                }
+            },
         }
         decision
     }
@@ -175,7 +215,7 @@ impl Rollout {
             return;
         }
         decision.records.iter().for_each(|record| self.apply(record));
-        self.soft.advance(decision.now, decision.presence, self.state.times.acquire_began.is_some());
+        self.soft.advance(decision.now, decision.presence, &self.state);
         if cfg!(debug_assertions) {
             self.check();
         }
@@ -207,13 +247,19 @@ impl Rollout {
         // A moment that has passed had its effect, or waits for something else.
         let to_come = |at: &Time| *at > self.soft.last;
         if self.state.closing.is_some() {
-            let step = self.state.opened?;
-            let runs = self.state.runs_of(step).filter(|(_, run)| run.in_flight());
-            let moments = runs.filter_map(|(actor, _)| sight.abandon_at(actor)).filter(to_come);
+            let moments = self.state.flying().filter_map(|(_, actor, _)| sight.abandon_at(actor)).filter(to_come);
             return moments.min().map(|at| (at, Why::Abandon));
         }
-        let until = sight.stragglers_until().filter(to_come).filter(|_| self.state.ready < self.state.live);
-        until.map(|at| (at, Why::Stragglers))
+        if self.state.paused {
+            return None;
+        }
+        let late = sight.stragglers_until().filter(|_| self.state.ready < self.state.live);
+        let baked = sight.waiting_wave().map(|wave| sight.baked_at(wave));
+        let retry = sight.retrying().map(|(.., at)| at).filter(to_come).min();
+        let away = sight.overdue_at().map(|(_, at)| at).filter(to_come).min();
+        let moments = [(late, Why::Stragglers), (baked, Why::Bake), (retry, Why::Retry), (away, Why::Offline)];
+        let moments = moments.into_iter().filter_map(|(at, why)| Some((at.filter(to_come)?, why)));
+        moments.min_by_key(|(at, _)| *at)
     }
 
     /// All that a person is shown.
@@ -226,12 +272,12 @@ impl Rollout {
     /// # Panics
     /// On a bug, or on a journal that no rollout wrote.
     pub fn check(&self) {
-        self.state.check(&self.manifest, &self.members, self.stage_only);
+        invariants::check(&self.sight(None, self.soft.last));
     }
 
     fn sight(&self, presence: Option<(NodeId, bool)>, now: Time) -> Sight<'_> {
-        let Self { manifest, members, stage_only, state, soft } = self;
-        Sight { manifest, members, stage_only: *stage_only, state, soft, presence, now }
+        let Self { manifest, members, course, stage_only, state, soft } = self;
+        Sight { manifest, members, course, stage_only: *stage_only, state, soft, presence, now }
     }
 
     /// Only target nodes come and go here, so that what is kept of them is bounded.
@@ -245,20 +291,35 @@ impl Rollout {
     }
 }
 
-/// Whether nothing follows from a change, so that the state need not be copied to find out.
-fn is_quiet(change: &Change, sight: &Sight<'_>) -> bool {
+/// What follows from a report and what that has others do, where it can be told without a copy of the state.
+fn follow(changes: &[Change], sight: &Sight<'_>) -> Option<(Option<Change>, Option<Effect>)> {
+    let [change] = changes else { return changes.is_empty().then_some((None, None)) };
+    match (follows(change, sight), change) {
+        (Follows::Nothing, _) => Some((None, None)),
+        (Follows::Start(actor), Change::Ended { step, .. }) => {
+            let (step, attempt) = (*step, 1);
+            let generation = sight.state.generation.next();
+            let order = Effect::RunStep { actor, step, attempt, generation };
+            Some((Some(Change::Ordered { step, attempt, actors: vec![actor] }), Some(order)))
+        }
+        _ => None,
+    }
+}
+
+fn follows(change: &Change, sight: &Sight<'_>) -> Follows {
     let state = sight.state;
+    let quiet = |quiet: bool| if quiet { Follows::Nothing } else { Follows::Unknown };
     match change {
-        Change::Started { .. } | Change::AcquireFailed { .. } => true,
-        Change::Ended { outcome, .. } => *outcome == StepOutcome::Succeeded && state.in_flight > 1,
+        Change::Started { .. } | Change::AcquireFailed { .. } => Follows::Nothing,
+        Change::Ended { outcome: StepOutcome::Succeeded, step, actor, .. } => sight.follows_success(*step, *actor),
         Change::Acquired { node, package } => {
             let others = state.nodes.get(node).into_iter().flat_map(|node| &node.packages);
             let mut missing = others.filter(|(_, held)| !matches!(held, view::PackageState::Acquired { .. }));
             let completes = missing.all(|(other, _)| other == package);
             let at_gate = state.times.gate_opened.is_some() || state.ready + 1 >= sight.needed();
-            !completes || !at_gate
+            quiet(!completes || !at_gate)
         }
-        _ => false,
+        _ => Follows::Unknown,
     }
 }
 

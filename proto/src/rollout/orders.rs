@@ -23,21 +23,32 @@ pub(super) fn after(change: &Change, sight: &Sight<'_>) -> Vec<Effect> {
             let order = |actor: &Actor| Effect::RunStep { actor: *actor, step: *step, attempt: *attempt, generation };
             actors.iter().map(order).collect()
         }
+        Change::Paused => stop_acquiring(sight).collect(),
+        Change::Resumed => {
+            let began = sight.state.times.acquire_began.is_some();
+            let lacking = sight.state.live_nodes().filter(|(_, node)| began && !node.is_ready());
+            let acquire = lacking.map(|(node, _)| Effect::Acquire { node, generation });
+            let ordered = sight.state.flying().filter(|(.., run)| run.stand == Stand::Ordered);
+            let run =
+                |(step, actor, run): (_, _, &Run)| Effect::RunStep { actor, step, attempt: run.attempt, generation };
+            acquire.chain(ordered.map(run)).collect()
+        }
         Change::Excluded { node, .. } => {
             let stop = sight.state.times.acquire_began.map(|_| Effect::StopAcquire { node: *node, generation });
-            let runs = in_flight(sight).filter(|(actor, ..)| *actor == Actor::Node(*node));
-            stop.into_iter().chain(runs.map(|(actor, step, run)| cancel(sight, actor, step, run))).collect()
+            let runs = sight.state.flying().filter(|(_, actor, _)| *actor == Actor::Node(*node));
+            stop.into_iter().chain(runs.map(|(step, actor, run)| cancel(sight, actor, step, run))).collect()
         }
         Change::Closing { end: End::Success } => Vec::new(),
         Change::Closing { .. } | Change::Killing => {
-            let runs = in_flight(sight).filter(|(_, step, run)| is_void(sight, *step, run));
-            stop_acquiring(sight).chain(runs.map(|(actor, step, run)| cancel(sight, actor, step, run))).collect()
+            let runs = sight.state.flying().filter(|(step, _, run)| is_void(sight, *step, run));
+            stop_acquiring(sight).chain(runs.map(|(step, actor, run)| cancel(sight, actor, step, run))).collect()
         }
         Change::Finished { outcome } => {
             let over = std::iter::once(Effect::Finished { outcome: outcome.clone() });
             let nodes = sight.state.nodes.iter().filter(|(_, node)| is_forgotten(sight, outcome, node));
             over.chain(nodes.map(|(node, _)| Effect::Forget { node: *node, generation })).collect()
         }
+        Change::Behind { .. } | Change::CaughtUp { .. } => Vec::new(),
         Change::StepOpened { .. }
         | Change::Started { .. }
         | Change::Ended { .. }
@@ -46,7 +57,11 @@ pub(super) fn after(change: &Change, sight: &Sight<'_>) -> Vec<Effect> {
         | Change::Acquired { .. }
         | Change::AcquireFailed { .. }
         | Change::Released
-        | Change::GateOpened => Vec::new(),
+        | Change::GateOpened
+        | Change::WaveOpened { .. }
+        | Change::LaneEnded { .. }
+        | Change::WaveEnded { .. }
+        | Change::Promoted { .. } => Vec::new(),
     }
 }
 
@@ -66,6 +81,8 @@ pub(super) fn duties(actor: Actor, sight: &Sight<'_>) -> Vec<Effect> {
             Stand::Ordered | Stand::Started if is_void(sight, step, run) => {
                 duties.push(cancel(sight, actor, step, run));
             }
+            // What did not start before the pause does not start in it.
+            Stand::Ordered if sight.is_paused() => {}
             Stand::Ordered | Stand::Started => duties.push(Effect::RunStep { actor, step, attempt, generation }),
             Stand::Abandoned if run.outcome.is_none() => duties.push(cancel(sight, actor, step, run)),
             Stand::Abandoned | Stand::Ended | Stand::Accepted => {}
@@ -80,17 +97,17 @@ fn transfer(id: NodeId, node: &Node, sight: &Sight<'_>) -> Option<Effect> {
     let generation = sight.state.generation;
     match &sight.state.closing {
         _ if !node.is_live() => Some(Effect::StopAcquire { node: id, generation }),
-        None => Some(Effect::Acquire { node: id, generation }),
-        Some(_) if !node.is_ready() => Some(Effect::StopAcquire { node: id, generation }),
-        Some(_) => None,
+        None if !sight.is_paused() => Some(Effect::Acquire { node: id, generation }),
+        _ if !node.is_ready() => Some(Effect::StopAcquire { node: id, generation }),
+        _ => None,
     }
 }
 
 /// Whether an attempt is to be killed. Where the deployment failed, what runs is let finish, but an attempt that nobody
-/// reported as started shall not start now. The `always_after` scripts are never killed.
+/// reported as started shall not start now. What runs at the end is never killed.
 fn is_void(sight: &Sight<'_>, step: StepRef, run: &Run) -> bool {
     let ending = sight.state.closing.is_some() && run.stand == Stand::Ordered;
-    step.phase != Phase::After && (sight.state.killing || ending)
+    !step.phase.is_last() && (sight.state.killing || ending)
 }
 
 /// After a deployment that only staged, nodes keep what they hold for the one that goes on from there.
@@ -101,14 +118,8 @@ pub(super) fn is_forgotten(sight: &Sight<'_>, outcome: &Outcome, node: &Node) ->
 
 fn stop_acquiring(sight: &Sight<'_>) -> impl Iterator<Item = Effect> {
     let (generation, began) = (sight.state.generation, sight.state.times.acquire_began.is_some());
-    sight.stragglers().filter(move |_| began).map(move |(node, _)| Effect::StopAcquire { node, generation })
-}
-
-fn in_flight<'a>(sight: &Sight<'a>) -> impl Iterator<Item = (Actor, StepRef, &'a Run)> + use<'a> {
-    let state = sight.state;
-    let runs =
-        state.opened.into_iter().flat_map(|step| state.runs_of(step).map(move |(actor, run)| (actor, step, run)));
-    runs.filter(|(_, _, run)| run.in_flight())
+    let lacking = sight.state.live_nodes().filter(move |(_, node)| began && !node.is_ready());
+    lacking.map(move |(node, _)| Effect::StopAcquire { node, generation })
 }
 
 fn cancel(sight: &Sight<'_>, actor: Actor, step: StepRef, run: &Run) -> Effect {
@@ -120,6 +131,7 @@ pub(super) fn steps(sight: &Sight<'_>) -> impl Iterator<Item = StepRef> + use<> 
     let lens = [
         (Phase::Before, sight.manifest.before_acquire.len()),
         (Phase::Steps, sight.manifest.steps.len()),
+        (Phase::Always, sight.manifest.steps.len()),
         (Phase::After, sight.manifest.before_acquire.len()),
     ];
     let indices = |len: usize| 0..u16::try_from(len).unwrap_or(u16::MAX);

@@ -16,8 +16,8 @@ use super::spec::{AcquireSpec, CheckSpec, DeploymentSpec, GateSpec, SourceSpec, 
 use crate::codec::{self, CodecError};
 use crate::id::{DeploymentId, Name, NodeId, PackageIndex};
 use crate::limits::{
-    ATTEMPTS_MAX, KEEP_MAX, MANIFEST_BYTES_MAX, NODES_MAX, PACKAGES_PER_DEPLOYMENT_MAX, SCRIPT_BYTES_MAX, STEP_TIMEOUT,
-    STEPS_MAX, TARGETS_MAX, TIMEOUT_MAX,
+    ATTEMPTS_MAX, BACKOFF, KEEP_MAX, MANIFEST_BYTES_MAX, NODES_MAX, PACKAGES_PER_DEPLOYMENT_MAX, SCRIPT_BYTES_MAX,
+    STEP_TIMEOUT, STEPS_MAX, TARGETS_MAX, TIMEOUT_MAX, WAVES_MAX,
 };
 use crate::manifest::{Acquire, Action, Gate, Group, Manifest, On, Package, Probe, Source, Step, Stragglers};
 
@@ -87,6 +87,14 @@ pub enum PlanError {
         /// What, and what to do.
         cause: String,
     },
+    /// A wave with something wrong in it.
+    #[error("wave `{wave}`: {cause}")]
+    Wave {
+        /// Which wave.
+        wave: Name,
+        /// What, and what to do.
+        cause: String,
+    },
     /// A manifest that is too large to send.
     #[error("the deployment is too large: {0}; split it in two, or put scripts into a package")]
     TooLarge(CodecError),
@@ -122,6 +130,8 @@ pub fn resolve(
         gate: gate(&spec.acquire)?,
         before_acquire: before.collect::<Result<_, _>>()?,
         steps: steps.collect::<Result<_, _>>()?,
+        waves: super::waves::resolve(&spec.waves, nodes, &groups)?,
+        offline: super::waves::offline(spec)?,
         packages,
         groups,
     };
@@ -151,6 +161,7 @@ fn check_counts(spec: &DeploymentSpec, nodes: &[NodeFacts]) -> Result<(), PlanEr
         ("targets", spec.targets.len(), TARGETS_MAX),
         ("steps before acquire", spec.before_acquire.len(), STEPS_MAX),
         ("steps", spec.steps.len(), STEPS_MAX),
+        ("waves", spec.waves.len(), WAVES_MAX),
         ("nodes in the mesh", nodes.len(), NODES_MAX),
     ];
     for (things, count, max) in counts {
@@ -222,7 +233,7 @@ fn groups(spec: &DeploymentSpec, nodes: &[NodeFacts], packages: &[Package]) -> R
     Ok(groups.into_iter().map(group).collect())
 }
 
-fn traits(node: &NodeFacts) -> Traits<'_> {
+pub(super) fn traits(node: &NodeFacts) -> Traits<'_> {
     Traits { name: node.name.as_str(), site: node.site.as_str(), labels: &node.labels }
 }
 
@@ -264,7 +275,7 @@ fn gate(acquire: &AcquireSpec) -> Result<Gate, PlanError> {
     Ok(Gate { quorum: acquire.quorum, stragglers, manual: acquire.gate == GateSpec::Manual })
 }
 
-fn wrong(step: &StepSpec, cause: impl Into<String>) -> PlanError {
+pub(super) fn wrong(step: &StepSpec, cause: impl Into<String>) -> PlanError {
     PlanError::Step { step: step.name.clone(), cause: cause.into() }
 }
 
@@ -287,6 +298,7 @@ impl Context<'_> {
                 "`always_after` is for steps of `before_acquire`: move the step there, or remove it",
             ));
         }
+        super::waves::check_always(spec, before)?;
         let action = self.action(spec, before)?;
         let always_after = spec.always_after.as_ref().map(|script| checked_script(spec, script)).transpose()?;
         Ok(Step {
@@ -294,7 +306,9 @@ impl Context<'_> {
             on: spec.on,
             timeout: timeout(spec, &action)?,
             action,
+            pace: super::waves::pace(spec, before)?,
             retries: spec.retries,
+            backoff: backoff(spec)?,
             on_failure: spec.on_failure,
             idempotent: spec.idempotent,
             always_after,
@@ -403,6 +417,13 @@ fn probe(spec: &StepSpec, check: &CheckSpec) -> Result<Action, PlanError> {
         return Err(wrong(spec, "`within` must be more than 0 and at most 7d"));
     }
     Ok(Action::Check { probe, within })
+}
+
+fn backoff(spec: &StepSpec) -> Result<Duration, PlanError> {
+    match spec.backoff {
+        Some(backoff) if backoff > TIMEOUT_MAX => Err(wrong(spec, "`backoff` is at most 7d")),
+        given => Ok(given.unwrap_or(BACKOFF)),
+    }
 }
 
 fn timeout(spec: &StepSpec, action: &Action) -> Result<Duration, PlanError> {

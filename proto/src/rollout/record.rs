@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::input::{Actor, StepOutcome};
 use crate::codec::{self, CodecError};
-use crate::id::{NodeId, PackageIndex};
+use crate::id::{LaneIndex, NodeId, PackageIndex, WaveIndex};
 use crate::limits::RECORD_BYTES_MAX;
 use crate::manifest::StepRef;
 use crate::time::WallTime;
@@ -46,6 +46,8 @@ pub enum Change {
     StepOpened {
         /// Which step.
         step: StepRef,
+        /// In stage `steps`: of which lane.
+        lane: Option<LaneIndex>,
     },
     /// These actors may start this attempt, each once.
     Ordered {
@@ -113,10 +115,34 @@ pub enum Change {
         /// Which node.
         node: NodeId,
     },
+    /// An operator paused the deployment: nothing starts, and nothing is fetched, until it is resumed.
+    Paused,
+    /// An operator resumed it.
+    Resumed,
     /// An operator released the gate.
     Released,
-    /// The gate opened (GATE).
+    /// The release gate opened (GATE).
     GateOpened,
+    /// The gate of a wave opened: its lanes may begin (GATE).
+    WaveOpened {
+        /// Which wave.
+        wave: WaveIndex,
+    },
+    /// A lane went through all steps.
+    LaneEnded {
+        /// Which lane.
+        lane: LaneIndex,
+    },
+    /// All lanes of a wave went through all steps; its bake begins.
+    WaveEnded {
+        /// Which wave.
+        wave: WaveIndex,
+    },
+    /// An operator has the next wave begin, whatever became of this one.
+    Promoted {
+        /// The wave that is through.
+        wave: WaveIndex,
+    },
     /// The deployment goes on without a node, for good.
     Excluded {
         /// Which node.
@@ -124,7 +150,17 @@ pub enum Change {
         /// Why.
         why: Exclusion,
     },
-    /// Nothing more is started but `always_after` scripts. What runs is let finish, unless the end is a cancel.
+    /// A node is away for so long that the others go on; it catches up when it is back.
+    Behind {
+        /// Which node.
+        node: NodeId,
+    },
+    /// A node has run what it missed, and goes on with the others.
+    CaughtUp {
+        /// Which node.
+        node: NodeId,
+    },
+    /// Nothing more is started but steps `on: always` and `always_after` scripts. What runs is let finish, unless the end is a cancel.
     Closing {
         /// How the deployment is going to end.
         end: End,
@@ -146,6 +182,10 @@ pub enum Exclusion {
     Straggler,
     /// An operator said so.
     Operator,
+    /// It was not connected for longer than `offline` allows.
+    Offline,
+    /// A step failed on it for good, and its wave's failure budget had room for that.
+    Failed,
 }
 
 /// How a deployment is going to end.

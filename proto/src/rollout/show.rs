@@ -1,13 +1,20 @@
 //! How a state is shown: [`View`] and what stands in it.
 
+use super::course::WavePlan;
 use super::input::{Actor, StepOutcome};
+use super::lanes::Tally;
 use super::orders::steps;
-use super::record::Outcome;
+use super::record::{Exclusion, Outcome};
 use super::sight::Sight;
-use super::state::{Node, Run, Stand};
-use super::view::{GateView, NodeView, PackageState, PackageView, Stage, State, StepState, StepView, View, Waiting};
-use crate::id::{Name, NodeId};
+use super::state::{LaneStand, Node, Run, Stand};
+use super::turn::Places;
+use super::view::{
+    GateView, NodeView, PackageState, PackageView, Stage, State, StepState, StepView, View, Waiting, WaveState,
+    WaveView,
+};
+use crate::id::{LaneIndex, Name, NodeId, WaveIndex};
 use crate::manifest::{On, Phase, StepRef};
+use crate::time::Time;
 
 /// All that a person is shown.
 pub(super) fn view(sight: &Sight<'_>) -> View {
@@ -24,6 +31,7 @@ pub(super) fn view(sight: &Sight<'_>) -> View {
         generation: sight.state.generation,
         gate: gate(sight),
         waiting,
+        waves: waves(sight),
         nodes: sight.state.nodes.iter().filter_map(|(id, node)| node_view(sight, *id, node)).collect(),
         coordinator: steps_of(sight, Actor::Coordinator),
         times: sight.state.times,
@@ -53,17 +61,21 @@ fn state(sight: &Sight<'_>, waiting: &[Waiting]) -> State {
         None if sight.state.closing.is_some() => return State::Running,
         None => {}
     }
-    if sight.asking().next().is_some() {
+    if sight.is_paused() || sight.asking().next().is_some() {
         return State::Paused;
     }
     let acquires = |(id, node): (NodeId, &Node)| node.failed().is_none() && sight.is_online(Actor::Node(id));
     let acquiring = sight.state.times.acquire_began.is_some() && sight.stragglers().any(acquires);
-    let running = runs(sight).any(|(_, actor, _)| sight.is_online(actor));
-    if waiting.is_empty() || acquiring || running { State::Running } else { State::Blocked }
+    let running = sight.state.flying().any(|(_, actor, _)| sight.is_online(actor));
+    let timed = waiting.iter().any(|waiting| matches!(waiting, Waiting::Bake { .. } | Waiting::Retry { .. }));
+    if timed || waiting.is_empty() || acquiring || running { State::Running } else { State::Blocked }
+}
+
+fn count(nodes: usize) -> u32 {
+    u32::try_from(nodes).unwrap_or(u32::MAX)
 }
 
 fn gate(sight: &Sight<'_>) -> GateView {
-    let count = |nodes: usize| u32::try_from(nodes).unwrap_or(u32::MAX);
     GateView {
         open: sight.state.times.gate_opened.is_some(),
         ready: count(sight.state.ready),
@@ -74,12 +86,34 @@ fn gate(sight: &Sight<'_>) -> GateView {
     }
 }
 
-/// Runs in flight.
-fn runs<'a>(sight: &Sight<'a>) -> impl Iterator<Item = (StepRef, Actor, &'a Run)> + use<'a> {
-    let state = sight.state;
-    let runs =
-        state.opened.into_iter().flat_map(|step| state.runs_of(step).map(move |(actor, run)| (step, actor, run)));
-    runs.filter(|(_, _, run)| run.in_flight())
+fn waves(sight: &Sight<'_>) -> Vec<WaveView> {
+    let named = |(wave, index): (&WavePlan, u16)| Some((wave.name.clone()?, WaveIndex(index)));
+    let waves = sight.course.waves.iter().zip(0..).filter_map(named);
+    waves.map(|(name, wave)| wave_view(sight, name, wave)).collect()
+}
+
+fn wave_view(sight: &Sight<'_>, name: Name, wave: WaveIndex) -> WaveView {
+    let known = &sight.state.waves[wave.index()];
+    let tally = Tally::of(sight, wave);
+    let waits = sight.waiting_wave() == Some(wave);
+    let nodes = || sight.course.nodes_of_wave(wave).filter_map(|id| Some((id, sight.state.nodes.get(&id)?)));
+    let excluded = nodes().filter(|(_, node)| node.excluded.is_some_and(|why| why != Exclusion::Failed));
+    let is_over = |id: NodeId| sight.state.lanes[sight.course.lane_of(id).index()].stand == LaneStand::Over;
+    WaveView {
+        name,
+        state: match (known.opened, known.ended) {
+            (false, _) => WaveState::Pending,
+            (true, false) => WaveState::Running,
+            (true, true) if waits && tally.is_short() => WaveState::Short,
+            (true, true) if waits => WaveState::Baking,
+            (true, true) => WaveState::Done,
+        },
+        nodes: count(nodes().count()),
+        done: count(nodes().filter(|(id, node)| node.is_live() && is_over(*id)).count()),
+        failed: count(known.failures),
+        excluded: count(excluded.count()),
+        needed: count(tally.needed),
+    }
 }
 
 fn waiting(sight: &Sight<'_>) -> Vec<Waiting> {
@@ -87,7 +121,8 @@ fn waiting(sight: &Sight<'_>) -> Vec<Waiting> {
     if state.finished.is_some() {
         return Vec::new();
     }
-    let mut waiting: Vec<Waiting> = sight.asking().filter_map(|(step, actor, run)| answer(step, actor, run)).collect();
+    let mut waiting: Vec<Waiting> = sight.is_paused().then_some(Waiting::Resume).into_iter().collect();
+    waiting.extend(sight.asking().filter_map(|(step, actor, run)| answer(step, actor, run)));
     waiting.extend(sight.without_package().filter_map(|(node, held)| {
         let (package, cause) = held.failed()?;
         Some(Waiting::Package { node, package, cause: cause.to_owned() })
@@ -95,38 +130,76 @@ fn waiting(sight: &Sight<'_>) -> Vec<Waiting> {
     if stage(sight) == Stage::Release && sight.manifest.gate.manual && !state.released && state.closing.is_none() {
         waiting.push(Waiting::Release);
     }
+    waiting.extend(sight.waiting_wave().map(|wave| at_wave_gate(sight, wave)));
+    waiting.extend(sight.retrying().map(|(step, actor, run, at)| Waiting::Retry {
+        actor,
+        step,
+        attempts: run.attempt,
+        left_ms: left_ms(sight, at),
+    }));
     let acquiring = state.times.acquire_began.is_some() && state.closing.is_none();
     let acquirers = || sight.stragglers().filter(|(_, node)| acquiring && node.failed().is_none());
-    let busy = acquirers().map(|(id, _)| Actor::Node(id)).chain(runs(sight).map(|(_, actor, _)| actor));
+    let busy = acquirers().map(|(id, _)| Actor::Node(id)).chain(state.flying().map(|(_, actor, _)| actor));
+    let busy = busy.chain(yet_to_start(sight));
     let mut away: Vec<NodeId> = busy.filter(|actor| !sight.is_online(*actor)).filter_map(Actor::node).collect();
     away.sort_unstable();
     away.dedup();
     waiting.extend(away.into_iter().map(|node| Waiting::Offline { node }));
+    waiting.extend(state.behind_nodes().map(|(node, _)| Waiting::CatchingUp { node }));
     waiting.extend(empty_sites(sight));
-    let nodes = u32::try_from(acquirers().count()).unwrap_or(u32::MAX);
+    let nodes = count(acquirers().count());
     waiting.extend((nodes > 0).then_some(Waiting::Acquiring { nodes }));
-    let actors = u32::try_from(state.in_flight).unwrap_or(u32::MAX);
-    let step = state.opened.filter(|_| actors > 0);
-    waiting.extend(step.map(|step| Waiting::Running { step, actors }));
+    let mut running: std::collections::BTreeMap<StepRef, u32> = std::collections::BTreeMap::new();
+    state.flying().for_each(|(step, ..)| *running.entry(step).or_default() += 1);
+    waiting.extend(running.into_iter().map(|(step, actors)| Waiting::Running { step, actors }));
     waiting
+}
+
+fn at_wave_gate(sight: &Sight<'_>, wave: WaveIndex) -> Waiting {
+    let tally = Tally::of(sight, wave);
+    if tally.is_short() {
+        return Waiting::Promote { wave, succeeded: count(tally.sound), needed: count(tally.needed) };
+    }
+    Waiting::Bake { wave, left_ms: left_ms(sight, sight.baked_at(wave)) }
+}
+
+fn left_ms(sight: &Sight<'_>, until: Time) -> u64 {
+    u64::try_from(until.since(sight.now).as_millis()).unwrap_or(u64::MAX)
 }
 
 fn answer(step: StepRef, actor: Actor, run: &Run) -> Option<Waiting> {
     Some(Waiting::Answer { actor, step, attempt: run.attempt, outcome: run.outcome.clone()? })
 }
 
-/// Sites that have no node to run the current step.
+/// Steps whose turn it is, each in a lane or everywhere.
+fn turns<'a>(sight: &Sight<'a>) -> impl Iterator<Item = (StepRef, Option<LaneIndex>)> + use<'a> {
+    let state = sight.state;
+    let before = state.opened.filter(|_| state.times.acquire_began.is_none()).map(|step| (step, None));
+    let lanes = state.lanes.iter().zip(0..).filter_map(|(lane, index)| match lane.stand {
+        LaneStand::At(step) => Some((StepRef { phase: Phase::Steps, index: step }, Some(LaneIndex(index)))),
+        LaneStand::Pending | LaneStand::Over => None,
+    });
+    before.into_iter().chain(lanes).filter(|_| state.closing.is_none())
+}
+
+/// Nodes that a step whose turn it is was not ordered on.
+fn yet_to_start<'a>(sight: &Sight<'a>) -> impl Iterator<Item = Actor> + use<'a> {
+    let sight = *sight;
+    let on_node = move |step: StepRef| sight.manifest.step(step).is_some_and(|step| step.on == On::Node);
+    turns(&sight).filter(move |(step, _)| on_node(*step)).flat_map(move |(step, lane)| {
+        let actors = sight.live_in(lane).map(|(id, _)| Actor::Node(id));
+        actors.filter(move |actor| !sight.state.runs.contains_key(&(step, *actor)))
+    })
+}
+
+/// Sites that have no node to run a step whose turn it is.
 fn empty_sites(sight: &Sight<'_>) -> Vec<Waiting> {
-    let opened = sight.state.opened.filter(|_| sight.state.closing.is_none());
-    let on_site = |step: &StepRef| sight.manifest.step(*step).is_some_and(|step| step.on == On::Site);
-    let Some(step) = opened.filter(on_site) else { return Vec::new() };
-    let site = |node: &NodeId| sight.members.get(node).map(|member| &member.site);
-    let had: Vec<&Name> = sight.state.runs_of(step).filter_map(|(actor, _)| site(&actor.node()?)).collect();
-    let mut sites: Vec<&Name> = sight.state.live_nodes().filter_map(|(id, _)| site(&id)).collect();
-    sites.sort_unstable();
-    sites.dedup();
-    let empty = sites.into_iter().filter(|site| !had.contains(site));
-    empty.map(|site| Waiting::Site { site: site.clone(), step }).collect()
+    let on_site = |step: StepRef| sight.manifest.step(step).is_some_and(|step| step.on == On::Site);
+    let empty = turns(sight).filter(|(step, _)| on_site(*step)).flat_map(|(step, lane)| {
+        let sites = Places::without_node(sight, step, lane).into_iter();
+        sites.map(move |site| Waiting::Site { site: site.clone(), step })
+    });
+    empty.collect()
 }
 
 fn node_view(sight: &Sight<'_>, id: NodeId, node: &Node) -> Option<NodeView> {
@@ -137,6 +210,7 @@ fn node_view(sight: &Sight<'_>, id: NodeId, node: &Node) -> Option<NodeView> {
         name: member.name.clone(),
         site: member.site.clone(),
         online: sight.is_online(Actor::Node(id)),
+        wave: sight.course.wave_of(id),
         excluded: node.excluded,
         acquired: node.is_ready(),
         packages: node.packages.iter().map(package).collect(),
@@ -146,10 +220,14 @@ fn node_view(sight: &Sight<'_>, id: NodeId, node: &Node) -> Option<NodeView> {
 
 /// An actor's steps: those that it runs in any case, and those that it was chosen for.
 fn steps_of(sight: &Sight<'_>, actor: Actor) -> Vec<StepView> {
-    let own = if actor == Actor::Coordinator { On::Coordinator } else { On::Node };
     let shown = |step: StepRef| {
         let run = sight.state.runs.get(&(step, actor));
         let details = sight.manifest.step(step)?;
+        let own = match (actor, step.phase) {
+            (Actor::Coordinator, _) => On::Coordinator,
+            (Actor::Node(_), Phase::Always) => On::Always,
+            (Actor::Node(_), _) => On::Node,
+        };
         let expected = details.on == own && (step.phase != Phase::After || details.always_after.is_some());
         (run.is_some() || expected).then(|| step_view(sight, step, actor, details.name.clone(), run))
     };
@@ -159,7 +237,7 @@ fn steps_of(sight: &Sight<'_>, actor: Actor) -> Vec<StepView> {
 fn step_view(sight: &Sight<'_>, step: StepRef, actor: Actor, name: Name, run: Option<&Run>) -> StepView {
     let never = sight.state.finished.is_some()
         || !sight.state.is_live(actor)
-        || (sight.state.closing.is_some() && step.phase != Phase::After);
+        || (sight.state.closing.is_some() && !step.phase.is_last());
     StepView {
         step,
         name,

@@ -1,16 +1,18 @@
 //! What a decision looks at: the journaled state, and who is connected since when.
 //!
 //! [`Soft`] is not journaled. After a restart nobody is connected, and clocks that count from an event in it start again:
-//! a straggler may get up to twice its time, never less.
+//! a straggler may get up to twice its time, and a wave bake or a failed step wait up to twice as long, never less.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::Member;
+use super::course::Course;
 use super::input::{Actor, StepOutcome};
-use super::state::{Node, Run, Stand, State};
-use crate::id::NodeId;
-use crate::limits::{ABANDON_AFTER, ATTEMPTS_MAX, UNKNOWN_RERUNS_MAX};
-use crate::manifest::{Manifest, OnFailure, Step, StepRef, Stragglers};
+use super::state::{Node, Run, State};
+use crate::id::{Name, NodeId, WaveIndex};
+use crate::limits::{ABANDON_AFTER, ATTEMPTS_MAX, BACKOFF_MAX, TEMPFAIL_RERUNS_MAX, UNKNOWN_RERUNS_MAX};
+use crate::manifest::{Manifest, On, OnFailure, Step, StepRef, Stragglers};
 use crate::time::Time;
 
 /// What is forgotten by a restart.
@@ -20,8 +22,12 @@ pub(super) struct Soft {
     pub(super) since: Option<Time>,
     /// When the last was.
     pub(super) last: Time,
-    /// When `acquire` began, or the restart was.
+    /// When `acquire` began, or the restart or the end of the last pause was.
     acquire_since: Option<Time>,
+    /// Since when runs wait for what becomes of them, or since the restart.
+    trouble: BTreeMap<(StepRef, Actor), Time>,
+    /// The last wave that is through, and since when, or since the restart.
+    baking: Option<(WaveIndex, Time)>,
     online: BTreeSet<NodeId>,
     /// When nodes went away; the others that are not connected are away since the first decision.
     away: BTreeMap<NodeId, Time>,
@@ -29,11 +35,21 @@ pub(super) struct Soft {
 
 impl Soft {
     /// Time has passed, and perhaps a node came or went.
-    pub(super) fn advance(&mut self, now: Time, presence: Option<(NodeId, bool)>, acquiring: bool) {
+    pub(super) fn advance(&mut self, now: Time, presence: Option<(NodeId, bool)>, state: &State) {
         self.since.get_or_insert(now);
         self.last = self.last.max(now);
-        if acquiring {
+        if state.times.acquire_began.is_none() || state.paused {
+            self.acquire_since = None;
+        } else {
             self.acquire_since.get_or_insert(now);
+        }
+        self.trouble.retain(|key, _| state.troubled.contains(key));
+        for key in &state.troubled {
+            self.trouble.entry(*key).or_insert(now);
+        }
+        let through = state.wave().filter(|wave| state.waves[wave.index()].ended);
+        if let Some(wave) = through.filter(|wave| self.baking(*wave).is_none()) {
+            self.baking = Some((wave, now));
         }
         match presence {
             Some((node, true)) => {
@@ -46,6 +62,11 @@ impl Soft {
             }
             None => {}
         }
+    }
+
+    /// Since when a wave bakes, if it does.
+    pub(super) fn baking(&self, wave: WaveIndex) -> Option<Time> {
+        self.baking.filter(|(of, _)| *of == wave).map(|(_, since)| since)
     }
 }
 
@@ -60,6 +81,8 @@ pub(super) enum Verdict {
     Fail,
     /// It counts as done.
     Accept,
+    /// The deployment goes on without the node: the failure budget of its wave has room for it.
+    Drop(NodeId),
 }
 
 /// All that a decision depends on.
@@ -67,6 +90,7 @@ pub(super) enum Verdict {
 pub(super) struct Sight<'a> {
     pub(super) manifest: &'a Manifest,
     pub(super) members: &'a BTreeMap<NodeId, Member>,
+    pub(super) course: &'a Course,
     pub(super) stage_only: bool,
     pub(super) state: &'a State,
     pub(super) soft: &'a Soft,
@@ -76,6 +100,11 @@ pub(super) struct Sight<'a> {
 }
 
 impl<'a> Sight<'a> {
+    /// Whether nothing starts until an operator resumes it.
+    pub(super) fn is_paused(&self) -> bool {
+        self.state.paused && self.state.closing.is_none()
+    }
+
     /// Whether an actor can be reached.
     pub(super) fn is_online(&self, actor: Actor) -> bool {
         let Some(node) = actor.node() else { return true };
@@ -85,12 +114,21 @@ impl<'a> Sight<'a> {
         }
     }
 
+    /// Since when a node that is not connected is away.
+    pub(super) fn away_since(&self, node: NodeId) -> Time {
+        let goes = (self.presence == Some((node, false))).then_some(self.now);
+        self.soft.away.get(&node).copied().or(goes).or(self.soft.since).unwrap_or(self.now)
+    }
+
+    /// Whether every node that ever came is connected, and every target node came.
+    pub(super) fn all_online(&self) -> bool {
+        self.soft.online.len() == self.state.nodes.len() && self.presence.is_none_or(|(_, online)| online)
+    }
+
     /// When a deployment that is ending waits no longer for an actor, if that is not connected.
     pub(super) fn abandon_at(&self, actor: Actor) -> Option<Time> {
         let node = actor.node().filter(|_| !self.is_online(actor))?;
-        let goes = (self.presence == Some((node, false))).then_some(self.now);
-        let away = self.soft.away.get(&node).copied().or(goes).or(self.soft.since);
-        Some(away.unwrap_or(self.now) + ABANDON_AFTER)
+        Some(self.away_since(node) + ABANDON_AFTER)
     }
 
     /// When nodes that still lack packages are excluded, if ever.
@@ -104,30 +142,66 @@ impl<'a> Sight<'a> {
         }
     }
 
+    /// The site of a target node.
+    pub(super) fn site(&self, node: NodeId) -> Option<&'a Name> {
+        self.members.get(&node).map(|member| &member.site)
+    }
+
     /// How many nodes the gate takes.
     pub(super) fn needed(&self) -> usize {
         self.manifest.gate.quorum.needed(self.state.live)
     }
 
-    /// Nodes that take part and lack packages.
+    /// Whether no node lacks packages or has to catch up.
+    pub(super) fn all_hold_all(&self) -> bool {
+        self.state.ready == self.state.live && self.state.behind == 0
+    }
+
+    /// Nodes that are waited for and lack packages.
     pub(super) fn stragglers(self) -> impl Iterator<Item = (NodeId, &'a Node)> {
-        self.state.live_nodes().filter(|(_, node)| !node.is_ready())
+        self.state.awaited_nodes().filter(|(_, node)| !node.is_ready())
     }
 
-    /// What becomes of a run; nothing while it is in flight, done or given up.
-    pub(super) fn verdict(&self, step: StepRef, actor: Actor, run: &Run) -> Option<Verdict> {
-        let ended = run.stand == Stand::Ended && !run.is_done() && self.state.is_live(actor);
-        let outcome = run.outcome.as_ref().filter(|_| ended)?;
-        let step = self.manifest.step(step)?;
-        Some(verdict(outcome, run.attempt, step))
+    /// Runs that ended otherwise than well and that something has to become of.
+    pub(super) fn troubled(self) -> impl Iterator<Item = (StepRef, Actor, &'a Run)> {
+        let state = self.state;
+        state.troubled.iter().filter_map(move |key| Some((key.0, key.1, state.runs.get(key)?)))
     }
 
-    /// Runs of the current step that wait for an operator's answer.
-    pub(super) fn asking(self) -> impl Iterator<Item = (StepRef, Actor, &'a Run)> {
+    /// What becomes of a troubled run.
+    pub(super) fn verdict(&self, step: StepRef, actor: Actor, run: &Run) -> Verdict {
+        let (Some(step), Some(outcome)) = (self.manifest.step(step), &run.outcome) else { return Verdict::Ask };
+        match verdict(outcome, run, step) {
+            final_one @ (Verdict::Ask | Verdict::Fail) => {
+                // What a site or the coordinator was to do is missing for all.
+                let node = actor.node().filter(|node| step.on == On::Node && self.affords(*node));
+                node.map_or(final_one, Verdict::Drop)
+            }
+            other => other,
+        }
+    }
+
+    /// When a run that has the verdict to be tried again is.
+    pub(super) fn retry_at(&self, step: StepRef, actor: Actor, run: &Run) -> Time {
+        let since = self.soft.trouble.get(&(step, actor)).copied().unwrap_or(self.now);
+        let first = self.manifest.step(step).map_or(Duration::ZERO, |step| step.backoff);
+        let doubled = first.saturating_mul(2u32.saturating_pow(run.attempt.saturating_sub(1)));
+        since + doubled.min(first.max(BACKOFF_MAX))
+    }
+
+    /// Runs that are tried again by themselves, and when.
+    pub(super) fn retrying(self) -> impl Iterator<Item = (StepRef, Actor, &'a Run, Time)> {
+        let going = self.state.closing.is_none() && !self.state.paused;
         let sight = self;
-        let opened = self.state.opened.filter(|_| self.state.closing.is_none()).into_iter();
-        let runs = opened.flat_map(move |step| sight.state.runs_of(step).map(move |(actor, run)| (step, actor, run)));
-        runs.filter(move |(step, actor, run)| sight.verdict(*step, *actor, run) == Some(Verdict::Ask))
+        let runs = self.troubled().filter(move |_| going);
+        let runs = runs.filter(move |(step, actor, run)| sight.verdict(*step, *actor, run) == Verdict::Retry);
+        runs.map(move |(step, actor, run)| (step, actor, run, sight.retry_at(step, actor, run)))
+    }
+
+    /// Runs that wait for an operator's answer.
+    pub(super) fn asking(self) -> impl Iterator<Item = (StepRef, Actor, &'a Run)> {
+        let going = self.state.closing.is_none();
+        self.troubled().filter(move |(step, actor, run)| going && self.verdict(*step, *actor, run) == Verdict::Ask)
     }
 
     /// Nodes that gave up on a package and wait for an operator's answer.
@@ -139,11 +213,14 @@ impl<'a> Sight<'a> {
 
 /// An attempt whose outcome nobody saw may have had any effect: it is repeated only where the step says that this does no
 /// harm (GATE).
-fn verdict(outcome: &StepOutcome, attempt: u32, step: &Step) -> Verdict {
+fn verdict(outcome: &StepOutcome, run: &Run, step: &Step) -> Verdict {
+    let (attempt, tempfails) = (run.attempt, run.tempfails);
     let reruns_max = match outcome {
+        _ if run.is_tempfail() && tempfails < step.retries.max(TEMPFAIL_RERUNS_MAX) => u32::MAX,
+        _ if run.is_tempfail() => 0,
         StepOutcome::Unknown if step.idempotent => step.retries.max(UNKNOWN_RERUNS_MAX),
         StepOutcome::Unknown => 0,
-        _ => step.retries,
+        _ => tempfails.saturating_add(step.retries),
     };
     match step.on_failure {
         _ if attempt <= reruns_max && attempt < ATTEMPTS_MAX => Verdict::Retry,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::units::deserialize_duration_option;
 use crate::id::{Name, PackageId};
-use crate::manifest::{On, OnFailure, Quorum};
+use crate::manifest::{On, OnFailure, Quorum, Share};
 
 /// A deployment file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -37,6 +37,33 @@ pub struct DeploymentSpec {
     /// What runs after the gate.
     #[serde(default)]
     pub steps: Vec<StepSpec>,
+    /// In which order the target nodes go through `steps`; all at once if none are given.
+    #[serde(default)]
+    pub waves: Vec<WaveSpec>,
+    /// What becomes of target nodes that are not connected.
+    #[serde(default)]
+    pub offline: OfflineSpec,
+    /// With another than `offline: wait`: after how long away.
+    #[serde(default, deserialize_with = "deserialize_duration_option")]
+    pub offline_after: Option<Duration>,
+    /// With `offline: catch_up`: how long they may be away before they are excluded; 24 h if not given.
+    #[serde(default, deserialize_with = "deserialize_duration_option")]
+    pub offline_until: Option<Duration>,
+}
+
+/// What becomes of target nodes that are not connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OfflineSpec {
+    /// They are waited for.
+    #[default]
+    Wait,
+    /// They are excluded.
+    Skip,
+    /// The deployment fails.
+    Fail,
+    /// The others go on; one that returns runs what it missed.
+    CatchUp,
 }
 
 /// Where a package comes from: `feed` with `id` and perhaps `version`, or `url`; with either, `blake3` may say which
@@ -166,14 +193,67 @@ pub struct StepSpec {
     /// How often it is tried again after a failure.
     #[serde(default)]
     pub retries: u32,
+    /// How long it waits before it is tried again the first time; doubled for each attempt more. 1 s if not given.
+    #[serde(default, deserialize_with = "deserialize_duration_option")]
+    pub backoff: Option<Duration>,
     /// What happens when it has failed for good.
     #[serde(default)]
     pub on_failure: OnFailure,
     /// Whether it may run again after an outcome that nobody saw.
     #[serde(default)]
     pub idempotent: bool,
+    /// In `steps`: on how many nodes of a wave it runs at a time, `3` or `25%`; on all if not given.
+    #[serde(default, deserialize_with = "deserialize_share_option")]
+    pub window: Option<Share>,
+    /// In `steps`, `sync: barrier`: all nodes of a wave start it together, once all can.
+    pub sync: Option<SyncSpec>,
     /// In `before_acquire`: a script that runs at the deployment's end, whatever it was.
     pub always_after: Option<String>,
+}
+
+/// How the starts of a step on the nodes of a wave hang together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncSpec {
+    /// None starts before all can.
+    Barrier,
+}
+
+/// Target nodes that go through all steps before the next wave begins.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WaveSpec {
+    /// What it is called: unique in the file.
+    pub name: Name,
+    /// Which of the target nodes that no wave before it has; see [`super::select::Selector`]. All if not given.
+    pub select: Option<String>,
+    /// How many of those that `select` means; `count: 1`, `count: 10%`. All if not given.
+    #[serde(default, deserialize_with = "deserialize_share_option")]
+    pub count: Option<Share>,
+    /// With `per: site`, `count` is of each site, and each site goes through the steps by itself.
+    pub per: Option<PerSpec>,
+    /// With `per: site`: how many sites are under way at a time. All if not given.
+    pub max_parallel: Option<u16>,
+    /// How long it is watched, once it is through, before the next wave begins.
+    #[serde(default, deserialize_with = "deserialize_duration_option")]
+    pub bake: Option<Duration>,
+    /// How many of its nodes must be through before the next wave begins by itself; one if not given.
+    #[serde(default, deserialize_with = "deserialize_parsed_option")]
+    pub success: Option<Quorum>,
+    /// How many of its nodes may fail before the deployment stops; none if neither this nor the next is given.
+    #[serde(default, deserialize_with = "deserialize_share_option")]
+    pub max_failures: Option<Share>,
+    /// The same for its nodes in each site; given alone, it alone counts.
+    #[serde(default, deserialize_with = "deserialize_share_option")]
+    pub max_failures_per_site: Option<Share>,
+}
+
+/// What a wave is divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PerSpec {
+    /// Sites.
+    Site,
 }
 
 /// A service that must answer: exactly one of `http` and `tcp`.
@@ -192,13 +272,28 @@ pub struct CheckSpec {
 }
 
 /// The keys that a part of the file may have, by what holds them: `deployment`, `package`, `target`, `acquire`, `step`,
-/// `check`.
+/// `wave`, `check`.
 pub fn known_keys(part: &str) -> Option<&'static [&'static str]> {
     PARTS.iter().find(|(name, _)| *name == part).map(|(_, keys)| *keys)
 }
 
 const PARTS: &[(&str, &[&str])] = &[
-    ("deployment", &["name", "release", "packages", "targets", "acquire", "before_acquire", "steps"]),
+    (
+        "deployment",
+        &[
+            "name",
+            "release",
+            "packages",
+            "targets",
+            "acquire",
+            "before_acquire",
+            "steps",
+            "waves",
+            "offline",
+            "offline_after",
+            "offline_until",
+        ],
+    ),
     ("package", &["feed", "id", "version", "url", "blake3"]),
     ("target", &["select", "packages"]),
     ("acquire", &["source", "swarm", "quorum", "stragglers", "after", "gate"]),
@@ -214,10 +309,17 @@ const PARTS: &[(&str, &[&str])] = &[
             "check",
             "timeout",
             "retries",
+            "backoff",
             "on_failure",
             "idempotent",
+            "window",
+            "sync",
             "always_after",
         ],
+    ),
+    (
+        "wave",
+        &["name", "select", "count", "per", "max_parallel", "bake", "success", "max_failures", "max_failures_per_site"],
     ),
     ("check", &["http", "tcp", "expect", "within"]),
 ];
@@ -228,6 +330,10 @@ where
     T: FromStr<Err: fmt::Display>,
 {
     deserializer.deserialize_any(Parsed(PhantomData))
+}
+
+fn deserialize_share_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Share>, D::Error> {
+    deserialize_parsed(deserializer).map(Some)
 }
 
 /// As text in any case: a hash of digits alone is no number.
@@ -282,6 +388,7 @@ mod tests {
         assert_eq!(known_keys("target").unwrap(), keys_of::<TargetSpec>());
         assert_eq!(known_keys("acquire").unwrap(), keys_of::<AcquireSpec>());
         assert_eq!(known_keys("step").unwrap(), keys_of::<StepSpec>());
+        assert_eq!(known_keys("wave").unwrap(), keys_of::<WaveSpec>());
         assert_eq!(known_keys("check").unwrap(), keys_of::<CheckSpec>());
         assert_eq!(known_keys("waves"), None);
     }
@@ -330,7 +437,7 @@ mod tests {
             let error = serde_json::from_str::<AcquireSpec>(text).unwrap_err().to_string();
             assert!(error.contains(wanted), "{error}");
         }
-        for later in ["waves", "window", "rollback"] {
+        for later in ["waves", "rollback"] {
             let text = format!(r#"{{"name": "x", "{later}": []}}"#);
             let error = serde_json::from_str::<StepSpec>(&text).unwrap_err().to_string();
             assert!(error.contains(&format!("unknown field `{later}`")), "{error}");

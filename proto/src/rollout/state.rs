@@ -1,19 +1,18 @@
 //! The state of a rollout: what its journal says, applied one record at a time.
 //!
 //! [`State::apply`] takes any record and never panics, since a journal may come from a broken disk; whether a state makes
-//! sense is asserted by [`State::check`]. What to do next is decided in `next.rs`, never here.
+//! sense is asserted in `invariants.rs`. What to do next is decided in `next.rs`, never here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::Member;
-use super::input::{Actor, StepOutcome};
+use super::course::Course;
+use super::input::{Actor, Failure, StepOutcome};
 use super::record::{Change, End, Exclusion, Outcome};
 use super::view::{PackageState, Times};
-use crate::id::{Generation, NodeId, PackageIndex};
-use crate::limits::ATTEMPTS_MAX;
-use crate::manifest::{Manifest, On, Phase, StepRef};
+use crate::id::{Generation, LaneIndex, NodeId, PackageIndex, StepIndex, WaveIndex};
+use crate::manifest::{Manifest, Phase, StepRef};
 use crate::time::WallTime;
 
 /// All that outlives a restart.
@@ -22,8 +21,14 @@ pub(super) struct State {
     pub(super) nodes: BTreeMap<NodeId, Node>,
     /// The last attempt of each step at each actor that was ordered.
     pub(super) runs: BTreeMap<(StepRef, Actor), Run>,
-    /// The step whose turn it is or was last.
+    /// Runs of nodes that take part, and of the coordinator, whose last attempt ended otherwise than well.
+    pub(super) troubled: BTreeSet<(StepRef, Actor)>,
+    /// The step whose turn it is or was last, but for those of stage `steps`.
     pub(super) opened: Option<StepRef>,
+    /// The lanes of all waves, as in the course.
+    pub(super) lanes: Vec<Lane>,
+    pub(super) waves: Vec<Wave>,
+    pub(super) paused: bool,
     pub(super) released: bool,
     pub(super) closing: Option<End>,
     /// Whether what still runs is killed.
@@ -31,8 +36,10 @@ pub(super) struct State {
     pub(super) finished: Option<Outcome>,
     pub(super) generation: Generation,
     pub(super) times: Times,
-    /// Nodes that are not excluded.
+    /// Nodes that the deployment waits for.
     pub(super) live: usize,
+    /// Nodes that are to catch up.
+    pub(super) behind: usize,
     /// Those of them that hold all their packages.
     pub(super) ready: usize,
     /// Runs in flight.
@@ -44,12 +51,47 @@ pub(super) struct State {
 pub(super) struct Node {
     pub(super) packages: BTreeMap<PackageIndex, PackageState>,
     pub(super) excluded: Option<Exclusion>,
+    /// Whether the others go on without it until it is back and has run what it missed.
+    pub(super) behind: bool,
+    lane: LaneIndex,
+    wave: WaveIndex,
+}
+
+/// Nodes that go through the steps together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Lane {
+    pub(super) stand: LaneStand,
+    /// Runs of its nodes in stage `steps` that are in flight.
+    pub(super) in_flight: usize,
+}
+
+/// How far a lane is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) enum LaneStand {
+    #[default]
+    Pending,
+    /// It is the turn of this step.
+    At(StepIndex),
+    /// It went through all steps.
+    Over,
+}
+
+/// How far a wave is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Wave {
+    pub(super) opened: bool,
+    pub(super) ended: bool,
+    pub(super) promoted: bool,
+    /// Nodes that its failure budget paid for.
+    pub(super) failures: usize,
 }
 
 /// A step at an actor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Run {
     pub(super) attempt: u32,
+    /// How many attempts before it ended with the exit code that says to try again.
+    pub(super) tempfails: u32,
     pub(super) stand: Stand,
     pub(super) outcome: Option<StepOutcome>,
     pub(super) ordered: WallTime,
@@ -78,6 +120,11 @@ impl Node {
         self.excluded.is_none()
     }
 
+    /// Whether the others wait for it.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.is_live() && !self.behind
+    }
+
     /// Whether it holds all its packages.
     pub(super) fn is_ready(&self) -> bool {
         self.packages.values().all(|state| matches!(state, PackageState::Acquired { .. }))
@@ -98,6 +145,16 @@ impl Run {
         matches!(self.stand, Stand::Ordered | Stand::Started)
     }
 
+    /// Whether it ended with the exit code that says to try again: EX_TEMPFAIL of sysexits.h.
+    pub(super) fn is_tempfail(&self) -> bool {
+        self.outcome == Some(StepOutcome::Failed(Failure::Exit(75)))
+    }
+
+    /// Whether something has to become of it.
+    pub(super) fn is_troubled(&self) -> bool {
+        self.stand == Stand::Ended && !self.is_done()
+    }
+
     /// Whether its step is done at this actor.
     pub(super) fn is_done(&self) -> bool {
         match self.stand {
@@ -109,18 +166,24 @@ impl Run {
 }
 
 impl State {
-    pub(super) fn new(manifest: &Manifest) -> Self {
+    pub(super) fn new(manifest: &Manifest, course: &Course) -> Self {
         let node = |id| {
             let packages = manifest.packages_of(id).map(|(package, _)| (package, PackageState::Missing));
-            (id, Node { packages: packages.collect(), excluded: None })
+            let (lane, wave) = (course.lane_of(id), course.wave_of(id));
+            (id, Node { packages: packages.collect(), excluded: None, behind: false, lane, wave })
         };
         let nodes: BTreeMap<NodeId, Node> = manifest.targets().into_iter().map(node).collect();
         Self {
             live: nodes.len(),
+            behind: 0,
             ready: nodes.values().filter(|node| node.is_ready()).count(),
             nodes,
             runs: BTreeMap::new(),
+            troubled: BTreeSet::new(),
             opened: None,
+            lanes: vec![Lane::default(); course.lanes.len()],
+            waves: vec![Wave::default(); course.waves.len()],
+            paused: false,
             released: false,
             closing: None,
             killing: false,
@@ -129,6 +192,19 @@ impl State {
             times: Times::default(),
             in_flight: 0,
         }
+    }
+
+    /// The runs in flight.
+    pub(super) fn flying(&self) -> impl Iterator<Item = (StepRef, Actor, &Run)> {
+        // Every step has its runs kept; they are many, those in flight often none.
+        let runs = self.runs.iter().filter(|(_, run)| self.in_flight > 0 && run.in_flight());
+        runs.map(|((step, actor), run)| (*step, *actor, run))
+    }
+
+    /// The wave whose turn it is or was last.
+    pub(super) fn wave(&self) -> Option<WaveIndex> {
+        let opened = self.waves.iter().take_while(|wave| wave.opened).count();
+        u16::try_from(opened).ok()?.checked_sub(1).map(WaveIndex)
     }
 
     /// The runs of a step, by actor.
@@ -143,6 +219,16 @@ impl State {
         actor.node().is_none_or(|node| self.nodes.get(&node).is_some_and(Node::is_live))
     }
 
+    /// Nodes that the deployment waits for.
+    pub(super) fn awaited_nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.live_nodes().filter(|(_, node)| !node.behind)
+    }
+
+    /// Nodes that are to catch up.
+    pub(super) fn behind_nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.live_nodes().filter(|(_, node)| self.behind > 0 && node.behind)
+    }
+
     /// Nodes that take part.
     pub(super) fn live_nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
         self.nodes.iter().filter(|(_, node)| node.is_live()).map(|(id, node)| (*id, node))
@@ -152,7 +238,8 @@ impl State {
     pub(super) fn apply(&mut self, change: &Change, at: WallTime) {
         self.times.began.get_or_insert(at);
         match change {
-            Change::StepOpened { step } => self.opened = Some(*step),
+            Change::StepOpened { step, lane: Some(lane) } => self.stand(*lane, LaneStand::At(step.index)),
+            Change::StepOpened { step, lane: None } => self.opened = Some(*step),
             Change::Ordered { step, attempt, actors } => {
                 actors.iter().for_each(|actor| self.order(*step, *actor, *attempt, at));
             }
@@ -177,9 +264,17 @@ impl State {
                 self.hold(*node, *package, PackageState::Failed { cause: cause.clone() });
             }
             Change::AcquireRetried { node } => self.retry_packages(*node),
+            Change::Paused => self.paused = true,
+            Change::Resumed => self.paused = false,
             Change::Released => self.released = true,
             Change::GateOpened => self.times.gate_opened = Some(at),
+            Change::LaneEnded { lane } => self.stand(*lane, LaneStand::Over),
+            Change::WaveOpened { wave } => self.update_wave(*wave, |wave| wave.opened = true),
+            Change::WaveEnded { wave } => self.update_wave(*wave, |wave| wave.ended = true),
+            Change::Promoted { wave } => self.update_wave(*wave, |wave| wave.promoted = true),
             Change::Excluded { node, why } => self.exclude(*node, *why),
+            Change::Behind { node } => self.set_behind(*node, true),
+            Change::CaughtUp { node } => self.set_behind(*node, false),
             Change::Closing { end } => {
                 self.killing |= *end == End::Cancel;
                 self.closing = Some(end.clone());
@@ -190,14 +285,19 @@ impl State {
             }
         }
         if changes_orders(change) {
-            self.generation = Generation(self.generation.0.saturating_add(1));
+            self.generation = self.generation.next();
         }
     }
 
     fn order(&mut self, step: StepRef, actor: Actor, attempt: u32, at: WallTime) {
-        let run = Run { attempt, stand: Stand::Ordered, outcome: None, ordered: at, started: None, ended: None };
+        let tempfails = self.runs.get(&(step, actor)).map_or(0, |run| run.tempfails + u32::from(run.is_tempfail()));
+        let (outcome, started, ended) = (None, None, None);
+        let run = Run { attempt, tempfails, stand: Stand::Ordered, outcome, ordered: at, started, ended };
         let before = self.runs.insert((step, actor), run);
-        self.in_flight += usize::from(!before.is_some_and(|run| run.in_flight()));
+        self.troubled.remove(&(step, actor));
+        if !before.is_some_and(|run| run.in_flight()) {
+            self.count_in_flight(step, actor, |count| count + 1);
+        }
     }
 
     fn update(&mut self, step: StepRef, actor: Actor, with: impl FnOnce(&mut Run)) {
@@ -205,7 +305,36 @@ impl State {
         let before = run.in_flight();
         with(run);
         // No update puts a run in flight; `order` does.
-        self.in_flight -= usize::from(before && !run.in_flight());
+        let (landed, troubled) = (before && !run.in_flight(), run.is_troubled());
+        if landed {
+            self.count_in_flight(step, actor, |count| count - 1);
+        }
+        if troubled && self.is_live(actor) {
+            self.troubled.insert((step, actor));
+        } else {
+            self.troubled.remove(&(step, actor));
+        }
+    }
+
+    fn count_in_flight(&mut self, step: StepRef, actor: Actor, count: impl Fn(usize) -> usize) {
+        self.in_flight = count(self.in_flight);
+        let node = actor.node().and_then(|node| self.nodes.get(&node)).filter(|_| step.phase == Phase::Steps);
+        let node = node.filter(|node| !node.behind);
+        if let Some(lane) = node.and_then(|node| self.lanes.get_mut(node.lane.index())) {
+            lane.in_flight = count(lane.in_flight);
+        }
+    }
+
+    fn stand(&mut self, lane: LaneIndex, stand: LaneStand) {
+        if let Some(lane) = self.lanes.get_mut(lane.index()) {
+            lane.stand = stand;
+        }
+    }
+
+    fn update_wave(&mut self, wave: WaveIndex, with: impl FnOnce(&mut Wave)) {
+        if let Some(wave) = self.waves.get_mut(wave.index()) {
+            with(wave);
+        }
     }
 
     fn hold(&mut self, node: NodeId, package: PackageIndex, state: PackageState) {
@@ -215,7 +344,7 @@ impl State {
             return;
         }
         *slot = state;
-        self.ready += usize::from(node.is_live() && node.is_ready());
+        self.ready += usize::from(node.is_awaited() && node.is_ready());
     }
 
     fn retry_packages(&mut self, node: NodeId) {
@@ -225,66 +354,39 @@ impl State {
         }
     }
 
+    fn set_behind(&mut self, node: NodeId, behind: bool) {
+        let Some(known) = self.nodes.get_mut(&node).filter(|node| node.is_live() && node.behind != behind) else {
+            return;
+        };
+        known.behind = behind;
+        let (lane, ready) = (known.lane, usize::from(known.is_ready()));
+        // Its lane does not wait for what it runs.
+        let flying = self.flying().filter(|(step, actor, _)| step.phase == Phase::Steps && *actor == Actor::Node(node));
+        let flying = flying.count();
+        let Some(lane) = self.lanes.get_mut(lane.index()) else { return };
+        if behind {
+            (self.live, self.ready, self.behind) = (self.live - 1, self.ready - ready, self.behind + 1);
+            lane.in_flight -= flying;
+        } else {
+            (self.live, self.ready, self.behind) = (self.live + 1, self.ready + ready, self.behind - 1);
+            lane.in_flight += flying;
+        }
+    }
+
     fn exclude(&mut self, node: NodeId, why: Exclusion) {
-        let Some(node) = self.nodes.get_mut(&node).filter(|node| node.is_live()) else { return };
-        node.excluded = Some(why);
-        self.live -= 1;
-        self.ready -= usize::from(node.is_ready());
-    }
-
-    /// Asserts what must hold after any prefix of any journal that `Rollout` wrote.
-    pub(super) fn check(&self, manifest: &Manifest, members: &BTreeMap<NodeId, Member>, stage_only: bool) {
-        self.check_counts();
-        let gate_open = self.times.gate_opened.is_some();
-        assert!(!gate_open || self.times.acquire_began.is_some(), "the gate opened before `acquire` began");
-        assert!(!gate_open || !stage_only, "the gate of a stage-only deployment opened");
-        for ((step, actor), run) in &self.runs {
-            assert!(manifest.step(*step).is_some(), "{step:?} ran, but the manifest has no such step");
-            assert!((1..=ATTEMPTS_MAX).contains(&run.attempt), "attempt {} at {step:?}", run.attempt);
-            assert!(step.phase != Phase::Steps || gate_open, "GATE: {step:?} was ordered before the gate opened");
-            let node = actor.node().and_then(|node| self.nodes.get(&node));
-            let holds_all = node.is_none_or(Node::is_ready);
-            assert!(step.phase != Phase::Steps || holds_all, "{actor:?} was to run {step:?} without its packages");
-            assert!(!run.in_flight() || self.opened == Some(*step), "{step:?} is in flight out of its turn");
-            assert!(run.stand != Stand::Ended || run.outcome.is_some(), "{step:?} ended without an outcome");
+        let Some(known) = self.nodes.get_mut(&node).filter(|node| node.is_live()) else { return };
+        // What it still runs stays uncounted in its lane.
+        if known.behind {
+            self.behind -= 1;
+        } else {
+            self.live -= 1;
+            self.ready -= usize::from(known.is_ready());
         }
-        self.check_turns(manifest);
-        self.check_sites(manifest, members);
-    }
-
-    fn check_counts(&self) {
-        let live = || self.live_nodes();
-        assert_eq!(self.live, live().count(), "nodes that take part");
-        assert_eq!(self.ready, live().filter(|(_, node)| node.is_ready()).count(), "nodes that are ready");
-        assert_eq!(self.in_flight, self.runs.values().filter(|run| run.in_flight()).count(), "runs in flight");
-        assert!(self.finished.is_none() || self.in_flight == 0, "a run is in flight after the end");
-        assert!(self.finished.is_none() || self.closing.is_some(), "it ended without closing");
-    }
-
-    /// A step's turn comes when the one before is done at everyone who takes part.
-    fn check_turns(&self, manifest: &Manifest) {
-        let Some(opened) = self.opened else { return };
-        assert!(opened.phase != Phase::After || self.closing.is_some(), "{opened:?} has its turn before the end");
-        for ((step, actor), run) in &self.runs {
-            let past = *step < opened && opened.phase != Phase::After;
-            let settled = run.is_done() || !self.is_live(*actor);
-            assert!(!past || settled, "{opened:?} has its turn, but {step:?} is not done at {actor:?}");
-            assert!(*step <= opened || step.phase == Phase::After, "{step:?} ran before its turn");
-        }
-        assert!(manifest.step(opened).is_some(), "{opened:?} is no step");
-    }
-
-    fn check_sites(&self, manifest: &Manifest, members: &BTreeMap<NodeId, Member>) {
-        let mut seen = std::collections::BTreeSet::new();
-        for (step, actor) in self.runs.keys() {
-            let on = manifest.step(*step).map(|step| step.on);
-            let site = actor.node().and_then(|node| members.get(&node)).map(|member| &member.site);
-            match on {
-                Some(On::Site) => assert!(seen.insert((*step, site)), "{step:?} was ordered twice at {site:?}"),
-                Some(On::Node) => assert!(actor.node().is_some(), "{step:?} ran on the coordinator"),
-                Some(On::Coordinator) => assert!(actor.node().is_none(), "{step:?} ran on {actor:?}"),
-                None => {}
-            }
+        known.excluded = Some(why);
+        let wave = known.wave;
+        self.troubled.retain(|(_, actor)| *actor != Actor::Node(node));
+        if why == Exclusion::Failed {
+            self.update_wave(wave, |wave| wave.failures += 1);
         }
     }
 }
@@ -297,8 +399,12 @@ fn changes_orders(change: &Change) -> bool {
         | Change::AcquireBegan
         | Change::AcquireRetried { .. }
         | Change::Excluded { .. }
+        | Change::Behind { .. }
+        | Change::CaughtUp { .. }
         | Change::Closing { .. }
         | Change::Killing
+        | Change::Paused
+        | Change::Resumed
         | Change::Finished { .. } => true,
         Change::StepOpened { .. }
         | Change::Started { .. }
@@ -307,6 +413,10 @@ fn changes_orders(change: &Change) -> bool {
         | Change::Acquired { .. }
         | Change::AcquireFailed { .. }
         | Change::Released
-        | Change::GateOpened => false,
+        | Change::GateOpened
+        | Change::WaveOpened { .. }
+        | Change::LaneEnded { .. }
+        | Change::WaveEnded { .. }
+        | Change::Promoted { .. } => false,
     }
 }

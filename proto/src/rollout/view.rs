@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::input::{Actor, StepOutcome};
 use super::record::{Exclusion, Outcome};
-use crate::id::{DeploymentId, Generation, Name, NodeId, PackageIndex};
+use crate::id::{DeploymentId, Generation, Name, NodeId, PackageIndex, WaveIndex};
 use crate::manifest::StepRef;
 use crate::time::WallTime;
 
@@ -33,6 +33,8 @@ pub struct View {
     pub gate: GateView,
     /// What it waits for, most urgent first; empty when it is over.
     pub waiting: Vec<Waiting>,
+    /// The waves of the deployment file, in order.
+    pub waves: Vec<WaveView>,
     /// The target nodes, sorted by id.
     pub nodes: Vec<NodeView>,
     /// Steps that run on the coordinator.
@@ -63,7 +65,7 @@ pub enum Stage {
 pub enum State {
     /// Something goes on.
     Running,
-    /// A failed step waits for an operator's answer.
+    /// An operator paused it, or a failed step waits for an operator's answer.
     Paused,
     /// It goes on only when an operator acts or a node comes back.
     Blocked,
@@ -92,9 +94,46 @@ pub struct GateView {
     pub released: bool,
 }
 
+/// A wave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaveView {
+    /// What the deployment file calls it.
+    pub name: Name,
+    /// How far it is.
+    pub state: WaveState,
+    /// Its nodes.
+    pub nodes: u32,
+    /// Those that went through all steps.
+    pub done: u32,
+    /// Those that its failure budget paid for.
+    pub failed: u32,
+    /// Those that the deployment goes on without for other causes.
+    pub excluded: u32,
+    /// How many must be through before the next wave begins by itself.
+    pub needed: u32,
+}
+
+/// How far a wave is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WaveState {
+    /// Its gate has not opened.
+    Pending,
+    /// Its nodes go through the steps.
+    Running,
+    /// It is through, and is watched before the next begins.
+    Baking,
+    /// It is through with too few nodes: an operator promotes it or ends the deployment.
+    Short,
+    /// It is through, and the next has begun or there is none.
+    Done,
+}
+
 /// What a deployment waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Waiting {
+    /// An operator's `shoal resume`.
+    Resume,
     /// An operator's answer to a failed step: retry, ignore, exclude or fail.
     Answer {
         /// Who ran it.
@@ -117,6 +156,38 @@ pub enum Waiting {
     },
     /// An operator's `shoal release`.
     Release,
+    /// The bake of a wave; `shoal promote` does not wait for it.
+    Bake {
+        /// Which wave.
+        wave: WaveIndex,
+        /// How much longer, in milliseconds.
+        left_ms: u64,
+    },
+    /// An operator's `shoal promote`: too few nodes came through a wave.
+    Promote {
+        /// Which wave.
+        wave: WaveIndex,
+        /// How many nodes succeeded.
+        succeeded: u32,
+        /// How many it takes.
+        needed: u32,
+    },
+    /// The moment at which a step that failed is tried again.
+    Retry {
+        /// Who ran it.
+        actor: Actor,
+        /// Which step.
+        step: StepRef,
+        /// How often it was tried.
+        attempts: u32,
+        /// How much longer, in milliseconds.
+        left_ms: u64,
+    },
+    /// A node that was away and has to catch up.
+    CatchingUp {
+        /// Which node.
+        node: NodeId,
+    },
     /// A node that has something to do and is not connected.
     Offline {
         /// Which node.
@@ -154,6 +225,8 @@ pub struct NodeView {
     pub site: Name,
     /// Whether it is connected.
     pub online: bool,
+    /// Its wave.
+    pub wave: WaveIndex,
     /// Why the deployment goes on without it, if so.
     pub excluded: Option<Exclusion>,
     /// Whether it holds all its packages.

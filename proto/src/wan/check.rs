@@ -65,7 +65,7 @@ impl Site {
         }
         for (slot, member) in self.members.iter().enumerate() {
             assert_eq!(self.slots[&member.id], slot, "slot of a node");
-            assert!(!member.up || member.down_since.is_none(), "a member is up or down");
+            assert!(!member.up || member.away_until.is_none(), "a member is up or down");
             assert_eq!(member.leased_bytes, leased.get(&slot).copied().unwrap_or(0), "bytes leased to {slot}");
             assert_eq!(member.at_stake_bytes, at_stake.get(&slot).copied().unwrap_or(0), "bytes at stake with {slot}");
             for queued in &member.queue {

@@ -131,7 +131,7 @@ impl Site {
         if alone {
             return Some(u64::MAX);
         }
-        let away = self.members.iter().filter(|member| member.down_since.is_some());
+        let away = self.members.iter().filter(|member| member.away_until.is_some());
         let away: u64 = away.map(|member| member.at_stake_bytes).sum();
         let bound = self.budget.left_bytes().saturating_sub(away);
         let member = &self.members[slot];

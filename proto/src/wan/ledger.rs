@@ -195,7 +195,7 @@ impl Input {
             | Self::Landed { node, .. }
             | Self::LeaseEnded { node, .. }
             | Self::NodeUp { node }
-            | Self::NodeDown { node }
+            | Self::NodeDown { node, .. }
             | Self::Release { node }
             | Self::Stuck { node, .. } => Some(*node),
             Self::Override { node, .. } => *node,

@@ -18,8 +18,8 @@ pub(super) struct Member {
     pub(super) id: NodeId,
     /// Whether it is connected and said what it has since it was lost.
     pub(super) up: bool,
-    /// When it went down, while its leases and blocks still count.
-    pub(super) down_since: Option<Time>,
+    /// Until when its leases and blocks count though it is down.
+    pub(super) away_until: Option<Time>,
     /// Whether it wants the content.
     pub(super) interested: bool,
     pub(super) has: BlockSet,
@@ -49,7 +49,7 @@ impl Member {
         Self {
             id,
             up: false,
-            down_since: None,
+            away_until: None,
             interested: false,
             has: BlockSet::new(blocks),
             partial: BTreeMap::new(),
@@ -67,7 +67,7 @@ impl Member {
 
     /// Whether what it has and holds counts: it is up, or away for less than the time of grace.
     pub(super) fn counts(&self) -> bool {
-        self.up || self.down_since.is_some()
+        self.up || self.away_until.is_some()
     }
 
     /// Whether it may be granted leases, apart from rests.

@@ -116,6 +116,8 @@ pub enum Input {
     NodeDown {
         /// Which node.
         node: NodeId,
+        /// How that came.
+        absence: Absence,
     },
     /// A node no longer wants the content. It gets no lease; what it has still counts while it is up.
     Release {
@@ -151,6 +153,17 @@ pub enum Input {
         /// None for no limit.
         rate: Option<u64>,
     },
+}
+
+/// How a node's connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Absence {
+    /// The node's side closed it, as a process that ends does, and then reads no more. Where a device on the way closed it
+    /// instead, the node dials again at once, or reads on for as long as [`Absence::Unheard`] would have let it: the budget
+    /// pays for that.
+    Closed,
+    /// Nothing was heard of the node, or this side hung up: it may be reading.
+    Unheard,
 }
 
 /// What a node lacks of a block.

@@ -2,13 +2,13 @@
 //!
 //! Max-min fairness ([`divide`]): everybody gets the same, but what one cannot use goes to the others. Invariant
 //! (`Shares::check`): what the readers were told never adds up to more than the limit. A share is therefore raised only a
-//! moment after others were lowered, when these have heard of it. A node that reads without being told so (its lease was
-//! lost while only the coordinator was out of reach) is not counted.
+//! moment after others were lowered, when these have heard of it. A node that reads without a lease (it was given up while
+//! only the coordinator was out of reach) is a reader as long as it says that it reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::NodeId;
-use crate::limits::{SHARE_LINGER, SHARE_RAISE_DELAY, SHARES_EVERY};
+use crate::limits::{SHARE_LINGER, SHARE_RAISE_DELAY, SHARES_EVERY, WAN_RATE_EVERY};
 use crate::time::Time;
 
 /// What to tell a node: bytes a second that it may read over the WAN, none for as many as it can.
@@ -90,11 +90,19 @@ impl Shares {
     }
 
     /// A node says how fast it reads, in bytes a second. One that leaves a fifth of its share unused is given less, with
-    /// room to show that it can do more.
-    pub fn used(&mut self, node: NodeId, rate: u64) {
+    /// room to show that it can do more. One that is not known to read goes by what it was told long ago, if anything.
+    pub fn used(&mut self, node: NodeId, rate: u64, now: Time) {
         let floor = self.limit.unwrap_or(0) / (8 * self.readers.len().max(1) as u64);
+        if rate > 0 && !self.readers.contains_key(&node) {
+            self.readers.insert(node, Reader { told: Some(None), until: Some(now), ..Reader::default() });
+            self.stale = true;
+        }
         let Some(reader) = self.readers.get_mut(&node) else { return };
         reader.used = rate;
+        if rate > 0 {
+            // It says so again in time, or has ended.
+            reader.until = reader.until.map(|until| until.max(now + 2 * WAN_RATE_EVERY));
+        }
         let Some(Some(told)) = reader.told else { return };
         let idle = u128::from(rate) * 5 < u128::from(told) * 4;
         let wants = idle.then(|| rate.saturating_add(rate / 4).saturating_add(floor.max(1)));
@@ -260,6 +268,29 @@ mod tests {
         assert_eq!(shares.reckon(later).told, [(node(2), None)]);
     }
 
+    #[test]
+    fn one_that_reads_without_a_lease_is_counted_until_it_ends() {
+        let mut shares = Shares::default();
+        shares.set_limit(Some(100));
+        let holders = [node(1)].into();
+        shares.set_readers(&holders, Time::ZERO);
+        assert_eq!(shares.reckon(Time::ZERO).told, [(node(1), Some(100))]);
+        let mut now = Time::ZERO + SHARES_EVERY;
+        shares.used(node(2), 70, now);
+        shares.set_readers(&holders, now);
+        let told = shares.reckon(now).told;
+        assert_eq!(told, [(node(1), Some(50)), (node(2), Some(50))], "whatever it was told before");
+        for _ in 0..5 {
+            now = now + WAN_RATE_EVERY;
+            shares.used(node(2), 50, now);
+            shares.set_readers(&holders, now);
+            assert_eq!(shares.reckon(now).told, [], "it still reads");
+        }
+        let ended = shares.next_wake().expect("it may have ended");
+        shares.set_readers(&holders, ended);
+        assert_eq!(shares.reckon(ended).told, [(node(1), Some(100))]);
+    }
+
     proptest! {
         #[test]
         fn shares_keep_the_limit_and_waste_nothing(
@@ -289,7 +320,7 @@ mod tests {
                 match what {
                     0 => drop(readers.insert(node(who))),
                     1 => drop(readers.remove(&node(who))),
-                    2 => shares.used(node(who), amount),
+                    2 => shares.used(node(who), amount, Time::from_millis(now_ms)),
                     _ => shares.set_limit(Some(amount)),
                 }
                 shares.set_readers(&readers, Time::from_millis(now_ms));

@@ -10,12 +10,12 @@ use super::lease::{Lease, State};
 use super::member::Member;
 use super::meter::Meter;
 use super::readers::Readers;
-use super::{HeldLease, Input, Lacking, Output, Why};
+use super::{Absence, HeldLease, Input, Lacking, Output, Why};
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, LeaseId, NodeId};
 use crate::limits::{
-    HOLDER_GRACE, LEASE_RUNS_MAX, LEASES_PER_NODE_MAX, NODES_MAX, REVOKE_ANSWER_MAX, SEGMENT_BYTES_MAX,
-    STUCK_GRANT_EVERY,
+    CLOSED_HOLDER_GRACE, HOLDER_GRACE, LEASE_RUNS_MAX, LEASES_PER_NODE_MAX, NODES_MAX, REVOKE_ANSWER_MAX,
+    SEGMENT_BYTES_MAX, STUCK_GRANT_EVERY,
 };
 use crate::time::Time;
 
@@ -141,7 +141,7 @@ impl Site {
             }
             ended @ Input::LeaseEnded { .. } => self.lease_ended(ended, now),
             Input::NodeUp { node } => self.node_up(node),
-            Input::NodeDown { node } => self.node_down(node, now),
+            Input::NodeDown { node, absence } => self.node_down(node, absence, now),
             Input::Release { node } => self.release(node, now),
             Input::Stuck { node, blocks } => self.note_stuck(node, &blocks, now),
             Input::Await { nodes, until } => {
@@ -171,7 +171,7 @@ impl Site {
                 Why::LeaseDeadline(lease) => self.deadline(lease, now),
                 Why::GraceOver(node) => {
                     let slot = self.slots[&node];
-                    if self.members[slot].down_since.is_some_and(|since| since + HOLDER_GRACE <= now) {
+                    if self.members[slot].away_until.is_some_and(|until| until <= now) {
                         self.lose_member(slot);
                     }
                 }
@@ -245,7 +245,7 @@ impl Site {
             }
         }
         let member = &mut self.members[slot];
-        (member.up, member.down_since) = (true, None);
+        (member.up, member.away_until) = (true, None);
         if !counted {
             let kept: Vec<_> = member.has.iter().collect();
             kept.into_iter().for_each(|block| self.count_holder(block, now));
@@ -360,7 +360,7 @@ impl Site {
     fn node_up(&mut self, node: NodeId) {
         let Some(slot) = self.slots.get(&node).copied() else { return };
         let member = &mut self.members[slot];
-        member.up |= member.down_since.take().is_some();
+        member.up |= member.away_until.take().is_some();
         // It is about to say what it wants and which leases it holds: what it were granted now would cross that on the way,
         // and be taken for a lease that it does not hold (WAN-ONCE).
         member.interested = false;
@@ -368,13 +368,17 @@ impl Site {
         self.ready_all();
     }
 
-    fn node_down(&mut self, node: NodeId, now: Time) {
+    fn node_down(&mut self, node: NodeId, absence: Absence, now: Time) {
         let Some(slot) = self.slots.get(&node).copied() else { return };
         let member = &mut self.members[slot];
         if member.up {
             member.up = false;
-            member.down_since = Some(now);
-            self.timers.insert((now + HOLDER_GRACE, Why::GraceOver(node)));
+            let grace = match absence {
+                Absence::Closed => CLOSED_HOLDER_GRACE,
+                Absence::Unheard => HOLDER_GRACE,
+            };
+            member.away_until = Some(now + grace);
+            self.timers.insert((now + grace, Why::GraceOver(node)));
             self.least_stale = true;
             self.ready_all();
         }
@@ -382,7 +386,7 @@ impl Site {
 
     /// The time of grace is over: what the member has and holds counts no more.
     fn lose_member(&mut self, slot: usize) {
-        self.members[slot].down_since = None;
+        self.members[slot].away_until = None;
         for lease in self.members[slot].queue.clone() {
             self.lose_lease(lease);
         }
@@ -408,7 +412,7 @@ impl Site {
             let Some(entry) = self.blocks.get(block.index()) else { continue };
             // A block that more have is on its way through the site, and a holder that is away may come back; unless
             // nobody serves this node at all.
-            let away = |member: &Member| member.down_since.is_some() && member.has.contains(*block);
+            let away = |member: &Member| member.away_until.is_some() && member.has.contains(*block);
             let few = matches!(entry.holders, 1 | 2) || long && entry.holders > 0;
             let rare = few && entry.lease.is_none() && !self.members.iter().any(away);
             let again = self.stuck_granted.get(block).is_none_or(|at| *at + STUCK_GRANT_EVERY <= now);

@@ -2,6 +2,7 @@
 //! must not matter. The storm (`shoal-sim`) finds such things; these name them.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod admit;
 mod agent;
 mod away;
 mod budgets;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shoal_proto::content::Outline;
 use shoal_proto::id::{ContentId, DeploymentId, Name, NodeId, PackageId, PackageIndex, StepIndex};
 use shoal_proto::manifest::{
-    Acquire, Action, Gate, Group, Manifest, On, OnFailure, Package, Phase, Source, Step, StepRef,
+    Acquire, Action, Gate, Group, Manifest, On, OnFailure, Pace, Package, Phase, Source, Step, StepRef,
 };
 use shoal_proto::wire::StepRun;
 
@@ -56,6 +56,8 @@ pub(crate) fn deployment(number: u64, packages: &[&Package], nodes: &[usize]) ->
         gate: Gate::default(),
         before_acquire: Vec::new(),
         steps: Vec::new(),
+        waves: Vec::new(),
+        offline: shoal_proto::manifest::Offline::Wait,
     }
 }
 
@@ -67,9 +69,11 @@ pub(crate) fn step(text: &str) -> Step {
         action: Action::Script { run: "true".to_owned() },
         timeout: Duration::from_secs(60),
         retries: 0,
+        backoff: Duration::ZERO,
         on_failure: OnFailure::Pause,
         idempotent: false,
         always_after: None,
+        pace: Pace::Each,
     }
 }
 

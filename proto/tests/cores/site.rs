@@ -13,7 +13,7 @@ use shoal_proto::manifest::{Manifest, Package, Signed};
 use shoal_proto::node;
 use shoal_proto::rollout::{Now, Operator, Options, StepOutcome};
 use shoal_proto::time::{Time, WallTime};
-use shoal_proto::wan::{self, Lacking, Outcome};
+use shoal_proto::wan::{self, Absence, Lacking, Outcome};
 use shoal_proto::wire::{Hello, JoinProof, LeaseEnd, StepRun, ToCoordinator, ToNeighbour, ToNode};
 
 use crate::agent::{Agent, Read, Stored};
@@ -125,7 +125,7 @@ impl Site {
         let Some(process) = self.agents[node].process.take() else { return };
         self.waiting.retain(|(to, _)| *to != node);
         if process.online {
-            self.tell_coordinator(coordinator::Input::NodeDown(id(node)));
+            self.tell_coordinator(coordinator::Input::NodeDown { node: id(node), absence: Absence::Closed });
         }
         for other in process.links {
             self.agents[other].running().links.remove(&node);
@@ -145,7 +145,7 @@ impl Site {
     pub(crate) fn disconnect(&mut self, node: usize) {
         self.agents[node].running().online = false;
         self.waiting.retain(|(to, _)| *to != node);
-        self.tell_coordinator(coordinator::Input::NodeDown(id(node)));
+        self.tell_coordinator(coordinator::Input::NodeDown { node: id(node), absence: Absence::Unheard });
         self.tell(node, node::Input::CoordinatorDown);
         self.settle();
     }

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use shoal_proto::id::Generation;
+use shoal_proto::limits::ABANDON_AFTER;
 use shoal_proto::manifest::Manifest;
 use shoal_proto::rollout::view::Waiting;
-use shoal_proto::rollout::{Operator, Outcome, StepOutcome, Which};
+use shoal_proto::rollout::{Actor, Operator, Outcome, StepOutcome, Which};
+use shoal_proto::runs::StepRecord;
 use shoal_proto::wire::{ToCoordinator, ToNode};
 
-use crate::plan::{A, B, deployment, first_run, package, step};
+use crate::plan::{A, B, deployment, first_run, id, package, step};
 use crate::site::Site;
 
 fn with_a_step(nodes: &[usize]) -> Manifest {
@@ -113,4 +115,22 @@ fn a_step_that_was_killed_before_it_started_never_starts() {
     site.connect(A);
     site.order(A, ToNode::Run { run, generation: Generation(60) });
     assert_eq!(site.agents[A].running().started_steps, []);
+}
+
+#[test]
+fn a_step_of_a_deployment_that_ended_while_its_node_was_away_is_killed_and_forgotten() {
+    let mut site = Site::new(2);
+    site.create(&with_a_step(&[A, B]));
+    site.finish();
+    let run = first_run(1);
+    site.disconnect(A);
+    site.end_step(B, run, StepOutcome::Succeeded);
+    site.operate(1, Operator::Exclude(Which { actor: Some(Actor::Node(id(A))), step: None }));
+    site.pass(ABANDON_AFTER + Duration::from_secs(1));
+    assert!(site.view(1).rollout.outcome.is_some());
+    assert_eq!(site.agents[A].running().killed_steps, [], "nobody could tell it");
+    site.connect(A);
+    site.pass(Duration::from_secs(1));
+    assert_eq!(site.agents[A].running().killed_steps, [run]);
+    assert_eq!(site.agents[A].records.last(), Some(&StepRecord::Forgotten(run.deployment)));
 }

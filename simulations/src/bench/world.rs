@@ -9,7 +9,7 @@ use shoal_proto::id::{BlockIndex, Epoch};
 use shoal_proto::limits::GATHER_MAX;
 use shoal_proto::rng::{Rng, mix};
 use shoal_proto::time::Time;
-use shoal_proto::wan::{self, Lacking, Outcome as LeaseOutcome, WanLedger};
+use shoal_proto::wan::{self, Absence, Lacking, Outcome as LeaseOutcome, WanLedger};
 
 use super::host::{HeldLease, Host, id, number};
 use super::wires::{Arrival, Sender, Wires};
@@ -433,7 +433,7 @@ impl World {
             let down = exchange::Input::NeighbourDown { node: id(victim) };
             self.queue.push(self.now + self.case.to_neighbour, Event::Node(other, down));
         }
-        let down = wan::Input::NodeDown { node: id(victim) };
+        let down = wan::Input::NodeDown { node: id(victim), absence: Absence::Closed };
         self.queue.push(self.now + self.case.to_coordinator, Event::Ledger(down));
         if !std::mem::replace(&mut self.rosters_due, true) {
             self.queue.push(self.now + ROSTER_EVERY, Event::Rosters);

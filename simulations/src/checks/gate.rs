@@ -5,9 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_proto::coordinator::Record;
 use shoal_proto::id::{DeploymentId, Name, NodeId, StepIndex};
-use shoal_proto::manifest::{Manifest, On, Phase, StepRef};
+use shoal_proto::manifest::{Manifest, On, Pace, Phase, StepRef};
 use shoal_proto::rollout::{Actor, Change, Outcome, StepOutcome};
+use shoal_proto::time::WallTime;
 use shoal_proto::wire::StepRun;
+
+use super::waves::Waves;
 
 /// All deployments, as the durable records say.
 #[derive(Debug, Default)]
@@ -21,8 +24,12 @@ pub(crate) struct Gate {
 struct Deployment {
     manifest: Manifest,
     sites: BTreeMap<NodeId, Name>,
+    waves: Waves,
     runs: BTreeMap<(StepRef, Actor), Run>,
     excluded: BTreeSet<NodeId>,
+    /// Nodes that are away, and that the others do not wait for.
+    behind: BTreeSet<NodeId>,
+    paused: bool,
     began: bool,
     gate_open: bool,
     closing: bool,
@@ -50,9 +57,12 @@ impl Gate {
             Record::Created(created) => {
                 let manifest = created.signed.open(|_, _| true).map_err(|error| error.to_string())?;
                 let deployment = Deployment {
+                    waves: Waves::of(&manifest),
                     sites: created.sites.clone(),
                     runs: BTreeMap::new(),
                     excluded: BTreeSet::new(),
+                    behind: BTreeSet::new(),
+                    paused: false,
                     began: false,
                     gate_open: false,
                     closing: false,
@@ -65,7 +75,10 @@ impl Gate {
                     None => Ok(()),
                 }
             }
-            Record::Rollout { deployment: id, record } => self.changed(*id, &record.change),
+            Record::Rollout { deployment: id, record } => {
+                self.changed(*id, &record.change)?;
+                self.wave_changed(*id, &record.change, record.at)
+            }
             _ => Ok(()),
         }
     }
@@ -74,7 +87,7 @@ impl Gate {
         if matches!(change, Change::AcquireBegan) {
             let before = self.deployments.get(&id).map_or(0, |deployment| deployment.manifest.before_acquire.len());
             if let Some(last) = before.checked_sub(1) {
-                self.done(id, step(Phase::Before, last))?;
+                self.done(id, step(Phase::Before, last), None)?;
             }
         }
         let Some(deployment) = self.deployments.get_mut(&id) else { return Err(format!("{id} was never made")) };
@@ -84,6 +97,7 @@ impl Gate {
                 for actor in actors {
                     runs.insert((*step, *actor), Run { attempt: *attempt, stand: Stand::Ordered });
                 }
+                deployment.paced(*step, *attempt, actors)?;
             }
             Change::Ended { actor, step, attempt, outcome } => {
                 let run = runs.get_mut(&(*step, *actor)).filter(|run| run.attempt == *attempt);
@@ -93,6 +107,10 @@ impl Gate {
             }
             Change::Accepted { actor, step } => set(runs, *step, *actor, Stand::Done),
             Change::Abandoned { actor, step } => set(runs, *step, *actor, Stand::Abandoned),
+            Change::Paused => deployment.paused = true,
+            Change::Resumed => deployment.paused = false,
+            Change::Behind { node } => drop(deployment.behind.insert(*node)),
+            Change::CaughtUp { node } => drop(deployment.behind.remove(node)),
             Change::AcquireBegan => deployment.began = true,
             Change::GateOpened => deployment.gate_open = true,
             Change::Excluded { node, .. } => drop(deployment.excluded.insert(*node)),
@@ -101,6 +119,25 @@ impl Gate {
             _ => {}
         }
         Ok(())
+    }
+
+    fn wave_changed(&mut self, id: DeploymentId, change: &Change, at: WallTime) -> Result<(), String> {
+        let through = |lane: &BTreeSet<NodeId>| self.through(id, lane);
+        // Taken out, since its account and that of the steps are read together.
+        let mut waves = self.deployments.get(&id).map(|deployment| deployment.waves.clone());
+        if let (Some(waves), Some(deployment)) = (&mut waves, self.deployments.get(&id)) {
+            waves.changed(change, at, &deployment.sites, through)?;
+        }
+        if let (Some(waves), Some(deployment)) = (waves, self.deployments.get_mut(&id)) {
+            deployment.waves = waves;
+        }
+        Ok(())
+    }
+
+    /// Whether a lane has all its steps done.
+    fn through(&self, id: DeploymentId, lane: &BTreeSet<NodeId>) -> Result<(), String> {
+        let steps = self.deployments.get(&id).map_or(0, |deployment| deployment.manifest.steps.len());
+        (0..steps).try_for_each(|index| self.done(id, step(Phase::Steps, index), Some(lane)))
     }
 
     /// A node is told to run a step.
@@ -126,14 +163,33 @@ impl Gate {
         let open = match phase {
             Phase::Before => !deployment.began,
             Phase::Steps => deployment.gate_open,
-            Phase::After => deployment.closing,
+            Phase::Always | Phase::After => deployment.closing,
         };
         if !open {
             return Err(format!("{actor:?} starts {run:?} outside of its stage"));
         }
-        match index.index().checked_sub(1).filter(|_| phase != Phase::After) {
-            Some(before) => self.done(run.deployment, step(phase, before)),
-            None => Ok(()),
+        if phase == Phase::Steps {
+            let begun = |lane: &BTreeSet<NodeId>| deployment.begun(lane);
+            let through = |lane: &BTreeSet<NodeId>| self.through(run.deployment, lane).is_ok();
+            deployment.waves.started(actor, begun, through)?;
+        }
+        let before = index.index().checked_sub(1).filter(|_| !phase.is_last()).map(|before| step(phase, before));
+        match (before, phase, actor) {
+            (None, ..) => Ok(()),
+            // Once for all lanes, when the first that comes to it is there.
+            (Some(before), Phase::Steps, Actor::Coordinator) => {
+                let mut verdicts =
+                    deployment.waves.lanes.iter().map(|lane| self.done(run.deployment, before, Some(lane)));
+                let first = verdicts.next().unwrap_or(Ok(()));
+                if first.is_err() && verdicts.any(|verdict| verdict.is_ok()) { Ok(()) } else { first }
+            }
+            (Some(before), ..) => {
+                // Who catches up waits for nobody.
+                let alone =
+                    actor.node().filter(|node| deployment.behind.contains(node)).map(|node| BTreeSet::from([node]));
+                let lane = alone.as_ref().or(deployment.waves.lane_of(actor)).filter(|_| phase == Phase::Steps);
+                self.done(run.deployment, before, lane)
+            }
         }
     }
 
@@ -147,10 +203,12 @@ impl Gate {
         self.running.retain(|(of, _)| *of != actor);
     }
 
-    /// Whether a step is done wherever it is to run.
-    fn done(&self, id: DeploymentId, step: StepRef) -> Result<(), String> {
+    /// Whether a step is done wherever it is to run: on the nodes of a lane, or on all.
+    fn done(&self, id: DeploymentId, step: StepRef, lane: Option<&BTreeSet<NodeId>>) -> Result<(), String> {
         let Some(deployment) = self.deployments.get(&id) else { return Ok(()) };
-        let live = |actor: &Actor| actor.node().is_none_or(|node| !deployment.excluded.contains(&node));
+        let within = |node: &NodeId| lane.is_none_or(|lane| lane.contains(node));
+        let alone = lane.is_some_and(|lane| lane.len() == 1);
+        let live = |actor: &Actor| actor.node().is_none_or(|node| within(&node) && deployment.awaits(node, alone));
         let stand = |actor: Actor| deployment.runs.get(&(step, actor)).map(|run| run.stand);
         if let Some((actor, _)) =
             self.running.iter().find(|(actor, run)| run.deployment == id && run.step == step && live(actor))
@@ -164,11 +222,14 @@ impl Gate {
             return Err(format!("{id} goes on from {step:?}, which is {:?} at {actor:?}", run.stand));
         }
         let on = deployment.manifest.step(step).map(|step| step.on);
-        let nodes = deployment.sites.keys().filter(|node| !deployment.excluded.contains(*node));
+        let nodes = deployment.sites.keys().filter(|node| within(node) && deployment.awaits(**node, alone));
         let left = match on {
             Some(On::Node) => nodes.copied().find(|node| stand(Actor::Node(*node)).is_none()),
             Some(On::Site) => nodes.copied().find(|node| !deployment.ran_in(step, &deployment.sites[node])),
-            Some(On::Coordinator) | None => None,
+            Some(On::Coordinator) if stand(Actor::Coordinator).is_none() => {
+                return Err(format!("{id} goes on from {step:?}, which the coordinator never had"));
+            }
+            Some(On::Coordinator | On::Always) | None => None,
         };
         left.map_or(Ok(()), |node| Err(format!("{id} goes on from {step:?}, which {node:?} never had")))
     }
@@ -192,6 +253,42 @@ impl Gate {
 }
 
 impl Deployment {
+    /// Whether a node is waited for, or by itself.
+    fn awaits(&self, node: NodeId, alone: bool) -> bool {
+        !self.excluded.contains(&node) && (alone || !self.behind.contains(&node))
+    }
+
+    /// Attempts are ordered: never in a pause, and no more at a time than their step says.
+    fn paced(&self, step: StepRef, attempt: u32, actors: &[Actor]) -> Result<(), String> {
+        if self.paused && !self.closing {
+            return Err(format!("{step:?} is ordered in a pause"));
+        }
+        let pace = self.manifest.step(step).map_or(Pace::Each, |step| step.pace);
+        let of = actors.first().and_then(|actor| self.waves.lane_of(*actor));
+        let Some(lane) = of.filter(|_| step.phase == Phase::Steps && attempt == 1) else { return Ok(()) };
+        let nodes = || lane.iter().filter(|node| self.awaits(**node, false));
+        if actors.iter().filter_map(|actor| actor.node()).any(|node| self.behind.contains(&node)) {
+            return Ok(());
+        }
+        let run = |node: &NodeId| self.runs.get(&(step, Actor::Node(*node)));
+        let flying = nodes().filter(|node| run(node).is_some_and(|run| run.stand == Stand::Ordered)).count();
+        match pace {
+            Pace::Window(window) if flying > window.rounded_up(nodes().count()).max(1) => {
+                Err(format!("{step:?} runs on {flying} nodes at a time, and its window is {window}"))
+            }
+            Pace::Together if nodes().any(|node| run(node).is_none()) => {
+                Err(format!("{step:?} does not start on all nodes together"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a step was ordered on a node of a lane.
+    fn begun(&self, lane: &BTreeSet<NodeId>) -> bool {
+        let of_steps = self.runs.keys().filter(|(step, _)| step.phase == Phase::Steps);
+        of_steps.filter_map(|(_, actor)| actor.node()).any(|node| lane.contains(&node))
+    }
+
     fn ran_in(&self, step: StepRef, site: &Name) -> bool {
         let of_step = self.runs.keys().filter(|(of, _)| *of == step);
         of_step.filter_map(|(_, actor)| actor.node()).any(|node| self.sites.get(&node) == Some(site))
@@ -213,8 +310,9 @@ mod tests {
     use std::time::Duration;
 
     use shoal_proto::coordinator::Created;
-    use shoal_proto::manifest::{Acquire, Action, Group, OnFailure, Signed, Source, Step};
-    use shoal_proto::rollout::{Options, Record as RolloutRecord};
+    use shoal_proto::id::{TargetIndex, WaveIndex};
+    use shoal_proto::manifest::{Acquire, Action, Group, OnFailure, Pace, Quorum, Share, Signed, Source, Step, Wave};
+    use shoal_proto::rollout::{Exclusion, Options, Record as RolloutRecord};
     use shoal_proto::time::WallTime;
 
     use super::*;
@@ -234,9 +332,11 @@ mod tests {
             action: Action::Script { run: "true".to_owned() },
             timeout: Duration::from_secs(1),
             retries: 0,
+            backoff: Duration::ZERO,
             on_failure: OnFailure::Pause,
             idempotent: false,
             always_after: None,
+            pace: Pace::Each,
         }
     }
 
@@ -253,6 +353,8 @@ mod tests {
             gate: shoal_proto::manifest::Gate::default(),
             before_acquire: Vec::new(),
             steps: vec![script("one"), script("two")],
+            waves: Vec::new(),
+            offline: shoal_proto::manifest::Offline::Wait,
         };
         let created = Created {
             signed: Signed::seal(&manifest, |_| Vec::new()).unwrap(),
@@ -264,10 +366,76 @@ mod tests {
         let mut gate = Gate::default();
         gate.durable(&Record::Created(Box::new(created))).unwrap();
         for change in changes {
-            let record = RolloutRecord { at: WallTime(0), change: change.clone() };
-            gate.durable(&Record::Rollout { deployment: ID, record }).unwrap();
+            durable(&mut gate, 0, change.clone()).unwrap();
+            if *change == Change::GateOpened {
+                durable(&mut gate, 0, Change::WaveOpened { wave: WaveIndex(0) }).unwrap();
+            }
         }
         gate
+    }
+
+    fn durable(gate: &mut Gate, at_ms: u64, change: Change) -> Result<(), String> {
+        let record = RolloutRecord { at: WallTime(at_ms), change };
+        gate.durable(&Record::Rollout { deployment: ID, record })
+    }
+
+    /// One node a wave, a minute between them, one failure allowed in the second.
+    fn in_waves() -> Gate {
+        let wave = |of: &str, target, bake_s, failures| Wave {
+            name: name(of),
+            lanes: vec![vec![TargetIndex(target)]],
+            max_parallel: 1,
+            bake: Duration::from_secs(bake_s),
+            success: Quorum::AllBut(u32::MAX),
+            max_failures: Share::Count(failures),
+            max_failures_per_site: None,
+        };
+        let waves = vec![wave("canary", 0, 60, 0), wave("rest", 1, 0, 1)];
+        let mut gate = gate(&[]);
+        let deployment = gate.deployments.get_mut(&ID).unwrap();
+        deployment.manifest.waves = waves;
+        deployment.waves = Waves::of(&deployment.manifest);
+        durable(&mut gate, 0, Change::GateOpened).unwrap();
+        gate
+    }
+
+    fn through(gate: &mut Gate, node: NodeId) {
+        for index in [0, 1] {
+            durable(gate, 0, ordered(index, &[node])).unwrap();
+            durable(gate, 0, ended(index, node, StepOutcome::Succeeded)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_wave_that_does_not_wait_for_the_one_before_is_caught() {
+        let (first, second) = (WaveIndex(0), WaveIndex(1));
+        let mut gate = in_waves();
+        durable(&mut gate, 0, Change::WaveOpened { wave: first }).unwrap();
+        durable(&mut gate, 0, ordered(0, &[B])).unwrap();
+        let early = gate.started(Actor::Node(B), run(0), true);
+        assert!(early.unwrap_err().contains("before its wave's gate"));
+        let unfinished = durable(&mut gate, 0, Change::WaveEnded { wave: first });
+        assert!(unfinished.unwrap_err().contains("never had"));
+
+        let mut gate = in_waves();
+        durable(&mut gate, 0, Change::WaveOpened { wave: first }).unwrap();
+        through(&mut gate, A);
+        assert!(
+            durable(&mut gate, 0, Change::WaveOpened { wave: second }).unwrap_err().contains("before the one before")
+        );
+        durable(&mut gate, 1_000, Change::WaveEnded { wave: first }).unwrap();
+        assert!(durable(&mut gate, 60_999, Change::WaveOpened { wave: second }).unwrap_err().contains("bake"));
+        durable(&mut gate, 61_000, Change::WaveOpened { wave: second }).unwrap();
+        durable(&mut gate, 0, ordered(0, &[B])).unwrap();
+        assert_eq!(gate.started(Actor::Node(B), run(0), true), Ok(()));
+    }
+
+    #[test]
+    fn more_failures_than_the_budget_are_caught() {
+        let failed = |node| Change::Excluded { node, why: Exclusion::Failed };
+        let mut gate = in_waves();
+        assert_eq!(durable(&mut gate, 0, failed(B)), Ok(()));
+        assert!(durable(&mut gate, 0, failed(A)).unwrap_err().contains("more nodes failed"));
     }
 
     fn at(index: usize) -> StepRef {

@@ -6,6 +6,7 @@ pub(crate) mod gate;
 pub(crate) mod limit;
 pub(crate) mod pinned;
 pub(crate) mod wan_once;
+pub(crate) mod waves;
 
 use std::fmt;
 

@@ -1,6 +1,7 @@
 //! Starting, watching and steering deployments.
 
 use super::*;
+use crate::trail::By;
 
 #[tokio::test]
 async fn deploy_prints_the_id_or_watches_to_the_end() {
@@ -96,9 +97,12 @@ async fn answers_reach_the_driver() {
     let (exit, out, _) = shoal(&fake, &["exclude", "d12", "--node", "syd-2", "--step", "restart"]).await;
     assert_eq!((exit, out.as_str()), (Exit::Done, "`restart` runs again on 1 node\n"));
     let (node, step) = ("syd-2".parse().ok(), "restart".parse().ok());
-    assert_eq!(fake.actions.recv().await, Some(Action::Answer { answer: Answer::Exclude, node, step }));
-    shoal(&fake, &["release", "d12"]).await;
-    assert_eq!(fake.actions.recv().await, Some(Action::Release));
+    let (action, by) = fake.actions.recv().await.unwrap();
+    assert_eq!(action, Action::Answer { answer: Answer::Exclude, node, step });
+    assert!(!by.who.is_empty() && by.reason.is_none(), "{by:?}");
+    shoal(&fake, &["release", "d12", "--operator", "Åse", "--reason", "CHG-4711: it is time"]).await;
+    let by = By { who: "Åse".to_owned(), reason: Some("CHG-4711: it is time".to_owned()) };
+    assert_eq!(fake.actions.recv().await, Some((Action::Release, by)));
 }
 
 #[tokio::test]

@@ -123,17 +123,24 @@ fn the_grammar_is_sound_and_its_help_is_stable() {
       demo         Try Shoal on this machine: a throw-away mesh deploys a package in two versions, and
                    counts what crosses its WANs
       token        Make, list or revoke join strings for nodes
+      plan         What a deployment would do: nodes, bytes by site and source, time, and what is in the
+                   way. Changes nothing
       deploy       Start a deployment
       status       How a deployment stands
       watch        Follow a deployment until it ends
       logs         What a deployment's steps wrote
+      pause        Pause a deployment: nothing starts and nothing is fetched; steps that run are let
+                   finish
+      resume       Go on after a pause
       release      Open a manual gate
+      promote      Begin the next wave: before the bake is over, or although too few nodes came through
       cancel       End a deployment; steps that run are killed
       retry        Answer a failed step: run it again
       ignore       Answer a failed step: go on as if it had succeeded
       exclude      Answer a failed step: go on without the node
       fail         Answer a failed step: let the deployment fail
       allow        Let a site read more over its WAN than the 1 % that it may read again
+      audit        What operators did, and whether the log of it is as it was written
       nodes        The nodes of the mesh
       sites        The sites of the mesh
       feeds        The feeds of the coordinator
@@ -151,6 +158,8 @@ fn the_grammar_is_sound_and_its_help_is_stable() {
                                http://127.0.0.1:7441]
           --token-file <FILE>  File with the operator's token, `<data_dir>/admin.token` of the
                                coordinator; or the token itself in SHOAL_TOKEN [env: SHOAL_TOKEN_FILE]
+          --reason <TEXT>      Why: a word for the audit log, such as the number of a change request
+                               [env: SHOAL_REASON]
       -o, --output <FORMAT>    How to print: for people, as one JSON document, or as one JSON document a
                                line [default: table] [possible values: table, json, jsonl]
       -q, --quiet              No progress, only results and errors
@@ -165,10 +174,16 @@ fn the_help_of_commands_is_stable() {
     insta::assert_snapshot!(help(&["deploy"]), @r"
     Start a deployment
 
-    Usage: shoal deploy [OPTIONS] --file <FILE>
+    Usage: shoal deploy [OPTIONS]
 
     Options:
-      -f, --file <FILE>      The deployment file; `-` is standard input
+      -f, --file <FILE>      The deployment file; `-` is standard input. With --plan, the plan's own if
+                             none is given
+          --plan <PLAN>      Only if it is what this plan says: nothing begins if the file, a package or
+                             the nodes are others by now
+          --again            Run it also where all is as the file wants it
+          --wait             Where another deployment of the same name has some of the nodes, begin when
+                             that is over
           --watch            Show progress until it ends, then the summary
           --detach           Print the deployment's id and return (the default)
           --stage-only       Only bring the packages to the nodes
@@ -180,6 +195,8 @@ fn the_help_of_commands_is_stable() {
                                http://127.0.0.1:7441]
           --token-file <FILE>  File with the operator's token, `<data_dir>/admin.token` of the
                                coordinator; or the token itself in SHOAL_TOKEN [env: SHOAL_TOKEN_FILE]
+          --reason <TEXT>      Why: a word for the audit log, such as the number of a change request
+                               [env: SHOAL_REASON]
       -o, --output <FORMAT>    How to print: for people, as one JSON document, or as one JSON document a
                                line [default: table] [possible values: table, json, jsonl]
       -q, --quiet              No progress, only results and errors
@@ -206,6 +223,8 @@ fn the_help_of_commands_is_stable() {
                                http://127.0.0.1:7441]
           --token-file <FILE>  File with the operator's token, `<data_dir>/admin.token` of the
                                coordinator; or the token itself in SHOAL_TOKEN [env: SHOAL_TOKEN_FILE]
+          --reason <TEXT>      Why: a word for the audit log, such as the number of a change request
+                               [env: SHOAL_REASON]
       -o, --output <FORMAT>    How to print: for people, as one JSON document, or as one JSON document a
                                line [default: table] [possible values: table, json, jsonl]
       -q, --quiet              No progress, only results and errors

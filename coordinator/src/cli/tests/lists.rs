@@ -100,10 +100,10 @@ async fn a_status_shows_what_goes_on_and_what_it_waits_for() {
       site  acquired  have   over the WAN  copies  from peers  still missing  WAN    peers
       osl   4 of 4    100 %  51.5 MB       0.13    154.5 MB    0 B            0 B/s  0 B/s
       syd   4 of 4    100 %  51.5 MB       0.13    154.5 MB    0 B            0 B/s  0 B/s
-      step     done  running  failed  to do
-      unpack   8     0        0       0
-      restart  7     0        1       0
-      health   7     0        0       1
+      step     done  running  failed  to do  started within
+      unpack   8     0        0       0      –
+      restart  7     0        1       0      –
+      health   7     0        0       1      –
       node   site  state            has    online  step
       osl-1  osl   succeeded        100 %  yes     health succeeded
       osl-2  osl   succeeded        100 %  yes     health succeeded

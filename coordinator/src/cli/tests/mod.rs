@@ -1,8 +1,10 @@
 //! The command line against a real API over loopback, with a played driver behind it.
 
+mod audit;
 mod deploy;
 mod grammar;
 mod lists;
+mod plan;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};

@@ -1,9 +1,16 @@
 //! Rollouts under test: a deployment with its journal, and what is asserted after everything that it decides.
 
+mod away;
+mod basis;
+mod forecast;
+mod pauses;
 mod plan;
 mod properties;
+mod retries;
 mod scenarios;
 mod walk;
+mod waves;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +19,9 @@ use std::time::Duration;
 use super::*;
 use crate::content::Outline;
 use crate::id::{DeploymentId, PackageId, PackageIndex, RecipeId, StepIndex};
-use crate::manifest::{Acquire, Action, Gate, Group, Manifest, On, OnFailure, Package, Phase, Source, Step, StepRef};
+use crate::manifest::{
+    Acquire, Action, Gate, Group, Manifest, On, OnFailure, Pace, Package, Phase, Source, Step, StepRef,
+};
 use crate::time::WallTime;
 
 fn name(text: &str) -> Name {
@@ -56,9 +65,11 @@ fn script(text: &str) -> Step {
         action: Action::Script { run: "true".to_owned() },
         timeout: Duration::from_secs(60),
         retries: 0,
+        backoff: Duration::ZERO,
         on_failure: OnFailure::Pause,
         idempotent: false,
         always_after: None,
+        pace: Pace::Each,
     }
 }
 
@@ -75,6 +86,8 @@ fn manifest(nodes: u8, before_acquire: Vec<Step>, steps: Vec<Step>) -> Manifest 
         gate: Gate::default(),
         before_acquire,
         steps,
+        waves: Vec::new(),
+        offline: crate::manifest::Offline::Wait,
     }
 }
 
@@ -121,7 +134,8 @@ impl Live {
 
     /// Decides, journals and commits, and asserts what must hold after anything.
     fn tell(&mut self, input: Input) -> Said {
-        let decision = self.rollout.decide(input, self.now);
+        let decision = self.rollout.decide(input.clone(), self.now);
+        assert_eq!(decision, self.rollout.decide_by(input, self.now, false), "a quick look sees the same");
         self.note_orders(&decision.records);
         for effect in &decision.effects {
             let Effect::RunStep { actor, step, attempt, .. } = effect else { continue };

@@ -1,7 +1,7 @@
 //! Deployment files, planned.
 
 use super::*;
-use crate::manifest::{Probe, Quorum, Stragglers};
+use crate::manifest::{Offline, Probe, Quorum, Stragglers};
 use crate::rollout::plan::{NodeFacts, resolve, sites};
 use crate::rollout::spec::DeploymentSpec;
 
@@ -121,6 +121,12 @@ fn wrong_steps_are_named() {
         (r#""unpack": "web", "to": "/""#, "`to: /` is no absolute path"),
         (r#""unpack": "web", "to": "/a", "keep": 0"#, "`keep: 0`: 1 to 100 releases can stay"),
         (r#""unpack": "web", "to": "/a", "on": "coordinator""#, "not to the coordinator"),
+        (r#""run": "x", "window": 0"#, "`window` of no node"),
+        (r#""run": "x", "window": "25%", "sync": "barrier""#, "`window` has nodes start one after another"),
+        (r#""run": "x", "window": 1, "on": "site""#, "`window` and `sync` are for steps on every node"),
+        (r#""run": "x", "window": 1, "on": "always""#, "`window` and `sync` are for steps on every node"),
+        (r#""run": "x", "retries": 1, "on": "always""#, "a step `on: always` is tried once"),
+        (r#""run": "x", "backoff": "8d""#, "`backoff` is at most 7d"),
         (r#""check": {}"#, "`check` needs exactly one of `http` and `tcp`"),
         (r#""check": {"http": "http://a", "tcp": "a:1"}"#, "`check` needs exactly one of `http` and `tcp`"),
         (r#""check": {"http": "localhost"}"#, "`http: localhost` is no URL"),
@@ -141,6 +147,31 @@ fn wrong_steps_are_named() {
     let twice = r#"{"name": "it", "run": "x"}"#;
     let error = file(TARGETS, "", twice, twice).unwrap_err();
     assert!(error.contains("step `it`: there are two steps of this name"), "{error}");
+}
+
+#[test]
+fn what_becomes_of_nodes_that_are_away_is_read() {
+    let offline = |text: &str| {
+        let file = format!(r#"{{"name": "shop", "release": "1", "targets": [{{"select": "all"}}], {text}}}"#);
+        let spec: DeploymentSpec = serde_json::from_str(&file).unwrap();
+        let manifest = resolve(&spec, DeploymentId(4), node(0), &mesh(), &[]);
+        manifest.map(|manifest| manifest.offline).map_err(|error| error.to_string())
+    };
+    let (after, until) = (Duration::from_secs(600), Duration::from_secs(24 * 3600));
+    assert_eq!(offline(r#""offline": "wait""#), Ok(Offline::Wait));
+    assert_eq!(offline(r#""offline": "skip", "offline_after": "10m""#), Ok(Offline::SkipAfter(after)));
+    assert_eq!(offline(r#""offline": "fail", "offline_after": "10m""#), Ok(Offline::FailAfter(after)));
+    assert_eq!(offline(r#""offline": "catch_up", "offline_after": "10m""#), Ok(Offline::CatchUp { after, until }));
+    let table = [
+        (r#""offline": "skip""#, "add `offline_after`"),
+        (r#""offline_after": "10m""#, "`offline: wait` is for ever"),
+        (r#""offline": "skip", "offline_after": "10m", "offline_until": "1h""#, "is for `offline: catch_up`"),
+        (r#""offline": "catch_up", "offline_after": "10m", "offline_until": "1m""#, "is before `offline_after`"),
+    ];
+    for (text, wanted) in table {
+        let error = offline(text).unwrap_err();
+        assert!(error.contains(wanted), "{error}\n{wanted}");
+    }
 }
 
 #[test]
@@ -167,4 +198,70 @@ fn packages_that_steps_could_not_tell_apart_are_refused() {
     assert_eq!(error, "packages `a-b` and `a.b` are both `SHOAL_PACKAGE_A_B` for steps: rename one");
     let error = plan(&[package("a-b")]).unwrap_err().to_string();
     assert_eq!(error, "package `a.b` is not resolved: look it up first");
+}
+
+/// The waves of a file for four nodes, by the numbers of their nodes, lane by lane.
+fn waves(text: &str) -> Result<Vec<(String, Vec<Vec<u16>>)>, String> {
+    let file = format!(
+        r#"{{"name": "shop", "release": "1", "targets": [{{"select": "role=web"}}], "waves": [{text}],
+            "steps": [{{"name": "go", "run": "x"}}]}}"#
+    );
+    let spec: DeploymentSpec = serde_json::from_str(&file).map_err(|error| error.to_string())?;
+    let nodes = [
+        facts(1, "d", "syd", "web"),
+        facts(2, "c", "osl", "web"),
+        facts(3, "b", "syd", "web"),
+        facts(4, "a", "osl", "web"),
+        facts(5, "x", "lab", "ml"),
+    ];
+    let manifest = resolve(&spec, DeploymentId(4), node(0), &nodes, &[]).map_err(|error| error.to_string())?;
+    let lane = |lane: &Vec<crate::id::TargetIndex>| lane.iter().map(|place| place.0 + 1).collect();
+    let wave = |wave: &crate::manifest::Wave| (wave.name.to_string(), wave.lanes.iter().map(lane).collect());
+    Ok(manifest.waves.iter().map(wave).collect())
+}
+
+#[test]
+fn waves_take_nodes_by_name_each_from_what_is_left() {
+    let wave = |name: &str, lanes: &[&[u16]]| (name.to_owned(), lanes.iter().map(|lane| lane.to_vec()).collect());
+    let table = [
+        (
+            r#"{"name": "canary", "select": "site=syd", "count": 1, "bake": "10m"}, {"name": "rest"}"#,
+            vec![wave("canary", &[&[3]]), wave("rest", &[&[1, 2, 4]])],
+        ),
+        (
+            r#"{"name": "tenth", "count": "10%"}, {"name": "half", "count": "50%"}, {"name": "rest"}"#,
+            vec![wave("tenth", &[&[4]]), wave("half", &[&[2, 3]]), wave("rest", &[&[1]])],
+        ),
+        (r#"{"name": "sites", "per": "site", "max_parallel": 1}"#, vec![wave("sites", &[&[2, 4], &[1, 3]])]),
+        (
+            r#"{"name": "one-each", "per": "site", "count": 1}, {"name": "rest"}"#,
+            vec![wave("one-each", &[&[4], &[3]]), wave("rest", &[&[1, 2]])],
+        ),
+        (r#"{"name": "all"}, {"name": "nobody"}"#, vec![wave("all", &[&[1, 2, 3, 4]])]),
+        ("", vec![]),
+    ];
+    for (text, wanted) in table {
+        assert_eq!(waves(text).unwrap(), wanted, "{text}");
+    }
+}
+
+#[test]
+fn wrong_waves_are_named() {
+    let table = [
+        (r#"{"name": "w", "select": "site=syd"}"#, "2 target nodes are in no wave: add a last one for the rest"),
+        (r#"{"name": "w", "select": "role=ml"}"#, "wave `w`: `select: role=ml` means none of the 4 target nodes"),
+        (r#"{"name": "w", "select": "site="}"#, "wave `w`: `select: site=`: column 6: a value is expected"),
+        (r#"{"name": "w", "count": 0}, {"name": "x"}"#, "wave `w`: `count` of no node"),
+        (r#"{"name": "w", "count": "0%"}, {"name": "x"}"#, "wave `w`: `count` of no node"),
+        (r#"{"name": "w", "max_parallel": 2}"#, "wave `w`: `max_parallel` is for `per: site`"),
+        (r#"{"name": "w", "per": "site", "max_parallel": 0}"#, "wave `w`: `max_parallel: 0` would never begin"),
+        (r#"{"name": "w", "bake": "10m"}"#, "wave `w`: `bake` comes before the next wave, and this is the last"),
+        (r#"{"name": "w", "bake": "8d"}, {"name": "x"}"#, "wave `w`: `bake` is at most 7d"),
+        (r#"{"name": "w", "count": 1}, {"name": "w"}"#, "wave `w`: there are two waves of this name"),
+        (r#"{"name": "w", "max_failures": "2.5%"}"#, "`2.5%` is no number of nodes"),
+    ];
+    for (text, wanted) in table {
+        let error = waves(text).unwrap_err();
+        assert!(error.contains(wanted), "{error}\n{wanted}");
+    }
 }

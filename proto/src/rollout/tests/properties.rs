@@ -3,14 +3,52 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::manifest::{Quorum, Stragglers};
+use crate::id::TargetIndex;
+use crate::manifest::{Offline, Quorum, Share, Stragglers, Wave};
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let ons = prop_oneof![Just(On::Node), Just(On::Site), Just(On::Coordinator)];
+    let ons = prop_oneof![4 => Just(On::Node), 1 => Just(On::Site), 1 => Just(On::Coordinator), 1 => Just(On::Always)];
+    let windows = any_share().prop_map(Pace::Window);
+    let paces = prop_oneof![2 => Just(Pace::Each), 2 => windows, 1 => Just(Pace::Together)];
+    let backoffs = (0u64..3).prop_map(|seconds| Duration::from_secs(seconds * 7));
     let failures = prop_oneof![Just(OnFailure::Pause), Just(OnFailure::Fail), Just(OnFailure::Ignore)];
-    (ons, failures, 0u32..3, any::<bool>(), any::<bool>()).prop_map(|(on, on_failure, retries, idempotent, after)| {
-        let always_after = after.then(|| "down".to_owned());
-        Step { on, on_failure, retries, idempotent, always_after, ..script("s") }
+    (ons, failures, 0u32..3, any::<bool>(), any::<bool>(), paces, backoffs).prop_map(
+        |(on, on_failure, retries, idempotent, after, pace, backoff)| {
+            let always_after = after.then(|| "down".to_owned());
+            let pace = if on == On::Node { pace } else { Pace::Each };
+            Step { on, on_failure, retries, idempotent, always_after, pace, backoff, ..script("s") }
+        },
+    )
+}
+
+fn any_share() -> impl Strategy<Value = Share> {
+    prop_oneof![(0u32..4).prop_map(Share::Count), (0u8..=100).prop_map(Share::Percent)]
+}
+
+/// Waves of which the nodes from 1 are cut at `at`, with a lane for each node or one for all.
+fn any_waves(nodes: u8) -> impl Strategy<Value = Vec<Wave>> {
+    let details = || (any::<bool>(), 1u16..3, 0u64..2, any_share(), prop::option::of(any_share()));
+    let wave = move |from: u8, to: u8, (lanes, max_parallel, bake, max_failures, per_site): (bool, _, u64, _, _)| {
+        let all: Vec<_> = (from..to).map(|number| TargetIndex(number.into())).collect();
+        let lanes = if lanes { all.into_iter().map(|node| vec![node]).collect() } else { vec![all] };
+        let max_failures_per_site: Option<Share> = per_site;
+        let bake = Duration::from_secs(bake * 9);
+        Wave { lanes, max_parallel, bake, max_failures, max_failures_per_site, ..waves::wave("w", &[]) }
+    };
+    (any::<bool>(), 0..nodes, details(), details()).prop_map(move |(some, at, first, second)| match (some, at) {
+        (false, _) => Vec::new(),
+        (true, 0) => vec![wave(0, nodes, second)],
+        (true, at) => vec![wave(0, at, first), wave(at, nodes, second)],
+    })
+}
+
+fn any_offline() -> impl Strategy<Value = Offline> {
+    let after = (1u64..40).prop_map(Duration::from_secs);
+    (0u8..6, after, 1u32..5).prop_map(|(kind, after, times)| match kind {
+        0 => Offline::SkipAfter(after),
+        1 => Offline::FailAfter(after),
+        2 | 3 => Offline::CatchUp { after, until: after * times },
+        _ => Offline::Wait,
     })
 }
 
@@ -19,10 +57,14 @@ fn any_manifest() -> impl Strategy<Value = Manifest> {
     let quorums = prop_oneof![(1u8..=100).prop_map(Quorum::Percent), (0u32..3).prop_map(Quorum::AllBut)];
     let exclude = (0u64..100).prop_map(|s| Stragglers::ExcludeAfter(Duration::from_secs(s)));
     let stragglers = prop_oneof![Just(Stragglers::Wait), exclude];
-    (1u8..4, steps(), steps(), quorums, stragglers, any::<bool>()).prop_map(
-        |(nodes, before, steps, quorum, stragglers, manual)| {
+    let waves = (1u8..4).prop_flat_map(|nodes| (Just(nodes), any_waves(nodes)));
+    let gates = (quorums, stragglers, any::<bool>());
+    let before = prop::collection::vec(any_step().prop_filter("at the end", |step| step.on != On::Always), 0..3);
+    (waves, before, steps(), gates, any_offline()).prop_map(
+        |((nodes, waves), before, steps, (quorum, stragglers, manual), offline)| {
             let gate = Gate { quorum, stragglers, manual };
-            Manifest { gate, ..manifest(nodes, before, steps) }
+            let before = before.into_iter().map(|step| Step { pace: Pace::Each, ..step }).collect();
+            Manifest { gate, waves, offline, ..manifest(nodes, before, steps) }
         },
     )
 }
@@ -76,6 +118,8 @@ impl Seed {
             58 => Input::Operator(Operator::Exclude(which)),
             59 if self.outcome < 64 => Input::Operator(Operator::Cancel),
             60 if self.outcome < 64 => Input::Operator(Operator::Fail(which)),
+            62 => Input::Operator(if self.outcome < 128 { Operator::Pause } else { Operator::Promote }),
+            63 => Input::Operator(Operator::Resume),
             61 if self.outcome < 64 => Input::Stop { cause: "changed".to_owned() },
             _ => Input::Tick,
         }
@@ -96,13 +140,22 @@ fn bring_to_an_end(live: &mut Live) {
         }
         let view = live.rollout.view();
         let in_flight = live.rollout.state.runs.iter().find(|(_, run)| run.in_flight());
-        let input = if let Some(((step, actor), run)) = in_flight {
+        let lacking = view.nodes.iter().find(|node| !node.acquired && node.excluded.is_none());
+        let waits_for = |wanted: fn(&view::Waiting) -> bool| view.waiting.iter().any(wanted);
+        let input = if waits_for(|waiting| *waiting == view::Waiting::Resume) {
+            Input::Operator(Operator::Resume)
+        } else if let Some(((step, actor), run)) = in_flight {
             let (actor, step, attempt) = (*actor, *step, run.attempt);
             Input::StepEnded { actor, step, attempt, outcome: StepOutcome::Succeeded }
         } else if view.waiting.iter().any(|waiting| matches!(waiting, view::Waiting::Answer { .. })) {
             Input::Operator(Operator::Ignore(Which::default()))
-        } else if let Some(node) = view.nodes.iter().find(|node| !node.acquired && node.excluded.is_none()) {
+        } else if let Some(node) = lacking.filter(|_| view.stage != view::Stage::BeforeAcquire) {
             Input::Acquired { node: node.node, package: PackageIndex(0) }
+        } else if waits_for(|waiting| matches!(waiting, view::Waiting::Promote { .. })) {
+            Input::Operator(Operator::Promote)
+        } else if let Some((at, _)) = live.rollout.next_wake() {
+            live.now.time = live.now.time.max(at);
+            Input::Tick
         } else {
             Input::Operator(Operator::Release)
         };
@@ -142,11 +195,14 @@ proptest! {
             let before = live.journal.len();
             let operators = matches!(seed.input(&live), Input::Operator(_));
             let input = seed.input(&live);
+            // What a decision looks at: what is forgotten by a restart, as it was before.
+            let mut soft = live.rollout.soft.clone();
+            soft.advance(live.now.time, live.rollout.presence(&input), &live.rollout.state);
             live.tell(input);
             for len in before + 1..live.journal.len() {
                 let mut half = live.restarted(len);
                 half.now = live.now;
-                half.rollout.soft = live.rollout.soft.clone();
+                half.rollout.soft = soft.clone();
                 half.tell(Input::Tick);
                 let same = half.rollout.state == live.rollout.state;
                 prop_assert!(same || operators, "{:#?}\n{:#?}", half.journal, live.journal);

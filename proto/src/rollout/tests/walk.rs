@@ -1,5 +1,5 @@
-//! The exhaustive walk: one or two nodes, every order of messages, a crash of the coordinator at every record and effect,
-//! a crash of a node at any moment.
+//! The exhaustive walk: up to three nodes in waves, every order of messages, crashes of the coordinator at every record and
+//! effect, crashes of nodes at any moment, an operator who pauses, promotes or cancels at any moment.
 //!
 //! The nodes here keep the contract of `effect.rs` and nothing more. Every world that can be reached is visited once;
 //! wherever nothing can happen any more, the deployment must be over. Crashes are bounded, and everything else makes
@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use super::*;
 use crate::codec;
+use crate::manifest::{Share, Wave};
 
 /// One of the worlds.
 #[derive(Clone)]
@@ -21,6 +22,10 @@ struct World {
     failures: u8,
     retries: u8,
     cancels: u8,
+    pauses: u8,
+    promotes: u8,
+    /// Jumps to where every bake and every wait before a retry is over.
+    now: Now,
     /// Whether orders may be under way for a while. If not, they arrive at once: one that arrives late and one that was
     /// never sent lead to much the same, and the latter is walked in any case, as a crash between two effects.
     slow_orders: bool,
@@ -47,7 +52,8 @@ struct Target {
 }
 
 impl Target {
-    fn obey(&mut self, number: u8, order: Effect, gate_open: bool) {
+    /// `may_start`: whether the gates in front of the node's steps are open.
+    fn obey(&mut self, number: u8, order: Effect, may_start: bool) {
         let generation = match &order {
             Effect::Acquire { generation, .. }
             | Effect::StopAcquire { generation, .. }
@@ -64,7 +70,7 @@ impl Target {
             Effect::Acquire { .. } if self.acquired => self.report_package(number),
             Effect::Acquire { .. } => self.acquiring = true,
             Effect::StopAcquire { .. } => self.acquiring = false,
-            Effect::RunStep { step, attempt, .. } => self.run(number, step, attempt, gate_open),
+            Effect::RunStep { step, attempt, .. } => self.run(number, step, attempt, may_start),
             Effect::CancelStep { step, attempt, .. } => {
                 let outcome = self.seen.entry((step, attempt)).or_default();
                 outcome.get_or_insert(StepOutcome::Killed);
@@ -75,10 +81,10 @@ impl Target {
         }
     }
 
-    fn run(&mut self, number: u8, step: StepRef, attempt: u32, gate_open: bool) {
+    fn run(&mut self, number: u8, step: StepRef, attempt: u32, may_start: bool) {
         if !self.seen.contains_key(&(step, attempt)) {
             assert!(!self.forgotten, "{step:?} starts on a node that was told that all is over");
-            assert!(gate_open || step.phase != Phase::Steps, "GATE: {step:?} starts before the gate opened");
+            assert!(may_start || step.phase != Phase::Steps, "GATE: {step:?} starts before the gate opened");
             assert!(self.acquired || step.phase != Phase::Steps, "{step:?} starts without its package");
             assert!(self.seen.values().all(Option::is_some), "{step:?} starts while another runs");
             self.seen.insert((step, attempt), None);
@@ -133,7 +139,8 @@ impl World {
     fn new(manifest: Manifest) -> Self {
         let rollout = fresh(Arc::new(manifest), false);
         let nodes = vec![Target::default(); rollout.manifest().targets().len()];
-        let (coordinator_crashes, node_crashes, failures, retries, cancels) = (1, 1, 0, 0, 0);
+        let (coordinator_crashes, node_crashes, failures, retries) = (1, 1, 0, 0);
+        let (cancels, pauses, promotes, now) = (0, 0, 0, Now::default());
         let (journal, slow_orders, by_crash) = (Arc::default(), false, false);
         Self {
             rollout,
@@ -144,6 +151,9 @@ impl World {
             failures,
             retries,
             cancels,
+            pauses,
+            promotes,
+            now,
             slow_orders,
             by_crash,
         }
@@ -151,9 +161,11 @@ impl World {
 
     /// Two worlds with the same key have the same future.
     fn key(&self) -> [u8; 32] {
-        let budgets = [self.coordinator_crashes, self.node_crashes, self.failures, self.retries, self.cancels];
-        let started = self.rollout.soft.since.is_some();
-        let all = (&self.rollout.state, &self.nodes, budgets, started);
+        let crashes = [self.coordinator_crashes, self.node_crashes, self.failures];
+        let commands = [self.retries, self.cancels, self.pauses, self.promotes];
+        // A jump passes all moments to come, so that what is to come is all that matters of time.
+        let soft = (self.rollout.soft.since.is_some(), self.rollout.next_wake().map(|(_, why)| why));
+        let all = (&self.rollout.state, &self.nodes, crashes, commands, soft);
         *blake3::hash(&codec::encode(&all, 1 << 20).unwrap()).as_bytes()
     }
 
@@ -181,19 +193,53 @@ impl World {
             let cancelled = World { cancels: 0, ..self.clone() };
             cancelled.tell(&Input::Operator(Operator::Cancel), &mut worlds);
         }
+        self.more_commands(&mut worlds);
+        if let Some((at, Why::Bake | Why::Retry)) = self.rollout.next_wake() {
+            let day = Duration::from_secs(24 * 3600);
+            let later = World { now: Now { time: at + day, ..self.now }, ..self.clone() };
+            later.tell(&Input::Tick, &mut worlds);
+        }
         (0..self.nodes.len()).for_each(|index| self.successors_at(index, &mut worlds));
         worlds
+    }
+
+    fn more_commands(&self, worlds: &mut Vec<World>) {
+        let state = &self.rollout.state;
+        if state.closing.is_some() {
+            return;
+        }
+        if state.paused {
+            self.tell(&Input::Operator(Operator::Resume), worlds);
+        } else if self.pauses > 0 {
+            let paused = World { pauses: self.pauses - 1, ..self.clone() };
+            paused.tell(&Input::Operator(Operator::Pause), worlds);
+        }
+        let view = || self.rollout.view();
+        let waits =
+            state.wave().is_some_and(|wave| state.waves[wave.index()].ended && !state.waves[wave.index()].promoted);
+        let short = waits && view().waiting.iter().any(|waiting| matches!(waiting, view::Waiting::Promote { .. }));
+        if short || (waits && self.promotes > 0) {
+            let promoted = World { promotes: self.promotes.saturating_sub(1), ..self.clone() };
+            promoted.tell(&Input::Operator(Operator::Promote), worlds);
+        }
+    }
+
+    /// Whether the gates in front of the steps of the node with this index are open.
+    fn may_start(&self, index: usize) -> bool {
+        let state = &self.rollout.state;
+        let wave = self.rollout.course.wave_of(node(u8::try_from(index + 1).unwrap()));
+        state.times.gate_opened.is_some() && state.waves[wave.index()].opened
     }
 
     fn successors_at(&self, index: usize, worlds: &mut Vec<World>) {
         let number = u8::try_from(index + 1).unwrap();
         let target = &self.nodes[index];
-        let gate_open = self.rollout.state.times.gate_opened.is_some();
+        let may_start = self.may_start(index);
         if !target.inbox.is_empty() {
             let order = |world: &mut World| world.nodes[index].inbox.pop_front();
             self.change(worlds, |world| {
                 if let Some(order) = order(world) {
-                    world.nodes[index].obey(number, order, gate_open);
+                    world.nodes[index].obey(number, order, may_start);
                 }
             });
         }
@@ -239,7 +285,7 @@ impl World {
 
     /// The coordinator decides: wholly, or with a crash after any record, or after any effect.
     fn tell(&self, input: &Input, worlds: &mut Vec<World>) {
-        let decision = self.rollout.decide(input.clone(), Now::default());
+        let decision = self.rollout.decide(input.clone(), self.now);
         let mut journaled = self.clone();
         for (index, record) in decision.records.iter().enumerate() {
             if self.coordinator_crashes > 0 {
@@ -248,6 +294,7 @@ impl World {
             Arc::make_mut(&mut journaled.journal).push(record.clone());
         }
         journaled.rollout.commit(&decision);
+        journaled.assert_calm(&decision.effects);
         for effect in decision.effects {
             if self.coordinator_crashes > 0 {
                 worlds.push(journaled.restarted(journaled.journal.len()));
@@ -259,12 +306,24 @@ impl World {
         worlds.push(journaled);
     }
 
+    /// In a pause, only what is known to run is asked about.
+    fn assert_calm(&self, effects: &[Effect]) {
+        if !self.rollout.sight(None, Time::ZERO).is_paused() {
+            return;
+        }
+        for (actor, step, _) in runs(effects) {
+            let run = &self.rollout.state.runs[&(step, actor)];
+            assert!(run.started.is_some(), "{step:?} starts on {actor:?} in a pause");
+        }
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Acquire { .. })), "it fetches in a pause");
+    }
+
     fn send(&mut self, number: u8, order: Effect) {
-        let gate_open = self.rollout.state.times.gate_opened.is_some();
+        let may_start = self.may_start(usize::from(number) - 1);
         let target = &mut self.nodes[usize::from(number) - 1];
         match target.connected {
             true if self.slow_orders => target.inbox.push_back(order),
-            true => target.obey(number, order, gate_open),
+            true => target.obey(number, order, may_start),
             false => {}
         }
     }
@@ -359,17 +418,78 @@ fn with_failures_and_retries_every_path_ends_and_no_attempt_runs_twice() {
     assert_long(walk(first, attempts, is_over));
 }
 
-/// The whole of a deployment that an operator may cancel at any moment, with a script that always runs at its end.
+/// The whole of a deployment that an operator may cancel at any moment, with what always runs at its end.
 #[test]
 fn cancelled_at_any_moment_it_ends_and_cleans_up() {
     let vpn = Step { on: On::Site, always_after: Some("down".to_owned()), ..script("vpn") };
-    let first = World { node_crashes: 0, cancels: 1, ..World::new(manifest(2, vec![vpn], vec![script("one")])) };
+    let always = Step { on: On::Always, ..script("always") };
+    let manifest = manifest(2, vec![vpn], vec![script("one"), always]);
+    let first = World { node_crashes: 0, cancels: 1, ..World::new(manifest) };
     let cleaned = |world: &World| {
         is_over(world);
         for target in &world.nodes {
             let ran = target.started.contains_key(&before(0));
             assert!(!ran || target.started.contains_key(&after(0)), "what was begun was not cleaned up");
+            assert!(target.started.contains_key(&step(Phase::Always, 1)), "what always runs did not");
         }
     };
     assert_long(walk(first, once, cleaned));
+}
+
+/// Three nodes in two waves, the second with a window, and a bake between them.
+fn in_waves(steps: Vec<Step>) -> World {
+    let canary = Wave { bake: Duration::from_secs(60), ..waves::wave("canary", &[&[1]]) };
+    let waves = vec![canary, waves::wave("rest", &[&[2, 3]])];
+    World::new(Manifest { waves, ..manifest(3, vec![], steps) })
+}
+
+fn windowed() -> Step {
+    Step { pace: Pace::Window(Share::Count(1)), ..script("one") }
+}
+
+/// No node of the second wave starts before the first is through, and in the window one runs at a time.
+fn in_order(world: &World) {
+    once(world);
+    let started = |index: usize| world.nodes[index].started.keys().any(|step| step.phase == Phase::Steps);
+    let runs = |index: usize| world.nodes[index].seen.values().any(Option::is_none);
+    let through = world.nodes[0].seen.values().filter(|outcome| outcome.is_some()).count();
+    let steps = world.rollout.manifest().steps.len();
+    assert!(
+        !(started(1) || started(2)) || through >= steps,
+        "GATE: the second wave began before the first was through"
+    );
+    assert!(!(runs(1) && runs(2)), "two run in a window of one");
+}
+
+#[test]
+fn waves_and_windows_keep_their_order_whatever_crashes() {
+    let first = World { coordinator_crashes: 2, node_crashes: 0, promotes: 1, ..in_waves(vec![windowed()]) };
+    assert_long(walk(first, in_order, succeeds));
+    let first = World { coordinator_crashes: 1, node_crashes: 1, ..in_waves(vec![windowed()]) };
+    assert_long(walk(first, in_order, succeeds));
+}
+
+#[test]
+fn paused_or_cancelled_at_any_moment_waves_end() {
+    let paused = World { node_crashes: 0, pauses: 1, ..in_waves(vec![windowed()]) };
+    assert_long(walk(paused, in_order, succeeds));
+    let cancelled = World { node_crashes: 0, cancels: 1, ..in_waves(vec![windowed()]) };
+    assert_long(walk(cancelled, in_order, is_over));
+}
+
+/// Failures that the budget pays for, or that stop a wave, or that are tried again after a while.
+#[test]
+fn waves_with_failures_end_and_no_attempt_runs_twice() {
+    let step = Step { retries: 1, backoff: Duration::from_secs(1), ..windowed() };
+    let mut first = World { node_crashes: 0, failures: 2, ..in_waves(vec![step]) };
+    let mut manifest = Manifest::clone(first.rollout.manifest());
+    manifest.waves.iter_mut().for_each(|wave| wave.max_failures = Share::Count(1));
+    first.rollout = fresh(Arc::new(manifest), false);
+    let attempts = |world: &World| {
+        for target in &world.nodes {
+            let started = target.started.get(&nth(0)).map_or(0, |times| *times);
+            assert!(target.seen.len() >= usize::try_from(started).unwrap(), "an attempt was started twice");
+        }
+    };
+    assert_long(walk(first, attempts, is_over));
 }

@@ -1,0 +1,152 @@
+//! Plans: what a deployment would do, and what that stands on.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use shoal_proto::id::{FileHash, Name, NodeId, PackageId, PlanHash};
+use shoal_proto::rollout::basis::{Basis, Target};
+
+use super::text::as_text;
+use super::types::PlanSchema;
+use super::types_status::StepPhase;
+
+/// Answer to `POST /v1/plans`: what the file would do at this moment. Nothing is changed by it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What this is.
+    pub schema: PlanSchema,
+    /// Which plan it is: the same where the same would be done to the same nodes.
+    #[serde(with = "as_text")]
+    pub hash: PlanHash,
+    /// The deployment file, as messages call it.
+    pub file: String,
+    /// The hash of its text.
+    #[serde(with = "as_text")]
+    pub file_hash: FileHash,
+    /// The deployment file's name.
+    pub name: Name,
+    /// The deployment file's release.
+    pub release: Name,
+    /// Whether it ends when the packages are there, before the gate.
+    #[serde(default)]
+    pub stage_only: bool,
+    /// The packages, in the manifest's order.
+    pub packages: Vec<PlannedPackage>,
+    /// The target nodes, by site and name.
+    pub nodes: Vec<PlannedNode>,
+    /// The sites of the target nodes, by name.
+    #[serde(default)]
+    pub sites: Vec<PlannedSite>,
+    /// The steps, in their order.
+    #[serde(default)]
+    pub steps: Vec<PlannedStep>,
+    /// When the gate opens, in words.
+    #[serde(default)]
+    pub gate: String,
+    /// Milliseconds until the last site has its packages, if every site's rate is known. Steps are not counted.
+    #[serde(default)]
+    pub estimate_ms: Option<u64>,
+    /// What would keep it from beginning or from going on, in sentences.
+    #[serde(default)]
+    pub blockers: Vec<String>,
+    /// The deployment that did all of this, if nothing was deployed under the name since.
+    #[serde(default)]
+    pub as_wanted_since: Option<String>,
+}
+
+/// A package as it resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedPackage {
+    /// What the deployment file calls it.
+    pub name: Name,
+    /// Where it comes from, for people.
+    pub reference: String,
+    /// The hash of its bytes.
+    #[serde(with = "as_text")]
+    pub blake3: PackageId,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// A target node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedNode {
+    /// Its name.
+    pub name: Name,
+    /// Its site.
+    pub site: Name,
+    /// Its key.
+    #[serde(with = "as_text")]
+    pub id: NodeId,
+    /// The packages that it gets.
+    pub packages: BTreeSet<Name>,
+    /// Whether it is connected.
+    #[serde(default)]
+    pub online: bool,
+}
+
+/// What would move in one site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedSite {
+    /// Which site.
+    pub site: Name,
+    /// Target nodes.
+    pub nodes: u32,
+    /// How many of them are connected and said what they hold; the others count as if they held nothing.
+    pub known_nodes: u32,
+    /// Bytes of packages that one node gets; of the node that gets most.
+    pub package_bytes: u64,
+    /// Bytes of packages that all its nodes get.
+    pub wanted_bytes: u64,
+    /// What is there already.
+    pub local_bytes: u64,
+    /// What would cross the WAN, recipes not counted.
+    pub wan_bytes: u64,
+    /// What would come from neighbours.
+    pub peer_bytes: u64,
+    /// How fast the WAN is thought to be, in bytes per second.
+    #[serde(default)]
+    pub wan_rate: Option<u64>,
+    /// Why that is thought: `limit` or `measured`.
+    #[serde(default)]
+    pub rate_from: Option<RateFrom>,
+    /// Milliseconds that the WAN takes at that rate.
+    #[serde(default)]
+    pub estimate_ms: Option<u64>,
+}
+
+/// Where the rate of a site's WAN is known from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RateFrom {
+    /// The site's limit at this hour.
+    Limit,
+    /// The last deployment that read there.
+    Measured,
+}
+
+/// A step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedStep {
+    /// What the deployment file calls it.
+    pub name: Name,
+    /// In which list it is.
+    pub phase: StepPhase,
+    /// Where it runs: `node`, `site` or `coordinator`.
+    pub on: String,
+}
+
+impl Plan {
+    /// What it stands on.
+    pub fn basis(&self) -> Basis {
+        let target = |node: &PlannedNode| {
+            let target = Target { node: node.id, site: node.site.clone(), packages: node.packages.clone() };
+            (node.name.clone(), target)
+        };
+        Basis {
+            file: self.file_hash,
+            packages: self.packages.iter().map(|package| (package.name.clone(), package.blake3)).collect(),
+            nodes: self.nodes.iter().map(target).collect(),
+        }
+    }
+}

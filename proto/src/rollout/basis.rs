@@ -1,0 +1,137 @@
+//! What a plan stands on, and what moved since it was made.
+//!
+//! A plan's hash is over all that it settles: the manifest but for its number, the nodes' names and sites, and whether it
+//! only stages. Where the hash is the same, the same is done. Where it is not, [`moved`] says why, as far as people can
+//! see it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::Options;
+use crate::codec;
+use crate::id::{DeploymentId, FileHash, Name, NodeId, PackageId, PlanHash};
+use crate::limits::MANIFEST_BYTES_MAX;
+use crate::manifest::Manifest;
+
+/// Which plan it is that `manifest` carries out: the number of the deployment is no part of it.
+pub fn plan_hash(manifest: &Manifest, options: &Options, sites: &BTreeMap<NodeId, Name>) -> PlanHash {
+    let numberless = Manifest { deployment: DeploymentId(0), ..manifest.clone() };
+    let manifest = codec::encode(&numberless, MANIFEST_BYTES_MAX).expect("a manifest that was made fits");
+    let mut hasher = blake3::Hasher::new_derive_key("shoal plan v1");
+    hasher.update(&manifest).update(&[u8::from(options.stage_only)]);
+    for (node, site) in sites {
+        let name = options.names.get(node).map(Name::as_str).unwrap_or_default();
+        // A name holds no line end.
+        hasher.update(&node.0).update(name.as_bytes()).update(b"\n").update(site.as_str().as_bytes()).update(b"\n");
+    }
+    PlanHash(*hasher.finalize().as_bytes())
+}
+
+/// What a plan was made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Basis {
+    /// The deployment file.
+    pub file: FileHash,
+    /// What its packages resolved to.
+    pub packages: BTreeMap<Name, PackageId>,
+    /// The nodes that it means.
+    pub nodes: BTreeMap<Name, Target>,
+}
+
+/// A node that a plan means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its key: a machine that was set up anew has another one.
+    pub node: NodeId,
+    /// Its site.
+    pub site: Name,
+    /// The packages that it gets.
+    pub packages: BTreeSet<Name>,
+}
+
+/// One thing that is not as it was when a plan was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// The deployment file has another text.
+    File,
+    /// A package resolves to other bytes.
+    Package {
+        /// Which package.
+        name: Name,
+        /// What it was.
+        from: PackageId,
+        /// What it is.
+        to: PackageId,
+    },
+    /// A node is meant that was not.
+    Joined {
+        /// Which node.
+        name: Name,
+        /// Its site.
+        site: Name,
+    },
+    /// A node is meant no more.
+    Left {
+        /// Which node.
+        name: Name,
+    },
+    /// Another machine has a node's name.
+    Replaced {
+        /// Which node.
+        name: Name,
+    },
+    /// A node is in another site.
+    Site {
+        /// Which node.
+        name: Name,
+        /// Where it was.
+        from: Name,
+        /// Where it is.
+        to: Name,
+    },
+    /// A node gets other packages.
+    Gets {
+        /// Which node.
+        name: Name,
+    },
+}
+
+/// What is different in `now` from what it was `then`, in the order of the file.
+pub fn moved(then: &Basis, now: &Basis) -> Vec<Moved> {
+    let file = (then.file != now.file).then_some(Moved::File);
+    let packages = now.packages.iter().filter_map(|(name, to)| {
+        let from = then.packages.get(name).filter(|from| *from != to)?;
+        Some(Moved::Package { name: name.clone(), from: *from, to: *to })
+    });
+    let left = then.nodes.keys().filter(|name| !now.nodes.contains_key(*name));
+    let left = left.map(|name| Moved::Left { name: name.clone() });
+    let others = now.nodes.iter().filter_map(|(name, to)| changed(name, then.nodes.get(name), to));
+    file.into_iter().chain(packages).chain(left).chain(others).collect()
+}
+
+fn changed(name: &Name, from: Option<&Target>, to: &Target) -> Option<Moved> {
+    let name = name.clone();
+    match from {
+        None => Some(Moved::Joined { name, site: to.site.clone() }),
+        Some(from) if from.node != to.node => Some(Moved::Replaced { name }),
+        Some(from) if from.site != to.site => Some(Moved::Site { name, from: from.site.clone(), to: to.site.clone() }),
+        Some(from) if from.packages != to.packages => Some(Moved::Gets { name }),
+        Some(_) => None,
+    }
+}
+
+impl fmt::Display for Moved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File => write!(f, "the deployment file was changed"),
+            Self::Package { name, from, to } => {
+                write!(f, "package `{name}` resolves to {} and no longer to {}", to.short(), from.short())
+            }
+            Self::Joined { name, site } => write!(f, "node `{name}` of site `{site}` is meant as well"),
+            Self::Left { name } => write!(f, "node `{name}` is not meant any more"),
+            Self::Replaced { name } => write!(f, "another machine is node `{name}`"),
+            Self::Site { name, from, to } => write!(f, "node `{name}` is in site `{to}` and no longer in `{from}`"),
+            Self::Gets { name } => write!(f, "node `{name}` gets other packages"),
+        }
+    }
+}
