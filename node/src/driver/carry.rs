@@ -137,6 +137,7 @@ impl Agent {
                 addresses.clone(),
                 self.bulk.clone(),
                 self.download.clone(),
+                self.shelf.buffers.clone(),
                 self.events_sender.clone(),
             )
         };

@@ -141,16 +141,53 @@ impl Content {
     /// [`WriteError::Mismatch`] before anything is written; [`WriteError::Store`] if the disk refuses, in which case the
     /// segment stays missing.
     pub fn write_segment(&self, segment: usize, bytes: &[u8]) -> Result<Written, WriteError> {
-        let content = self.id();
-        let place = *self.layout().segments().get(segment).ok_or(WriteError::NoSuchSegment { content, segment })?;
-        if place.len as usize != bytes.len() || SegmentHash::of(bytes) != place.hash {
-            return Err(WriteError::Mismatch { content, segment });
-        }
+        let place = self.verified(segment, bytes)?;
         if self.presence().has(segment) {
             return Ok(Written::default());
         }
         self.write_at(bytes, place.offset)?;
         Ok(self.repeat_and_mark(segment, bytes)?)
+    }
+
+    /// Verifies segments whose bytes follow each other in `bytes`, then writes them as [`Content::write_segment`] does, those
+    /// that are neighbours in the file in one go. Answers the blocks of which one was the last missing segment.
+    ///
+    /// # Errors
+    /// As [`Content::write_segment`]; a mismatch of one is told before any is written.
+    pub fn write_segments(&self, segments: &[usize], bytes: &[u8]) -> Result<Vec<BlockIndex>, WriteError> {
+        let mut parts = Vec::with_capacity(segments.len());
+        let mut rest = bytes;
+        for &segment in segments {
+            let len = self.layout().segments().get(segment).map_or(0, |place| place.len as usize);
+            // If too few are left, they do not match.
+            let (part, after) = rest.split_at(len.min(rest.len()));
+            parts.push((segment, self.verified(segment, part)?, part));
+            rest = after;
+        }
+        rest = bytes;
+        for adjacent in parts.chunk_by(|(_, one, _), (_, next, _)| one.end() == next.offset) {
+            let len = adjacent.iter().map(|(_, _, part)| part.len()).sum();
+            let (here, after) = rest.split_at(len);
+            self.write_at(here, adjacent[0].1.offset)?;
+            rest = after;
+        }
+        let mut landed = Vec::new();
+        for (segment, _, part) in parts {
+            if self.repeat_and_mark(segment, part)?.block_complete {
+                landed.extend(self.layout().block_of_segment(segment));
+            }
+        }
+        Ok(landed)
+    }
+
+    /// Where a segment belongs whose bytes these are (VERIFIED).
+    fn verified(&self, segment: usize, bytes: &[u8]) -> Result<Segment, WriteError> {
+        let content = self.id();
+        let place = *self.layout().segments().get(segment).ok_or(WriteError::NoSuchSegment { content, segment })?;
+        if place.len as usize != bytes.len() || SegmentHash::of(bytes) != place.hash {
+            return Err(WriteError::Mismatch { content, segment });
+        }
+        Ok(place)
     }
 
     /// Reads the segments of `run`, one after the other without what lies between them, into `buffer`, whose former

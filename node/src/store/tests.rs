@@ -193,6 +193,29 @@ fn wrong_bytes_are_refused_and_nothing_is_marked_or_written() {
 }
 
 #[test]
+fn a_batch_is_written_like_its_segments_and_not_at_all_if_one_is_wrong() {
+    let (folder, made) = (TempDir::new().unwrap(), Made::usual());
+    let store = Store::open(folder.path()).unwrap();
+    let content = store.begin_package(&made.recipe).unwrap().content;
+    let (before, file_before) = (content.lacking(), fs::read(part_of(&folder, &made)).unwrap());
+    let all: Vec<_> = (0..made.count()).collect();
+    let bytes = all.iter().map(|segment| made.segment(*segment)).collect::<Vec<_>>().concat();
+    let mut wrong = bytes.clone();
+    *wrong.last_mut().unwrap() ^= 1;
+    for wrong in [&wrong[..], &bytes[..bytes.len() - 1]] {
+        let refused = content.write_segments(&all, wrong);
+        assert!(matches!(refused, Err(WriteError::Mismatch { segment, .. }) if segment + 1 == made.count()));
+    }
+    assert_eq!(content.lacking(), before);
+    assert!(fs::read(part_of(&folder, &made)).unwrap() == file_before);
+    let landed = content.write_segments(&all, &bytes).unwrap();
+    assert_eq!(landed, content.layout().blocks().collect::<Vec<_>>());
+    assert_eq!(content.write_segments(&all, &bytes).unwrap(), [], "they are there already");
+    store.seal(&content).unwrap();
+    assert!(fs::read(store.path_of(made.id()).unwrap()).unwrap() == made.bytes);
+}
+
+#[test]
 fn only_present_segments_are_read_and_a_run_is_theirs_without_the_glue() {
     let (folder, made) = (TempDir::new().unwrap(), Made::usual());
     let store = Store::open(folder.path()).unwrap();

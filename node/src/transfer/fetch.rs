@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::buffers::{BUFFER_BYTES, Buffers};
 use super::pacer::{Pacer, read_payload};
 use super::{runs, segments};
 use crate::net::{BlockClient, BlockError, BulkMesh, Multiaddr};
@@ -25,10 +26,6 @@ use crate::store::{Content, WriteError};
 
 /// Jobs that wait for a place on the connection; the exchange asks for fewer.
 const QUEUE: usize = 64;
-
-/// Read from the connection before it is hashed and written: enough that handing it over costs little, little enough that
-/// it is in the CPU's cache still.
-const BATCH_BYTES: usize = 256 * 1024;
 
 /// A block to fetch.
 #[derive(Debug)]
@@ -62,15 +59,9 @@ struct Open {
 
 /// A batch that is being hashed and written.
 struct Writing {
-    task: JoinHandle<Wrote>,
+    task: JoinHandle<Result<(), WriteError>>,
     /// The block that is complete with it, and its bytes.
     last_of: Option<(Open, u64)>,
-}
-
-/// A batch's buffer, to be used again, and how writing it went.
-struct Wrote {
-    buffer: Vec<u8>,
-    result: Result<(), WriteError>,
 }
 
 /// Why the task ended.
@@ -86,13 +77,14 @@ impl Fetcher {
         addresses: Vec<Multiaddr>,
         bulk: BulkMesh,
         pacer: Pacer,
+        buffers: Buffers,
         events: mpsc::Sender<E>,
     ) -> Self {
         let (orders, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
             let (waiting, open) = (VecDeque::new(), VecDeque::new());
-            let (next_id, writing, spare) = (0, None, Vec::new());
-            let mut task = Task { node, orders: receiver, waiting, open, next_id, writing, spare, pacer, events };
+            let (next_id, writing) = (0, None);
+            let mut task = Task { node, orders: receiver, waiting, open, next_id, writing, pacer, buffers, events };
             let why = match bulk.connect(node, addresses).await {
                 Ok(stream) => match task.run(BlockClient::new(stream)).await {
                     Ended::Idle => return,
@@ -133,10 +125,9 @@ struct Task<E> {
     open: VecDeque<Open>,
     next_id: u32,
     writing: Option<Writing>,
-    /// A buffer that is not in use.
-    spare: Vec<u8>,
     /// What all downloads of the node keep to.
     pacer: Pacer,
+    buffers: Buffers,
     events: mpsc::Sender<E>,
 }
 
@@ -251,7 +242,7 @@ impl<E: From<Input>> Task<E> {
             let (count, len) = batch(rest, |index| places[index].len as usize);
             let (segments, after) = rest.split_at(count);
             rest = after;
-            let mut buffer = std::mem::take(&mut self.spare);
+            let mut buffer = self.buffers.take();
             buffer.resize(len, 0);
             if let Err(error) = read_payload(client, &mut buffer, std::slice::from_ref(&self.pacer)).await {
                 self.failed(&open, FetchError::Timeout).await;
@@ -262,7 +253,7 @@ impl<E: From<Input>> Task<E> {
                 return Err(Ended::Failed(FetchError::Timeout));
             }
             let (content, segments) = (open.content.clone(), segments.to_vec());
-            let task = tokio::task::spawn_blocking(move || write(&content, &segments, buffer));
+            let task = tokio::task::spawn_blocking(move || content.write_segments(&segments, &buffer).map(drop));
             self.writing = Some(Writing { task, last_of: None });
         }
         match &mut self.writing {
@@ -282,24 +273,18 @@ impl<E: From<Input>> Task<E> {
         self.wrote(wrote).await
     }
 
-    async fn wrote(&mut self, wrote: Option<Wrote>) -> Result<(), FetchError> {
+    async fn wrote(&mut self, wrote: Option<Result<(), WriteError>>) -> Result<(), FetchError> {
         let last_of = self.writing.take().and_then(|writing| writing.last_of);
-        let error = match wrote {
-            Some(Wrote { buffer, result }) => {
-                self.spare = buffer;
-                result.err()
-            }
+        match wrote {
             // The store panicked, or the process ends.
-            None => return self.not_written(last_of, FetchError::Timeout).await,
-        };
-        match error {
-            None => {
+            None => self.not_written(last_of, FetchError::Timeout).await,
+            Some(Ok(())) => {
                 if let Some((open, bytes)) = last_of {
                     self.fetched(open.content.id(), open.block, bytes, open.since.elapsed()).await;
                 }
                 Ok(())
             }
-            Some(error) => {
+            Some(Err(error)) => {
                 let lied = matches!(error, WriteError::Mismatch { .. });
                 debug!(node = %self.node.short(), %error, "a fetched segment was not written");
                 self.not_written(last_of, if lied { FetchError::Corrupt } else { FetchError::Timeout }).await
@@ -347,7 +332,7 @@ impl<E: From<Input>> Task<E> {
 }
 
 /// The outcome of the batch that is being written; waits for ever if there is none. Safe to cancel.
-async fn written(writing: &mut Option<Writing>) -> Option<Wrote> {
+async fn written(writing: &mut Option<Writing>) -> Option<Result<(), WriteError>> {
     match writing {
         Some(writing) => (&mut writing.task).await.ok(),
         None => std::future::pending().await,
@@ -359,22 +344,10 @@ fn batch(segments: &[usize], len_of: impl Fn(usize) -> usize) -> (usize, usize) 
     let (mut count, mut len) = (0, 0);
     for segment in segments {
         let longer = len + len_of(*segment);
-        if count > 0 && longer > BATCH_BYTES {
+        if count > 0 && longer > BUFFER_BYTES {
             break;
         }
         (count, len) = (count + 1, longer);
     }
     (count, len)
-}
-
-/// Verifies and writes segments whose bytes follow each other in `buffer`.
-fn write(content: &Content, segments: &[usize], buffer: Vec<u8>) -> Wrote {
-    let places = content.layout().segments();
-    let mut rest = &buffer[..];
-    let result = segments.iter().try_for_each(|&index| {
-        let (segment, after) = rest.split_at(places[index].len as usize);
-        rest = after;
-        content.write_segment(index, segment).map(drop)
-    });
-    Wrote { buffer, result }
 }

@@ -5,6 +5,7 @@
 //! per transfer is a segment or two, whatever the size of a block.
 
 mod assemble;
+pub mod buffers;
 pub mod fetch;
 pub mod pacer;
 pub mod read;

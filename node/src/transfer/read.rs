@@ -388,16 +388,5 @@ fn store(
         true => &crate::compress::decompress(payload, dictionary, expected).map_err(ReadLeaseError::Compressed)?,
         false => payload,
     };
-    let mut rest = plain;
-    let mut landed = Vec::new();
-    for index in wanted {
-        let Some(place) = places.get(index) else { continue };
-        // A payload that is too short gives a segment that does not match its hash.
-        let (segment, after) = rest.split_at(rest.len().min(place.len as usize));
-        rest = after;
-        if content.write_segment(index, segment)?.block_complete {
-            landed.extend(content.layout().block_of_segment(index));
-        }
-    }
-    Ok(landed)
+    Ok(content.write_segments(&wanted, plain)?)
 }

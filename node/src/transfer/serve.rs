@@ -19,12 +19,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::debug;
 
+use super::buffers::{BUFFER_BYTES, Buffer, Buffers};
 use super::pacer::Pacer;
 use crate::net::{Answers, BlockError, BlockServer, BulkStream, Requests};
 use crate::store::{Content, ReadError, Store};
-
-/// Bytes that are read from the disk and written to the connection at a time.
-const PIECE_BYTES: usize = 512 * 1024;
 
 /// What happens with uploads.
 #[derive(Debug)]
@@ -76,6 +74,8 @@ pub struct Shelf {
     pub special: Option<Arc<Special>>,
     /// What all uploads keep to.
     pub pacer: Pacer,
+    /// What is read from the disk and written to the connection at a time.
+    pub buffers: Buffers,
     /// Counts requests.
     pub numbers: Arc<AtomicU64>,
 }
@@ -95,7 +95,8 @@ struct Pending {
 impl Shelf {
     /// A shelf that serves what `store` holds.
     pub fn new(store: Store) -> Self {
-        Self { store, special: None, pacer: Pacer::new(None), numbers: Arc::new(AtomicU64::new(1)) }
+        let numbers = Arc::new(AtomicU64::new(1));
+        Self { store, special: None, pacer: Pacer::new(None), buffers: Buffers::default(), numbers }
     }
 
     /// What a request comes to. Blocks where a content or a special payload has to be read; not for one of `recent`.
@@ -174,11 +175,11 @@ pub async fn connection(stream: BulkStream, shelf: Shelf, events: mpsc::Sender<U
                     Some(Err((id, declined))) => decline(&mut answers, id, declined).await?,
                     None if undecided.is_empty() => return Ok(()),
                     None => if let Some((pending, served)) = undecided.next().await {
-                        answer(&mut answers, &shelf.pacer, pending, served, node, &events, &mut open).await?;
+                        answer(&mut answers, &shelf, pending, served, node, &events, &mut open).await?;
                     },
                 },
                 Some((pending, served)) = undecided.next() => {
-                    answer(&mut answers, &shelf.pacer, pending, served, node, &events, &mut open).await?;
+                    answer(&mut answers, &shelf, pending, served, node, &events, &mut open).await?;
                 }
             }
         }
@@ -230,7 +231,7 @@ async fn ask(
 
 async fn answer(
     answers: &mut Answers,
-    pacer: &Pacer,
+    shelf: &Shelf,
     pending: Pending,
     served: bool,
     node: NodeId,
@@ -239,7 +240,7 @@ async fn answer(
 ) -> Result<(), BlockError> {
     let (request, content) = (pending.number, pending.request.content);
     let answered = match served {
-        true => send(answers, pacer, &pending).await,
+        true => send(answers, shelf, &pending).await,
         false => answers.refuse(pending.request.id, Refusal::Busy).await,
     };
     open.remove(&request);
@@ -254,20 +255,19 @@ async fn decline(answers: &mut Answers, id: u32, declined: Declined) -> Result<(
     }
 }
 
-async fn send(answers: &mut Answers, pacer: &Pacer, pending: &Pending) -> Result<(), BlockError> {
+async fn send(answers: &mut Answers, shelf: &Shelf, pending: &Pending) -> Result<(), BlockError> {
     let id = pending.request.id;
     let (content, bytes) = match &pending.payload {
         Payload::Ready(payload) => return answers.payload(id, payload).await,
         Payload::Stored { content, bytes, .. } => (content, usize::try_from(*bytes).unwrap_or(usize::MAX)),
     };
     let mut pieces = pieces(content, &pending.request.runs).into_iter();
-    let mut spare = Vec::new();
-    let mut reading = pieces.next().map(|piece| read_piece(content, piece, std::mem::take(&mut spare)));
+    let mut reading = pieces.next().map(|piece| read_piece(content, piece, shelf.buffers.take()));
     let mut announced = false;
     while let Some(read) = reading {
         let (buffer, result) = read.await.map_err(std::io::Error::other)?;
         // The next piece is read while this one is sent.
-        reading = pieces.next().map(|piece| read_piece(content, piece, std::mem::take(&mut spare)));
+        reading = pieces.next().map(|piece| read_piece(content, piece, shelf.buffers.take()));
         match result {
             Ok(()) => {}
             Err(ReadError::Absent { .. }) if !announced => return answers.refuse(id, Refusal::SegmentsMissing).await,
@@ -284,20 +284,19 @@ async fn send(answers: &mut Answers, pacer: &Pacer, pending: &Pending) -> Result
         }
         let mut rest = &buffer[..];
         while !rest.is_empty() {
-            let (piece, after) = rest.split_at(pacer.piece_of(rest.len()));
-            pacer.take(piece.len() as u64).await;
+            let (piece, after) = rest.split_at(shelf.pacer.piece_of(rest.len()));
+            shelf.pacer.take(piece.len() as u64).await;
             answers.payload_chunk(piece).await?;
             rest = after;
         }
-        spare = buffer;
     }
     answers.end_payload().await
 }
 
-type PieceRead = JoinHandle<(Vec<u8>, Result<(), ReadError>)>;
+type PieceRead = JoinHandle<(Buffer, Result<(), ReadError>)>;
 
 /// Reads segments into `buffer`, which comes back with them, where disks may be waited for.
-fn read_piece(content: &Content, segments: Range<usize>, mut buffer: Vec<u8>) -> PieceRead {
+fn read_piece(content: &Content, segments: Range<usize>, mut buffer: Buffer) -> PieceRead {
     let content = content.clone();
     tokio::task::spawn_blocking(move || {
         let read = content.read_segments(segments, &mut buffer);
@@ -305,7 +304,7 @@ fn read_piece(content: &Content, segments: Range<usize>, mut buffer: Vec<u8>) ->
     })
 }
 
-/// The segments of `runs` as pieces that are read together: each at most [`PIECE_BYTES`], or one segment.
+/// The segments of `runs` as pieces that are read together: each at most [`BUFFER_BYTES`], or one segment.
 fn pieces(content: &Content, runs: &[SegmentRun]) -> Vec<Range<usize>> {
     let places = content.layout().segments();
     let len_of = |index: usize| places.get(index).map_or(0, |place| place.len as usize);
@@ -315,7 +314,7 @@ fn pieces(content: &Content, runs: &[SegmentRun]) -> Vec<Range<usize>> {
         let end = next + run.count as usize;
         while next < end {
             let (mut after, mut bytes) = (next + 1, len_of(next));
-            while after < end && bytes + len_of(after) <= PIECE_BYTES {
+            while after < end && bytes + len_of(after) <= BUFFER_BYTES {
                 bytes += len_of(after);
                 after += 1;
             }
