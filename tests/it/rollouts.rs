@@ -29,10 +29,12 @@ fn step<'a>(status: &'a Value, node: usize, step: usize) -> &'a Value {
 #[test]
 fn a_canary_goes_first_and_is_promoted() {
     let mesh = mesh(&["one", "two", "three"]);
-    let ran = mesh.path("ran").display().to_string();
+    let (ran, go) = (mesh.path("ran").display().to_string(), mesh.path("go"));
     let waves = "waves:\n  - { name: canary, select: 'name=two', bake: 1h }\n  - { name: rest }\n";
-    let id = mesh.begin(&file(&format!("  - {{ name: go, run: 'echo $SHOAL_NODE >> {ran}' }}\n"), waves));
+    let step = format!("until test -e {}; do sleep 0.05; done; echo $SHOAL_NODE >> {ran}", go.display());
+    let id = mesh.begin(&file(&format!("  - {{ name: go, run: '{step}' }}\n"), waves));
     assert_eq!(mesh.shoal(&["promote", &id]).code, 2, "not before it is through");
+    fs::write(go, "").unwrap();
     let status = mesh.await_status(&id, "it bakes", WITHIN, |status| status["waves"][0]["state"] == "baking");
     assert_eq!(lines(&mesh, "ran"), ["two"]);
     assert_eq!((&status["waves"][0]["done"], &status["waves"][1]["state"]), (&json!(1), &json!("pending")));
