@@ -22,7 +22,7 @@ fn lines(mesh: &Mesh, path: &str) -> Vec<String> {
     fs::read_to_string(mesh.path(path)).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-fn step<'a>(status: &'a Value, node: usize, step: usize) -> &'a Value {
+fn step(status: &Value, node: usize, step: usize) -> &Value {
     &status["nodes"][node]["steps"][step]
 }
 

@@ -126,29 +126,39 @@ async fn dispatch(
         return Ok(exit);
     }
     let client = connect(&cli.global, token)?;
-    match cli.command {
-        Command::Plan(args) => return plan::run(&client, terminal, args).await,
-        Command::Deploy(args) => return deploy::run(&client, terminal, args, interrupted).await,
+    ask(&client, cli.command, terminal, interrupted).await
+}
+
+/// What takes a coordinator.
+async fn ask(
+    client: &Client,
+    command: Command,
+    terminal: &mut Terminal,
+    interrupted: impl Future<Output = ()>,
+) -> Result<Exit, CliError> {
+    match command {
+        Command::Plan(args) => return plan::run(client, terminal, args).await,
+        Command::Deploy(args) => return deploy::run(client, terminal, args, interrupted).await,
         Command::Watch(args) => {
-            return watch::watch(&client, terminal, args.id, args.wait.wait_max, interrupted).await;
+            return watch::watch(client, terminal, args.id, args.wait.wait_max, interrupted).await;
         }
-        Command::Audit(command) => return audit::online(&client, terminal, command).await,
-        Command::Token(command) => tokens(&client, terminal, command).await?,
-        Command::Status(args) => status(&client, terminal, args).await?,
-        Command::Logs(args) => logs::run(&client, terminal, args).await?,
+        Command::Audit(command) => return audit::online(client, terminal, command).await,
+        Command::Token(command) => tokens(client, terminal, command).await?,
+        Command::Status(args) => status(client, terminal, args).await?,
+        Command::Logs(args) => logs::run(client, terminal, args).await?,
         Command::Pause(args) => done(terminal, client.operator(args.id, &Action::Pause).await?)?,
         Command::Resume(args) => done(terminal, client.operator(args.id, &Action::Resume).await?)?,
         Command::Release(args) => done(terminal, client.operator(args.id, &Action::Release).await?)?,
         Command::Promote(args) => done(terminal, client.operator(args.id, &Action::Promote).await?)?,
         Command::Cancel(args) => done(terminal, client.operator(args.id, &Action::Cancel).await?)?,
-        Command::Retry(args) => answer(&client, terminal, Answer::Retry, args).await?,
-        Command::Ignore(args) => answer(&client, terminal, Answer::Ignore, args).await?,
-        Command::Exclude(args) => answer(&client, terminal, Answer::Exclude, args).await?,
-        Command::Fail(args) => answer(&client, terminal, Answer::Fail, args).await?,
+        Command::Retry(args) => answer(client, terminal, Answer::Retry, args).await?,
+        Command::Ignore(args) => answer(client, terminal, Answer::Ignore, args).await?,
+        Command::Exclude(args) => answer(client, terminal, Answer::Exclude, args).await?,
+        Command::Fail(args) => answer(client, terminal, Answer::Fail, args).await?,
         Command::Allow(AllowArgs { id, site, bytes, package }) => {
             done(terminal, client.allow(id, &AllowRequest { site, bytes, package }).await?)?;
         }
-        Command::Nodes(command) => nodes(&client, terminal, command).await?,
+        Command::Nodes(command) => nodes(client, terminal, command).await?,
         Command::Sites(SitesCommand::Limit { site, limit, until, for_time }) => {
             let request = limit_request(limit, until, for_time)?;
             done(terminal, client.limit_site(&site, &request).await?)?;
@@ -161,7 +171,7 @@ async fn dispatch(
             let document = client.feeds().await?;
             terminal.list(&document, &document.feeds, render::feeds)?;
         }
-        // Done above, without a coordinator.
+        // Done before, without a coordinator.
         Command::Completions { .. } | Command::Man { .. } => {}
         Command::Demo(_) | Command::Recipe(_) | Command::Serve(_) => {}
     }

@@ -155,11 +155,37 @@ pub(super) fn outcome_words(outcome: &StepOutcome) -> String {
 }
 
 fn draft(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draft> {
+    Some(match change {
+        Change::StepOpened { .. } | Change::Started { .. } | Change::Ended { .. } => {
+            return of_step(change, manifest, created);
+        }
+        Change::WaveOpened { .. } | Change::WaveEnded { .. } | Change::Promoted { .. } => {
+            return of_wave(change, manifest);
+        }
+        Change::AcquireBegan => Draft::plain(EventKind::Stage, "the nodes begin to acquire"),
+        Change::Paused => Draft::plain(EventKind::Operator, "an operator paused it"),
+        Change::Resumed => Draft::plain(EventKind::Operator, "an operator resumed it"),
+        Change::Released => Draft::plain(EventKind::Operator, "an operator released the gate"),
+        Change::GateOpened => Draft::plain(EventKind::GateOpened, "the gate is open"),
+        Change::Closing { end: End::Failure { cause } } => Draft::plain(EventKind::Stage, format!("failing: {cause}")),
+        Change::Closing { end: End::Cancel } => Draft::plain(EventKind::Operator, "an operator cancelled it"),
+        Change::Killing => Draft::plain(EventKind::Stage, "what still runs is killed"),
+        Change::Finished { outcome } => Draft::plain(
+            EventKind::Ended,
+            match outcome {
+                Outcome::Succeeded => "succeeded".to_owned(),
+                Outcome::SucceededWithout { excluded } => format!("succeeded without {excluded} nodes"),
+                Outcome::Failed { cause } => format!("failed: {cause}"),
+                Outcome::Cancelled => "cancelled".to_owned(),
+            },
+        ),
+        _ => return of_node(change, manifest, created),
+    })
+}
+
+fn of_step(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draft> {
     let name = |actor: &Actor| actor_name(*actor, created);
     let step_named = |step: &StepRef| step_name(*step, manifest);
-    let package = |index: &shoal_proto::id::PackageIndex| {
-        manifest.packages.get(index.index()).map_or_else(|| index.to_string(), |package| package.name.to_string())
-    };
     Some(match change {
         Change::StepOpened { step, lane } => {
             let wave = lane.and_then(|lane| wave_of_lane(lane, manifest));
@@ -182,28 +208,33 @@ fn draft(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draf
             let message = format!("{} {} on {}", step_named(step), outcome_words(outcome), name(actor));
             Draft { actor: Some(*actor), step: Some((*step, *attempt)), exit_code, ..Draft::plain(kind, message) }
         }
-        Change::AcquireBegan => Draft::plain(EventKind::Stage, "the nodes begin to acquire"),
+        _ => return None,
+    })
+}
+
+fn of_wave(change: &Change, manifest: &Manifest) -> Option<Draft> {
+    let name = |wave: &WaveIndex| wave_name(*wave, manifest);
+    Some(match change {
+        Change::WaveOpened { wave } => Draft::plain(EventKind::Wave, format!("wave {} begins", name(wave)?)),
+        Change::WaveEnded { wave } => Draft::plain(EventKind::Wave, format!("wave {} is through", name(wave)?)),
+        Change::Promoted { wave } => {
+            Draft::plain(EventKind::Operator, format!("an operator promoted wave {}", name(wave)?))
+        }
+        _ => return None,
+    })
+}
+
+fn of_node(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draft> {
+    let name = |node: &NodeId| actor_name(Actor::Node(*node), created);
+    let package = |index: &shoal_proto::id::PackageIndex| {
+        manifest.packages.get(index.index()).map_or_else(|| index.to_string(), |package| package.name.to_string())
+    };
+    let (kind, node, message) = match change {
         Change::Acquired { node, package: index } => {
-            let message = format!("{} is on {}", package(index), name(&Actor::Node(*node)));
-            Draft::of(EventKind::Acquired, *node, message)
+            (EventKind::Acquired, node, format!("{} is on {}", package(index), name(node)))
         }
         Change::AcquireFailed { node, package: index, cause } => {
-            let message = format!("{} cannot have {}: {cause}", name(&Actor::Node(*node)), package(index));
-            Draft::of(EventKind::Waiting, *node, message)
-        }
-        Change::Paused => Draft::plain(EventKind::Operator, "an operator paused it"),
-        Change::Resumed => Draft::plain(EventKind::Operator, "an operator resumed it"),
-        Change::Released => Draft::plain(EventKind::Operator, "an operator released the gate"),
-        Change::GateOpened => Draft::plain(EventKind::GateOpened, "the gate is open"),
-        Change::WaveOpened { wave } => {
-            Draft::plain(EventKind::Wave, format!("wave {} begins", wave_name(*wave, manifest)?))
-        }
-        Change::WaveEnded { wave } => {
-            Draft::plain(EventKind::Wave, format!("wave {} is through", wave_name(*wave, manifest)?))
-        }
-        Change::Promoted { wave } => {
-            let message = format!("an operator promoted wave {}", wave_name(*wave, manifest)?);
-            Draft::plain(EventKind::Operator, message)
+            (EventKind::Waiting, node, format!("{} cannot have {}: {cause}", name(node), package(index)))
         }
         Change::Excluded { node, why } => {
             let why = match why {
@@ -212,28 +243,13 @@ fn draft(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draf
                 Exclusion::Offline => "it was offline for too long",
                 Exclusion::Failed => "a step failed on it, and `max_failures` allows that",
             };
-            let message = format!("goes on without {}: {why}", name(&Actor::Node(*node)));
-            Draft::of(EventKind::Node, *node, message)
+            (EventKind::Node, node, format!("goes on without {}: {why}", name(node)))
         }
         Change::Behind { node } => {
-            let message = format!("the others go on without {}, which is offline", name(&Actor::Node(*node)));
-            Draft::of(EventKind::Node, *node, message)
+            (EventKind::Node, node, format!("the others go on without {}, which is offline", name(node)))
         }
-        Change::CaughtUp { node } => {
-            Draft::of(EventKind::Node, *node, format!("{} has caught up", name(&Actor::Node(*node))))
-        }
-        Change::Closing { end: End::Failure { cause } } => Draft::plain(EventKind::Stage, format!("failing: {cause}")),
-        Change::Closing { end: End::Cancel } => Draft::plain(EventKind::Operator, "an operator cancelled it"),
-        Change::Killing => Draft::plain(EventKind::Stage, "what still runs is killed"),
-        Change::Finished { outcome } => Draft::plain(
-            EventKind::Ended,
-            match outcome {
-                Outcome::Succeeded => "succeeded".to_owned(),
-                Outcome::SucceededWithout { excluded } => format!("succeeded without {excluded} nodes"),
-                Outcome::Failed { cause } => format!("failed: {cause}"),
-                Outcome::Cancelled => "cancelled".to_owned(),
-            },
-        ),
+        Change::CaughtUp { node } => (EventKind::Node, node, format!("{} has caught up", name(node))),
         _ => return None,
-    })
+    };
+    Some(Draft::of(kind, *node, message))
 }
