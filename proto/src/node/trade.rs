@@ -155,26 +155,23 @@ impl Trade {
     pub(super) fn landed(&mut self, block: BlockIndex, now: Time) {
         if self.lacking.remove(&block).is_some() {
             self.exchange.handle(exchange::Input::Landed { block, from: Source::Wan }, now);
-            self.say(block, REPORT_DELAY, now);
+            self.say_later(block, now);
         }
     }
 
     /// A block that a neighbour sent is stored; says whether it was lacking.
     pub(super) fn fetched(&mut self, node: NodeId, block: BlockIndex, bytes: u64, took: Duration, now: Time) -> bool {
-        // What only its reader had is no longer at stake: the ledger may wait for that before it grants more.
-        let second = self.exchange.copies(block) <= 1;
         self.exchange.handle(exchange::Input::Fetched { node, block, bytes, took }, now);
         let lacked = self.lacking.remove(&block).is_some();
         if lacked {
-            self.say(block, if second { Duration::ZERO } else { REPORT_DELAY }, now);
+            self.say_later(block, now);
         }
         lacked
     }
 
-    /// Has the coordinator told of a block within `delay`.
-    fn say(&mut self, block: BlockIndex, delay: Duration, now: Time) {
+    fn say_later(&mut self, block: BlockIndex, now: Time) {
         self.unsaid.push(block);
-        let delay = if self.unsaid.len() >= REPORT_BLOCKS { Duration::ZERO } else { delay };
+        let delay = if self.unsaid.len() >= REPORT_BLOCKS { Duration::ZERO } else { REPORT_DELAY };
         let at = now + delay;
         self.say_at = Some(self.say_at.map_or(at, |earlier| earlier.min(at)));
     }
@@ -281,26 +278,6 @@ pub(super) fn ranges(blocks: impl Iterator<Item = BlockIndex>) -> Vec<BlockRange
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_second_copy_is_reported_at_once_and_further_ones_together() {
-        let lacking = (0..3).map(|block| Lacking { block: BlockIndex(block), bytes: 1 }).collect();
-        let opened = Opened { block_bytes: vec![1; 3], lacking, local_bytes: 0, sealed: false };
-        let (mut trade, content) = (Trade::new(&opened, 0), ContentId([7; 32]));
-        let (reader, other) = (NodeId([1; 32]), NodeId([2; 32]));
-        trade.neighbour_has(reader, BlockSet::full(3), Time::ZERO);
-        let mut of_both = BlockSet::full(3);
-        of_both.remove(BlockIndex(0));
-        trade.neighbour_has(other, of_both, Time::ZERO);
-        let mut reported = |block: u32| {
-            let mut out = VecDeque::new();
-            trade.fetched(reader, BlockIndex(block), 1, Duration::ZERO, Time::ZERO);
-            trade.drain(content, Time::ZERO, &mut out);
-            out.iter().any(|output| matches!(output, Output::Coordinator(ToCoordinator::Landed { .. })))
-        };
-        assert!(reported(0), "only its reader had it");
-        assert!(!reported(1), "others have it too");
-    }
 
     #[test]
     fn runs_join_neighbours_in_any_order() {
