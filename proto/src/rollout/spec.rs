@@ -294,7 +294,7 @@ const PARTS: &[(&str, &[&str])] = &[
             "offline_until",
         ],
     ),
-    ("package", &["feed", "id", "version", "url", "blake3"]),
+    ("package", &["feed", "id", "version", "file", "platform", "url", "blake3"]),
     ("target", &["select", "packages"]),
     ("acquire", &["source", "swarm", "quorum", "stragglers", "after", "gate"]),
     (

@@ -201,7 +201,9 @@ fn packages_that_steps_could_not_tell_apart_are_refused() {
 }
 
 /// The waves of a file for four nodes, by the numbers of their nodes, lane by lane.
-fn waves(text: &str) -> Result<Vec<(String, Vec<Vec<u16>>)>, String> {
+type Named = (String, Vec<Vec<u16>>);
+
+fn waves(text: &str) -> Result<Vec<Named>, String> {
     let file = format!(
         r#"{{"name": "shop", "release": "1", "targets": [{{"select": "role=web"}}], "waves": [{text}],
             "steps": [{{"name": "go", "run": "x"}}]}}"#
