@@ -4,7 +4,7 @@
 //! is given is made from it when it is needed ([`Feeds::authorize`]); only then is a secret read, a token asked for or a URL
 //! signed. Reading the package, and checking the hashes that its feed publishes, is left to [`crate::catalog`].
 //!
-//! Each kind of feed is a file with a [`Kind`]; it asks by way of [`Asked`], which keeps secrets where they belong.
+//! Each kind of feed is a file with a [`Kind`]; it asks by way of `Asked`, which keeps secrets where they belong.
 
 mod asked;
 pub(crate) mod digest;
