@@ -1,6 +1,6 @@
 //! Real servers of feeds, each a process with its files in a folder of its own, on loopback until it is dropped.
 //!
-//! `.ci/run` installs them all. Where one is missing, a test says so in one line ([`installed`]) and leaves it at that.
+//! `.ci/run servers` installs them all. Where one is missing, a test says so in one line ([`installed`]) and leaves it at that.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
