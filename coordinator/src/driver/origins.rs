@@ -64,8 +64,18 @@ pub(super) struct Origins {
 /// What a feed said.
 pub(super) struct Told {
     place: Place,
-    /// None if the coordinator is the origin.
-    origin: Result<Option<HttpOrigin>, String>,
+    answer: Answer,
+}
+
+/// Where a package is read from, or why nobody can tell; none if the coordinator is the origin.
+type Answer = Result<Option<Chosen>, String>;
+
+/// One of the places that have a package.
+#[derive(Clone)]
+struct Chosen {
+    origin: HttpOrigin,
+    /// How many other places have the same.
+    others: usize,
 }
 
 impl Server {
@@ -82,7 +92,7 @@ impl Server {
         let asking = self.origins.waiting.iter().any(|waiting| waiting.place == place);
         let at_once = if asking { None } else { self.origin_at_once(&place) };
         match at_once {
-            Some(origin) => self.send_read(to, place, wanting, origin).await,
+            Some(answer) => self.send_read(to, place, wanting, answer).await,
             None => {
                 self.origins.waiting.push(Waiting { to, place, wanting });
                 Ok(())
@@ -91,34 +101,35 @@ impl Server {
     }
 
     /// What the feed of a package tells without being asked; if it has to be, a task asks, and [`Self::on_origin`] goes on.
-    fn origin_at_once(&self, place: &Place) -> Option<Result<Option<HttpOrigin>, String>> {
+    fn origin_at_once(&self, place: &Place) -> Option<Answer> {
         let resolved = match self.resolved(place) {
             Ok(resolved) => resolved,
             Err(cause) => return Some(Err(cause)),
         };
-        let Some(chosen) = self.choose(&resolved, &place.site) else { return Some(Ok(None)) };
-        if let Some(origin) = self.feeds.authorize(&resolved, chosen.clone()).now_or_never() {
-            return Some(origin.map(Some).map_err(|error| error.to_string()));
+        let Some(Chosen { origin, others }) = self.choose(&resolved, &place.site) else { return Some(Ok(None)) };
+        let chosen = move |origin| Some(Chosen { origin, others });
+        if let Some(origin) = self.feeds.authorize(&resolved, origin.clone()).now_or_never() {
+            return Some(origin.map(chosen).map_err(|error| error.to_string()));
         }
         let (feeds, events, place) = (self.feeds.clone(), self.events_sender.clone(), place.clone());
         tokio::spawn(async move {
-            let asked = tokio::time::timeout(FEED_WAIT, feeds.authorize(&resolved, chosen)).await;
+            let asked = tokio::time::timeout(FEED_WAIT, feeds.authorize(&resolved, origin)).await;
             let slow =
                 format!("the feed of {} does not lend a token in {} s", resolved.description, FEED_WAIT.as_secs());
-            let origin = asked.map_or(Err(slow), |origin| origin.map(Some).map_err(|error| error.to_string()));
+            let answer = asked.map_or(Err(slow), |origin| origin.map(chosen).map_err(|error| error.to_string()));
             // The driver is gone only when the process ends.
-            let _ = events.send(Event::Origin(Told { place, origin })).await;
+            let _ = events.send(Event::Origin(Told { place, answer })).await;
         });
         None
     }
 
     /// The place that nodes of `site` read a package from; none if that is the coordinator.
-    fn choose(&self, resolved: &Resolved, site: &Name) -> Option<HttpOrigin> {
+    fn choose(&self, resolved: &Resolved, site: &Name) -> Option<Chosen> {
         let places = resolved.places(Some(site));
         let shown: Vec<String> = places.iter().map(|place| shown_url(&place.url)).collect();
         let names: Vec<&str> = shown.iter().map(String::as_str).collect();
         let chosen = self.origins.mirrors.choose(site, &names, self.now().time);
-        places.get(chosen).map(|place| (*place).clone())
+        places.get(chosen).map(|place| Chosen { origin: (*place).clone(), others: places.len() - 1 })
     }
 
     pub(super) async fn on_origin(&mut self, told: Told) -> Result<(), ServeError> {
@@ -126,7 +137,7 @@ impl Server {
         let (ready, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|waiting| waiting.place == told.place);
         self.origins.waiting = rest;
         for Waiting { to, place, wanting } in ready {
-            self.send_read(to, place, wanting, told.origin.clone()).await?;
+            self.send_read(to, place, wanting, told.answer.clone()).await?;
         }
         Ok(())
     }
@@ -136,14 +147,12 @@ impl Server {
         to: NodeId,
         place: Place,
         wanting: Wanting,
-        origin: Result<Option<HttpOrigin>, String>,
+        answer: Answer,
     ) -> Result<(), ServeError> {
-        match (wanting, origin) {
-            (Wanting::Grant(mut grant), Ok(origin)) => {
+        match (wanting, answer) {
+            (Wanting::Grant(mut grant), Ok(chosen)) => {
                 // Without one it is a folder: the coordinator serves it.
-                if let Some(origin) = origin {
-                    let others = self.resolved(&place).map_or(0, |resolved| resolved.places(Some(&place.site)).len());
-                    let others = others.saturating_sub(1);
+                if let Some(Chosen { origin, others }) = chosen {
                     let reading = Reading { place, url: shown_url(&origin.url), others };
                     self.origins.reading.insert((to, grant.content, grant.lease), reading);
                     grant.origin = Origin::Http(origin);
@@ -155,7 +164,7 @@ impl Server {
                 self.end_unsent(to, grant.content, grant.lease, Outcome::Failed { retryable: true }, fault);
                 Ok(())
             }
-            (Wanting::Standby(mut standby), Ok(Some(origin))) => {
+            (Wanting::Standby(mut standby), Ok(Some(Chosen { origin, .. }))) => {
                 standby.origin = Origin::Http(origin);
                 self.send(to, ToNode::Standby(standby)).await
             }

@@ -81,7 +81,7 @@ impl<'a> Asked<'a> {
 
     /// The URL of the feed, ending with `/`.
     pub(super) fn base(&self) -> String {
-        format!("{}/", self.remote().url.trim_end_matches('/'))
+        below(&self.remote().url, "")
     }
 
     /// Whether the secret may go to `url`: its host is one that the feed's configuration names.
@@ -165,7 +165,7 @@ impl<'a> Asked<'a> {
 
     /// [`Self::mirrors`] where each has the package at the same path below its URL as the feed.
     pub(super) async fn mirrors_below(&self, origin: &HttpOrigin, path: &str) -> Vec<SiteMirror> {
-        let url = |mirror: &Mirror| format!("{}/{path}", mirror.url.trim_end_matches('/'));
+        let url = |mirror: &Mirror| below(&mirror.url, path);
         self.mirrors(origin, self.remote().mirrors.iter().map(|mirror| (mirror, url(mirror))).collect()).await
     }
 
@@ -228,6 +228,11 @@ impl<'a> Asked<'a> {
     pub(super) fn bad(&self, url: &str, problem: &str) -> FeedError {
         FeedError::Document { feed: self.name.to_string(), url: shown_url(url), problem: problem.to_owned() }
     }
+}
+
+/// The URL of `path` below `url`.
+pub(super) fn below(url: &str, path: &str) -> String {
+    format!("{}/{path}", url.trim_end_matches('/'))
 }
 
 /// Whether two URLs are of the same scheme, host and port.

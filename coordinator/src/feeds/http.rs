@@ -95,16 +95,21 @@ fn file_url(base: &str, id: &str, version: Option<&str>) -> Result<String, Strin
     Err(format!("its URL is that of one file, `{file}`; end it with `/` or put `{{id}}` in it for more"))
 }
 
-/// `text` as a path: letters that mean something in a URL are escaped (RFC 3986, 2.3), but `/` stays.
+/// `text` as a path, each of its parts escaped.
 pub(super) fn escaped_path(text: &str) -> Result<String, String> {
     if text.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return Err(format!("`{text}` is no path below it"));
     }
+    Ok(text.split('/').map(escaped).collect::<Vec<_>>().join("/"))
+}
+
+/// `text` as a part of a path or a query: everything but letters that never mean anything is escaped (RFC 3986, 2.3).
+pub(super) fn escaped(text: &str) -> String {
     let escape = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => char::from(byte).to_string(),
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
         other => format!("%{other:02X}"),
     };
-    Ok(text.bytes().map(escape).collect())
+    text.bytes().map(escape).collect()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use shoal_node::origin::OriginError;
 use shoal_proto::limits::SUGGESTIONS_MAX;
 use shoal_proto::origin::HttpOrigin;
 
-use super::asked::{Asked, same_origin};
+use super::asked::{Asked, below, same_origin};
 use super::digest::Algorithm;
 use super::http::escaped_path;
 use super::kind::Kind;
@@ -138,7 +138,7 @@ async fn resolve(asked: &Asked<'_>, wanted: &Wanted<'_>) -> Result<Found, FeedEr
     // A mirror is believed to have it, since a digest cannot mean anything else.
     let path = blob.strip_prefix(&asked.base()).unwrap_or_default();
     let mirror = |mirror: &Mirror| {
-        let url = format!("{}/{path}", mirror.url.trim_end_matches('/'));
+        let url = below(&mirror.url, path);
         SiteMirror { sites: mirror.sites.clone(), origin: HttpOrigin { url, ..origin.clone() } }
     };
     let mirrors = asked.remote().mirrors.iter().map(mirror).collect();

@@ -14,9 +14,9 @@ use sha2::Sha256;
 use shoal_node::origin::Target;
 use shoal_proto::origin::HttpOrigin;
 
-use super::asked::{Asked, Secret};
+use super::asked::{Asked, Secret, below};
 use super::digest::{Algorithm, hex_of};
-use super::http::{escaped_path, lineage_of_url};
+use super::http::{escaped, escaped_path, lineage_of_url};
 use super::kind::Kind;
 use super::{Digest, FeedError, Found, Place, Wanted};
 
@@ -44,7 +44,7 @@ async fn resolve(asked: &Asked<'_>, wanted: &Wanted<'_>) -> Result<Found, FeedEr
         None => wanted.id.to_owned(),
     };
     let path = escaped_path(&key).map_err(|problem| asked.impossible(wanted, problem))?;
-    let mut url = format!("{}{path}", asked.base());
+    let mut url = below(&asked.remote().url, &path);
     let signed = sign(asked, &url)?;
     let target = Target { url: &signed, headers: &[], ca_pem: asked.ca_pem.as_deref() };
     let (said, headers) = asked.reader.probe_more(target).await.map_err(|error| asked.blamed(error, wanted))?;
@@ -55,7 +55,7 @@ async fn resolve(asked: &Asked<'_>, wanted: &Wanted<'_>) -> Result<Found, FeedEr
     // A mirror has versions of its own, under other names.
     let bare = HttpOrigin { etag: None, last_modified: None, ..origin.clone() };
     let mirror = |mirror: &crate::config::feed::Mirror| {
-        let url = format!("{}/{path}", mirror.url.trim_end_matches('/'));
+        let url = below(&mirror.url, &path);
         super::SiteMirror { sites: mirror.sites.clone(), origin: HttpOrigin { url, ..bare.clone() } }
     };
     let mirrors = asked.remote().mirrors.iter().map(mirror).collect();
@@ -114,15 +114,6 @@ fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     mac.update(text);
     mac.finalize().into_bytes().to_vec()
-}
-
-/// `text` as a part of a query: everything but letters that never mean anything is escaped.
-fn escaped(text: &str) -> String {
-    let escape = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-        other => format!("%{other:02X}"),
-    };
-    text.bytes().map(escape).collect()
 }
 
 #[cfg(test)]

@@ -127,8 +127,8 @@ impl Coordinator {
             self.rosters_at.get_or_insert(now.time + ROSTER_DELAY);
         }
         self.for_each_ledger_of(node, &wan::Input::NodeDown { node, absence }, now);
-        let all: Vec<_> = self.deployments.keys().copied().filter(|id| self.is_target(*id, node)).collect();
-        for id in all {
+        let kept: Vec<_> = self.kept_by(node).collect();
+        for id in kept {
             self.decide(id, rollout::Input::NodeOffline(node), now);
         }
     }

@@ -13,8 +13,9 @@
 //! | `state`, `sight`, `invariants` | what survives a restart, what does not, what always holds |
 //! | [`view`], `show` | the status that a person sees |
 //!
-//! A step is a barrier: its turn comes when the one before is done at all of its lane who take part. Everything is decided from the
-//! state and not from what just happened, so that a journal cut anywhere leads to the same end (ACKED-IS-KEPT, GATE).
+//! A step is a barrier: its turn comes when the one before is done at all of its lane who take part. Everything is decided
+//! from the state and not from what just happened, so that a journal cut anywhere leads to the same end (ACKED-IS-KEPT,
+//! GATE).
 
 mod answer;
 mod away;

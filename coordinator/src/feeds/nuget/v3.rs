@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use shoal_node::origin::OriginError;
 use shoal_proto::origin::{HttpOrigin, shown_url};
 
+use super::super::asked::below;
 use super::super::{Digest, FeedError, Found, Place, SiteMirror};
 use super::Sought;
 use super::version::{Range, Version};
@@ -113,7 +114,7 @@ impl ServiceIndex {
         let of = |kind: &&str| {
             let urls = self.resources.iter().filter(|resource| has(resource, kind)).map(|resource| &resource.url);
             let urls: Vec<_> = urls.filter(|url| check_url(url).is_ok()).collect();
-            urls.into_iter().map(|url| format!("{}/", url.trim_end_matches('/'))).collect::<Vec<_>>()
+            urls.into_iter().map(|url| below(url, "")).collect::<Vec<_>>()
         };
         kinds.iter().map(of).find(|urls| !urls.is_empty()).unwrap_or_default()
     }
