@@ -79,6 +79,23 @@ fn a_package_that_changes_under_way_stops_the_deployment_and_is_named() {
 }
 
 #[test]
+fn a_package_that_changes_at_a_mirror_and_at_its_feed_stops_the_deployment_too() {
+    let origin = Origin::start();
+    origin.put("model.bin", package::bytes(8, SIZE));
+    let mut mesh = Mesh::start(&origin.feed(&["osl"]));
+    read_for_its_recipe(&mut mesh);
+    mesh.join("osl", &["one", "two"]);
+    for place in ["/main/", "/osl/"] {
+        origin.behave(place, Behaviour { rate: Some(SIZE as u64 / 4), ..Behaviour::default() });
+    }
+    let id = mesh.begin(&FILE.replace("select: all", "select: site=osl"));
+    mesh.await_status(&id, "it has begun", WITHIN, |status| status["sites"][0]["wan_bytes"].as_u64() > Some(0));
+    origin.put("model.bin", package::bytes(9, SIZE));
+    let status = mesh.await_state(&id, "failed", WITHIN);
+    assert_failed_and_names(&status, &["model", "changed", "no other place has it as it was"]);
+}
+
+#[test]
 fn what_goes_wrong_now_and_then_is_got_over_without_reading_twice() {
     let (origin, mesh) = site(Behaviour::default());
     let elsewhere = Origin::start();

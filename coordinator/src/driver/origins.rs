@@ -48,8 +48,8 @@ struct Reading {
     place: Place,
     /// The URL as people see it: by it a place is known among several.
     url: String,
-    /// How many other places have the same.
-    others: usize,
+    /// What other places that have the same are known by.
+    others: Vec<String>,
 }
 
 /// Where leases are read, and what waits to be told.
@@ -74,8 +74,8 @@ type Answer = Result<Option<Chosen>, String>;
 #[derive(Clone)]
 struct Chosen {
     origin: HttpOrigin,
-    /// How many other places have the same.
-    others: usize,
+    /// The URLs of other places that have the same, as people see them.
+    others: Vec<String>,
 }
 
 impl Server {
@@ -129,7 +129,10 @@ impl Server {
         let shown: Vec<String> = places.iter().map(|place| shown_url(&place.url)).collect();
         let names: Vec<&str> = shown.iter().map(String::as_str).collect();
         let chosen = self.origins.mirrors.choose(site, &names, self.now().time);
-        places.get(chosen).map(|place| Chosen { origin: (*place).clone(), others: places.len() - 1 })
+        let place = places.get(chosen)?;
+        let others =
+            shown.iter().enumerate().filter(|(index, _)| *index != chosen).map(|(_, url)| url.clone()).collect();
+        Some(Chosen { origin: (*place).clone(), others })
     }
 
     pub(super) async fn on_origin(&mut self, told: Told) -> Result<(), ServeError> {
@@ -215,10 +218,17 @@ impl Server {
         {
             self.feeds.denied(&resolved);
         }
-        fault.kind = self.origins.mirrors.failed(site, &reading.url, fault.kind, reading.others, now);
-        if let Some(rest) = self.origins.mirrors.rests(site, &reading.url, now).filter(|_| reading.others > 0) {
+        let several = !reading.others.is_empty();
+        fault.kind = self.origins.mirrors.failed(site, &reading.url, fault.kind, &reading.others, now);
+        if several && matches!(fault.kind, FaultKind::Changed | FaultKind::WrongBytes) {
+            fault.cause += "; no other place has it as it was";
+        } else if let Some(rest) = self.origins.mirrors.rests(site, &reading.url, now).filter(|_| several) {
             let (url, rest_s) = (&reading.url, rest.as_secs());
             warn!(%site, url, rest_s, cause = fault.cause, "a mirror failed: the next one is read for a while");
+            // What this node cannot have at one place, whatever it does, it may have at the next.
+            if let Outcome::Failed { retryable } = &mut end.outcome {
+                *retryable = true;
+            }
         }
     }
 
