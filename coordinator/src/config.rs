@@ -8,6 +8,7 @@ pub mod feed;
 pub mod site;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -71,6 +72,12 @@ impl Config {
         })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         raw.check(folder).map_err(|(span, problem)| wrong(span, Problem::Other(problem)))
+    }
+}
+
+impl fmt::Display for SitePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -15,6 +15,7 @@ mod origins;
 mod plan;
 mod status;
 mod tokens;
+mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;

@@ -99,6 +99,15 @@ pub const FEED_PAGES_MAX: usize = 100;
 /// Tokens that feeds lent, kept in memory: one for each repository that is read in an hour.
 pub const FEED_TOKENS_MAX: usize = 1024;
 
+/// Bytes that trying a feed reads of a package at each place: enough to tell a rate.
+pub const FEED_TRIAL_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How long a place of a feed that is tried may take to answer, repetitions included: an operator waits for it.
+pub const FEED_TRIAL_ANSWER_WAIT: Duration = Duration::from_secs(30);
+
+/// How long is read there: a slow place is an answer too.
+pub const FEED_TRIAL_READ_WAIT: Duration = Duration::from_secs(10);
+
 /// How long a site leaves a mirror alone after its first failure: about what a restart of a server takes.
 pub const MIRROR_REST_MIN: Duration = Duration::from_secs(10);
 

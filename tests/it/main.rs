@@ -8,6 +8,7 @@ mod crashes;
 mod deploy;
 mod disks;
 mod errors;
+mod feeds;
 mod liars;
 mod limits;
 mod nuget;

@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 
 use super::error::ApiError;
 use super::types::{
-    Action, AllowRequest, Audit, AuditVerdict, DeployRequest, Deployment, Deployments, Done, Events, Feeds,
-    LimitRequest, Logs, NewToken, Nodes, Plan, Sites, Status, TokenRequest, Tokens,
+    Action, AllowRequest, Audit, AuditVerdict, DeployRequest, Deployment, Deployments, Done, Events, FeedTest,
+    FeedTestRequest, Feeds, LimitRequest, Logs, NewToken, Nodes, Plan, Sites, Status, TokenRequest, Tokens,
 };
 
 use crate::audit::Head;
@@ -85,6 +85,15 @@ pub enum Command {
     Feeds {
         /// Them.
         reply: Reply<Feeds>,
+    },
+    /// Tries a feed.
+    TestFeed {
+        /// Which feed.
+        feed: Name,
+        /// With which package.
+        request: FeedTestRequest,
+        /// How it did.
+        reply: Reply<FeedTest>,
     },
     /// Parses and resolves a deployment file, and says what it would do.
     Plan {

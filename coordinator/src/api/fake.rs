@@ -77,6 +77,7 @@ impl Play {
                 put(reply, Ok(done(format!("{site}: {request:?}"), vec![])));
             }
             Command::Feeds { reply } => put(reply, Ok(Feeds::default())),
+            Command::TestFeed { feed, request, reply } => put(reply, Ok(sample::feed_test(&feed, &request))),
             Command::Plan { reply, .. } => put(reply, Ok(Box::new(sample::plan()))),
             Command::Deploy { request, reply, .. } => {
                 let bad =

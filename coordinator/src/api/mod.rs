@@ -12,6 +12,7 @@ mod routes;
 mod text;
 mod token;
 mod types_audit;
+mod types_feeds;
 mod types_flow;
 mod types_plan;
 mod types_status;

@@ -23,8 +23,8 @@ use super::limits::{
 };
 use super::token::AdminToken;
 use super::types::{
-    Action, AllowRequest, Audit, AuditVerdict, DeployRequest, Deployment, Deployments, Done, Events, Feeds,
-    LimitRequest, Logs, NewToken, Nodes, Plan, Sites, Status, TokenRequest, Tokens,
+    Action, AllowRequest, Audit, AuditVerdict, DeployRequest, Deployment, Deployments, Done, Events, FeedTest,
+    FeedTestRequest, Feeds, LimitRequest, Logs, NewToken, Nodes, Plan, Sites, Status, TokenRequest, Tokens,
 };
 
 use crate::trail::By;
@@ -45,6 +45,7 @@ pub(super) fn router(token: AdminToken, commands: mpsc::Sender<Command>) -> Rout
         .route("/v1/sites", get(sites))
         .route("/v1/sites/{name}/limit", post(limit_site))
         .route("/v1/feeds", get(feeds))
+        .route("/v1/feeds/{name}/test", post(test_feed))
         .route("/v1/plans", post(plan))
         .route("/v1/deployments", get(deployments).post(deploy))
         .route("/v1/deployments/{id}", get(status))
@@ -157,6 +158,15 @@ async fn limit_site(
 
 async fn feeds(State(driver): State<Driver>) -> Answer<Feeds> {
     driver.ask(ANSWER_TIMEOUT, |reply| Command::Feeds { reply }).await
+}
+
+async fn test_feed(
+    State(driver): State<Driver>,
+    Path(name): Path<String>,
+    Body(request): Body<FeedTestRequest>,
+) -> Answer<FeedTest> {
+    let feed = Name::new(name).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
+    driver.ask(DEPLOY_ANSWER_TIMEOUT, |reply| Command::TestFeed { feed, request, reply }).await
 }
 
 async fn plan(State(driver): State<Driver>, Body(request): Body<DeployRequest>) -> Answer<Box<Plan>> {

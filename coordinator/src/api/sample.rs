@@ -310,3 +310,43 @@ pub(crate) fn verdict(broken: bool) -> AuditVerdict {
     let broken = broken.then_some(AuditBreak { entry: 42, offset: 9000, cause });
     AuditVerdict { schema: VerdictSchema::V1, entries: 41, head: HEAD.to_owned(), broken }
 }
+
+/// A feed of which one place is well, one could be better and one does not work; without a package, one that answers.
+pub(crate) fn feed_test(feed: &Name, request: &FeedTestRequest) -> FeedTest {
+    let place = |url: &str, site: Option<&str>, validator: Option<&str>, advice: &str| FeedTestPlace {
+        url: url.to_owned(),
+        sites: site.map(str::to_owned).into_iter().collect(),
+        works: true,
+        ranges: Some(validator.is_some()),
+        validator: validator.map(str::to_owned),
+        latency_ms: Some(31),
+        rate: Some(11_500_000),
+        advice: advice.to_owned(),
+    };
+    let main = place("http://main/web.nupkg", None, Some("\"5e-1\""), "nothing is wrong with it");
+    let test = FeedTest {
+        schema: FeedTestSchema::V1,
+        feed: feed.to_string(),
+        package: None,
+        bytes: None,
+        digests: Vec::new(),
+        auth: "password".to_owned(),
+        works: true,
+        places: vec![FeedTestPlace { ranges: None, validator: None, rate: None, ..main.clone() }],
+    };
+    let Some(id) = &request.id else { return test };
+    let bad = "nodes cannot read here: http://osl/web.nupkg answered 401: check the feed's user name and password file";
+    let bad = place("http://osl/web.nupkg", Some("osl"), None, bad);
+    FeedTest {
+        package: Some(format!("{feed} {id} 4.2.1")),
+        bytes: Some(65_300_000),
+        digests: vec!["sha512:ab12".to_owned()],
+        works: false,
+        places: vec![
+            main,
+            place("http://syd/web.nupkg", Some("syd*"), None, "it ignores ranges"),
+            FeedTestPlace { works: false, ranges: None, latency_ms: None, rate: None, ..bad },
+        ],
+        ..test
+    }
+}

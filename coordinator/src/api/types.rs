@@ -12,6 +12,7 @@ use shoal_proto::id::{DeploymentId, Name};
 pub use super::text::Timestamp;
 use super::text::as_text;
 pub use super::types_audit::*;
+pub use super::types_feeds::*;
 pub use super::types_flow::*;
 pub use super::types_plan::*;
 pub use super::types_status::*;
@@ -37,6 +38,8 @@ schema! {
     SitesSchema = "shoal.sites/v1";
     /// Schema of [`Feeds`].
     FeedsSchema = "shoal.feeds/v1";
+    /// Schema of [`FeedTest`].
+    FeedTestSchema = "shoal.feed-test/v1";
     /// Schema of [`Tokens`].
     TokensSchema = "shoal.tokens/v1";
     /// Schema of [`NewToken`].

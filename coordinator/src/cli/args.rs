@@ -147,7 +147,7 @@ pub enum Command {
     Sites(SitesCommand),
     /// The feeds of the coordinator
     #[command(subcommand)]
-    Feeds(ListCommand),
+    Feeds(FeedsCommand),
     /// Cut packages where they are built, and look into recipes; needs no coordinator
     #[command(subcommand)]
     Recipe(RecipeCommand),
@@ -429,9 +429,28 @@ pub enum SitesCommand {
     },
 }
 
-/// What to see.
+/// What to do with feeds.
 #[derive(Debug, Subcommand)]
-pub enum ListCommand {
+pub enum FeedsCommand {
     /// List them
     Ls,
+    /// Find a package, read a little of it at each place that has it, and say what to change; exits with 1 if one does not work
+    Test(FeedTestArgs),
+}
+
+/// Arguments of `feeds test`.
+#[derive(Args, Debug)]
+pub struct FeedTestArgs {
+    /// The feed
+    pub feed: Name,
+    /// What the feed calls the package; without one, it is only seen whether the feed answers
+    pub id: Option<String>,
+    /// Which version of it
+    pub version: Option<String>,
+    /// Which of its files
+    #[arg(long, value_name = "NAME", requires = "id")]
+    pub file: Option<String>,
+    /// Which of its variants, such as linux/arm64
+    #[arg(long, value_name = "PLATFORM", requires = "id")]
+    pub platform: Option<String>,
 }

@@ -109,6 +109,11 @@ impl Client {
         self.fetch(&["feeds"], "", ANSWER_TIMEOUT).await
     }
 
+    /// Tries a feed.
+    pub async fn test_feed(&self, feed: &Name, request: &FeedTestRequest) -> Result<FeedTest, CliError> {
+        self.post(&["feeds", feed.as_str(), "test"], request, DEPLOY_ANSWER_TIMEOUT).await
+    }
+
     /// Says what a deployment would do.
     pub async fn plan(&self, request: &DeployRequest) -> Result<Plan, CliError> {
         self.post(&["plans"], request, DEPLOY_ANSWER_TIMEOUT).await

@@ -31,12 +31,12 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use crate::api::types::{Action, AllowRequest, Answer, LimitRequest, TokenRequest};
+use crate::api::types::{Action, AllowRequest, Answer, FeedTestRequest, LimitRequest, TokenRequest};
 use crate::demo;
 use crate::trail::By;
 use args::{
-    AllowArgs, AnswerArgs, Cli, Command, Format, Global, ListCommand, NodesCommand, SitesCommand, StatusArgs,
-    TokenCommand,
+    AllowArgs, AnswerArgs, Cli, Command, FeedTestArgs, FeedsCommand, Format, Global, NodesCommand, SitesCommand,
+    StatusArgs, TokenCommand,
 };
 use client::Client;
 use exit::{CliError, Exit};
@@ -167,7 +167,8 @@ async fn ask(
             let document = client.sites().await?;
             terminal.list(&document, &document.sites, render::sites)?;
         }
-        Command::Feeds(ListCommand::Ls) => {
+        Command::Feeds(FeedsCommand::Test(args)) => return test_feed(client, terminal, args).await,
+        Command::Feeds(FeedsCommand::Ls) => {
             let document = client.feeds().await?;
             terminal.list(&document, &document.feeds, render::feeds)?;
         }
@@ -268,6 +269,16 @@ async fn nodes(client: &Client, terminal: &mut Terminal, command: NodesCommand) 
         Format::Table => terminal.text(&render::node(&node, terminal.paint)),
         Format::Json | Format::Jsonl => terminal.json(&node),
     }
+}
+
+async fn test_feed(client: &Client, terminal: &mut Terminal, args: FeedTestArgs) -> Result<Exit, CliError> {
+    let FeedTestArgs { feed, id, version, file, platform } = args;
+    let test = client.test_feed(&feed, &FeedTestRequest { id, version, file, platform }).await?;
+    match terminal.format {
+        Format::Table => terminal.text(&render::feed_test(&test, terminal.paint))?,
+        Format::Json | Format::Jsonl => terminal.json(&test)?,
+    }
+    Ok(if test.works { Exit::Done } else { Exit::Unexpected })
 }
 
 async fn answer(client: &Client, terminal: &mut Terminal, answer: Answer, args: AnswerArgs) -> Result<(), CliError> {

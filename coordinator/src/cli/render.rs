@@ -94,6 +94,38 @@ pub fn feeds(feeds: &Feeds, paint: Paint) -> String {
     or_none(feeds.feeds.is_empty(), "no feed is configured: add a [[feed]] to coordinator.toml", table, paint)
 }
 
+/// `feeds test`.
+pub fn feed_test(test: &FeedTest, paint: Paint) -> String {
+    let mut text = match (&test.package, test.bytes) {
+        (Some(package), Some(size)) => {
+            let hash = if test.digests.is_empty() { "none told".to_owned() } else { test.digests.join(", ") };
+            format!("{}   {}   auth: {}   the feed's own hash: {hash}\n", printable(package), bytes(size), test.auth)
+        }
+        _ => format!("{}   auth: {}\n", test.feed, test.auth),
+    };
+    let known = |text: Option<String>| text.unwrap_or_else(|| UNKNOWN.to_owned());
+    let mut table = Table::new(2, &["place", "for", "works", "ranges", "validator", "first answer", "rate"]);
+    for place in &test.places {
+        let sites = if place.sites.is_empty() { "all".to_owned() } else { place.sites.join(", ") };
+        let ranges = place.ranges.map(|ranges| if ranges { "yes" } else { "no" }.to_owned());
+        table.row([
+            place.url.as_str().into(),
+            sites.into(),
+            if place.works { Cell::new("yes", Style::Good) } else { Cell::new("no", Style::Bad) },
+            known(ranges).into(),
+            known(place.validator.clone()).into(),
+            known(place.latency_ms.map(duration)).into(),
+            known(place.rate.map(rate)).into(),
+        ]);
+    }
+    text += &table.render(paint);
+    for place in &test.places {
+        let style = if place.works { Style::Plain } else { Style::Bad };
+        let _ = writeln!(text, "{}: {}", printable(&place.url), paint.paint(style, &printable(&place.advice)));
+    }
+    text
+}
+
 /// `token ls`.
 pub fn tokens(tokens: &Tokens, paint: Paint) -> String {
     let mut table = Table::new(0, &["id", "site", "roles", "expires", "nodes joined"]);

@@ -192,7 +192,7 @@ async fn resolve(
     Ok((spec, found))
 }
 
-fn feed_error(error: FeedError) -> ApiError {
+pub(super) fn feed_error(error: FeedError) -> ApiError {
     let code = match error {
         // The deployment file asks for what there is not.
         FeedError::Reference { .. }

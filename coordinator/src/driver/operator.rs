@@ -61,6 +61,7 @@ impl Server {
                 let what = answer.as_ref().map_or_else(|_| format!("site {site}"), |done| done.message.clone());
                 self.conclude(by, done("sites limit", what), answer, reply).await?;
             }
+            Command::TestFeed { feed, request, reply } => self.test_feed(feed, request, reply),
             Command::Feeds { reply } => drop(reply.send(Ok(self.feeds()))),
             Command::Plan { request, reply } => self.resolve(request, Want::Plan(reply)),
             Command::Deploy { request, by, reply } => self.resolve(request, Want::Deploy(by, reply)),

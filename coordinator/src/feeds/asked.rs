@@ -4,6 +4,7 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -18,6 +19,7 @@ use shoal_proto::origin::{HttpOrigin, Metadata, shown_url};
 use super::error::Blame;
 use super::tokens::Tokens;
 use super::{FeedError, SiteMirror, Wanted};
+use crate::config::SitePattern;
 use crate::config::feed::{Credentials, FeedConfig, FeedPlace, Mirror, Remote, SecretAt};
 
 /// How long a mirror is waited for. It may be out of the coordinator's reach and fine for its site.
@@ -52,6 +54,18 @@ pub(super) struct Asked<'a> {
     pub(super) tokens: &'a Tokens,
     pub(super) secret: Option<Secret>,
     pub(super) ca_pem: Option<String>,
+    left_out: Mutex<Vec<LeftOut>>,
+}
+
+/// A mirror that is not used for a package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LeftOut {
+    /// Where, as people may see it.
+    pub(super) url: String,
+    /// Which sites it is for.
+    pub(super) sites: Vec<SitePattern>,
+    /// Why not.
+    pub(super) cause: String,
 }
 
 impl<'a> Asked<'a> {
@@ -61,7 +75,7 @@ impl<'a> Asked<'a> {
         reader: &'a OriginReader,
         tokens: &'a Tokens,
     ) -> Result<Self, FeedError> {
-        let mut asked = Self { name, config, reader, tokens, secret: None, ca_pem: None };
+        let mut asked = Self { name, config, reader, tokens, secret: None, ca_pem: None, left_out: Mutex::default() };
         if let FeedPlace::Remote(remote) = &config.place {
             asked.secret = remote.credentials.as_ref().map(|credentials| secret(name, credentials)).transpose()?;
             asked.ca_pem = remote.ca_file.as_ref().map(|path| ca_pem(name, path)).transpose()?;
@@ -175,7 +189,7 @@ impl<'a> Asked<'a> {
         let said = match tokio::time::timeout(MIRROR_WAIT, self.reader.probe(target)).await {
             Ok(Ok(said)) => said,
             Ok(Err(error @ (OriginError::NotFound { .. } | OriginError::Unauthorized { .. }))) => {
-                tracing::warn!(feed = %self.name, %error, "a mirror lacks a package: not used for it");
+                self.leave_out(mirror, &url, error.to_string());
                 return None;
             }
             Ok(Err(_)) | Err(_) => {
@@ -184,13 +198,43 @@ impl<'a> Asked<'a> {
             }
         };
         if let Some(there) = said.size.filter(|size| *size != origin.size) {
-            let (size, url) = (origin.size, shown_url(&url));
-            tracing::warn!(feed = %self.name, mirror = url, size, there, "a mirror has other bytes: not used");
+            self.leave_out(mirror, &url, format!("it has other bytes: {there} of them, and the feed {}", origin.size));
             return None;
         }
         let Metadata { etag, last_modified, .. } = said;
         let origin = HttpOrigin { url, etag, last_modified, ..origin.clone() };
         origin.check().ok().map(|()| SiteMirror { sites: mirror.sites.clone(), origin })
+    }
+
+    /// Notes that a mirror is not used for what is asked for.
+    pub(super) fn leave_out(&self, mirror: &Mirror, url: &str, cause: String) {
+        let url = shown_url(url);
+        tracing::warn!(feed = %self.name, mirror = url, cause, "a mirror is not used for a package");
+        let left_out = LeftOut { url, sites: mirror.sites.clone(), cause };
+        self.left_out.lock().unwrap_or_else(PoisonError::into_inner).push(left_out);
+    }
+
+    /// The mirrors that were found not to be used.
+    pub(super) fn left_out(self) -> Vec<LeftOut> {
+        self.left_out.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is proved to the feed, for people.
+    pub(super) fn shown_auth(&self) -> &'static str {
+        match &self.secret {
+            Some(_) if self.config.kind.signs => "signed URL",
+            Some(Secret::Password { .. }) => "password",
+            Some(Secret::Token(_)) => "token",
+            None => "none",
+        }
+    }
+
+    /// Whether the secret itself goes to `url` unencrypted, and over a network.
+    pub(super) fn bares_secret(&self, url: &str) -> bool {
+        let plain = reqwest::Url::parse(url).ok().filter(|url| url.scheme() == "http");
+        let local =
+            plain.as_ref().is_some_and(|url| matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost")));
+        plain.is_some() && !local && self.secret.is_some() && !self.config.kind.signs && self.trusts(url)
     }
 
     pub(super) fn label(&self) -> String {

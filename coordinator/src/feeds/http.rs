@@ -15,6 +15,10 @@ use crate::config::check_url;
 pub(super) const KIND: Kind = Kind {
     name: "http",
     check_url: |_| Ok(()),
+    // A folder of files often has no page of its own, and a URL with `{id}` in it is none.
+    door: |url| {
+        reqwest::Url::parse(url).map_or_else(|_| url.to_owned(), |url| url.origin().ascii_serialization() + "/")
+    },
     resolve: |asked, wanted| Box::pin(resolve(asked, wanted)),
     ..Kind::COMMON
 };

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Deserializer, de};
 use shoal_proto::origin::HttpOrigin;
 
-use super::asked::Asked;
+use super::asked::{Asked, below};
 use super::{FeedError, Found, Wanted, folder, github, http, maven, npm, nuget, oci, pypi, s3};
 
 /// Every kind, as people list them.
@@ -33,10 +33,14 @@ pub struct Kind {
     pub(super) files: bool,
     /// Whether a package has variants, of which `platform` names one.
     pub(super) platforms: bool,
+    /// Whether what is proved is a signature in the URL.
+    pub(super) signs: bool,
     /// Whether sites may have mirrors of it.
     pub(crate) mirrors: bool,
     /// What is wrong with a `url`, beyond what makes it none at all.
     pub(crate) check_url: fn(&str) -> Result<(), String>,
+    /// What to ask for to see whether a feed with this `url` answers at all.
+    pub(super) door: fn(&str) -> String,
     /// Finds out where a package is.
     pub(super) resolve: for<'a> fn(&'a Asked<'a>, &'a Wanted<'a>) -> BoxFuture<'a, Result<Found, FeedError>>,
     /// Completes the request for a package with what it has to prove, at the moment when it is to be sent.
@@ -50,8 +54,10 @@ impl Kind {
         remote: true,
         files: false,
         platforms: false,
+        signs: false,
         mirrors: true,
         check_url: plain_url,
+        door: |url| below(url, ""),
         resolve: |_, wanted| Box::pin(async move { Err(FeedError::unknown(wanted)) }),
         authorize: |asked, origin| Box::pin(async move { Ok(asked.with_headers(origin)) }),
     };

@@ -22,6 +22,7 @@ mod s3;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tokens;
+mod trial;
 
 use std::collections::BTreeMap;
 
@@ -35,12 +36,13 @@ use shoal_proto::rollout::spec::PackageSpec;
 
 use crate::config::SitePattern;
 use crate::config::feed::FeedConfig;
-use asked::Asked;
+use asked::{Asked, LeftOut};
 pub use digest::Digest;
 pub use error::FeedError;
 pub use folder::FolderFile;
 pub use kind::Kind;
 use tokens::Tokens;
+pub use trial::{PlaceTrial, Trial};
 
 /// How a deployment file names a package.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -136,10 +138,7 @@ impl Reference {
     /// [`FeedError::Reference`] if it names neither or both of a feed and a URL, or too long.
     pub fn of_spec(package: &Name, spec: &PackageSpec) -> Result<Self, FeedError> {
         let wrong = |problem: &str| FeedError::Reference { package: package.to_string(), problem: problem.to_owned() };
-        let texts = [&spec.id, &spec.version, &spec.file, &spec.platform];
-        if texts.into_iter().flatten().any(|text| text.is_empty() || text.len() > REFERENCE_BYTES_MAX) {
-            return Err(wrong("its `id`, `version`, `file` or `platform` is empty or too long"));
-        }
+        check_texts(package, [&spec.id, &spec.version, &spec.file, &spec.platform].map(Option::as_ref))?;
         match spec.clone() {
             PackageSpec { feed: Some(feed), id: Some(id), url: None, version, file, platform, .. } => {
                 Ok(Self::Feed { feed, id, version, file, platform })
@@ -156,6 +155,21 @@ impl Reference {
         }
     }
 
+    /// The reference to a package of `feed`.
+    ///
+    /// # Errors
+    /// [`FeedError::Reference`] if one of its parts is empty or too long.
+    pub fn of_feed(
+        feed: &Name,
+        id: String,
+        version: Option<String>,
+        file: Option<String>,
+        platform: Option<String>,
+    ) -> Result<Self, FeedError> {
+        check_texts(feed, [Some(&id), version.as_ref(), file.as_ref(), platform.as_ref()])?;
+        Ok(Self::Feed { feed: feed.clone(), id, version, file, platform })
+    }
+
     /// For people; a URL without what may be secret in it.
     pub fn description(&self) -> String {
         match self {
@@ -165,6 +179,15 @@ impl Reference {
             Self::Url(url) => shown_url(url),
         }
     }
+}
+
+/// Whether the parts of a reference, of which some may be missing, are neither empty nor too long.
+fn check_texts(package: &Name, texts: [Option<&String>; 4]) -> Result<(), FeedError> {
+    if texts.into_iter().flatten().any(|text| text.is_empty() || text.len() > REFERENCE_BYTES_MAX) {
+        let problem = "its `id`, `version`, `file` or `platform` is empty or too long".to_owned();
+        return Err(FeedError::Reference { package: package.to_string(), problem });
+    }
+    Ok(())
 }
 
 impl<'a> Wanted<'a> {
@@ -235,8 +258,13 @@ impl Feeds {
     /// # Errors
     /// Every [`FeedError`].
     pub async fn resolve(&self, reference: &Reference) -> Result<Resolved, FeedError> {
+        self.resolve_more(reference).await.map(|(resolved, _)| resolved)
+    }
+
+    /// [`Self::resolve`], with the mirrors that are not used.
+    async fn resolve_more(&self, reference: &Reference) -> Result<(Resolved, Vec<LeftOut>), FeedError> {
         let (feed, id, version, file, platform) = match reference {
-            Reference::Url(url) => return http::resolve_url(&self.reader, url).await,
+            Reference::Url(url) => return Ok((http::resolve_url(&self.reader, url).await?, Vec::new())),
             Reference::Feed { feed, id, version, file, platform } => (feed, id, version, file, platform),
         };
         let asked = self.ask(feed)?;
@@ -254,13 +282,14 @@ impl Feeds {
             Some(version) if pinned.version != Some(version) => format!("{feed} {} (for {version})", pinned.what()),
             _ => format!("{feed} {}", pinned.what()),
         };
-        Ok(Resolved {
+        let resolved = Resolved {
             reference: reference.clone(),
             description,
             lineage: format!("{feed} {}", found.lineage),
             place: found.place,
             digests: found.digests,
-        })
+        };
+        Ok((resolved, asked.left_out()))
     }
 
     /// The HTTP request that a package is read with at one of its [places](Resolved::places), credentials included. It waits

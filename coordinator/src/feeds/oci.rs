@@ -22,6 +22,7 @@ use crate::config::feed::Mirror;
 
 pub(super) const KIND: Kind = Kind {
     name: "oci",
+    door: |url| below(url, "v2/"),
     files: true,
     platforms: true,
     resolve: |asked, wanted| Box::pin(resolve(asked, wanted)),

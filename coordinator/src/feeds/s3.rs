@@ -22,6 +22,7 @@ use super::{Digest, FeedError, Found, Place, Wanted};
 
 pub(super) const KIND: Kind = Kind {
     name: "s3",
+    signs: true,
     resolve: |asked, wanted| Box::pin(resolve(asked, wanted)),
     authorize: |asked, origin| {
         Box::pin(async move {

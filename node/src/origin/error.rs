@@ -87,6 +87,14 @@ pub enum OriginError {
         /// Why not.
         cause: String,
     },
+    /// It shows a certificate that nobody vouches for who is trusted here.
+    #[error("{url} shows a certificate that is not trusted ({cause}): name its authority's in the feed's `ca_file`")]
+    Untrusted {
+        /// What was asked for.
+        url: String,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// The connection broke, or the body ended early.
     #[error("the transfer from {url} broke: {cause}")]
     Broken {

@@ -4,7 +4,9 @@
 //! Headers of an origin go to the URL's own scheme, host and port and nowhere else: a redirect to another host, as from a
 //! feed to its object store, is followed without them, and never from https to http.
 
+use std::error::Error as _;
 use std::hash::{BuildHasher, Hasher};
+use std::io;
 use std::ops::Range;
 use std::time::SystemTime;
 
@@ -79,11 +81,27 @@ fn not_sent(url: &str, error: reqwest::Error) -> OriginError {
     let url = shown_url(url);
     if error.is_builder() {
         OriginError::BadRequest { url, cause: cause(error) }
+    } else if let Some(cause) = certificate_error(&error) {
+        OriginError::Untrusted { url, cause }
     } else if error.is_connect() {
         OriginError::Unreachable { url, cause: cause(error) }
     } else {
         OriginError::Broken { url, cause: cause(error) }
     }
+}
+
+/// What is wrong with a server's certificate, if that is why it was not asked.
+fn certificate_error(error: &reqwest::Error) -> Option<String> {
+    let mut next = error.source();
+    while let Some(error) = next {
+        if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
+            return Some(why.to_string());
+        }
+        // An I/O error shows what it was made of as its own text, and not as its source.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = inner.map_or_else(|| error.source(), |inner| Some(inner));
+    }
+    None
 }
 
 fn origin_headers(headers: &[(String, String)]) -> Result<HeaderMap, String> {

@@ -85,8 +85,9 @@ impl ReadLeaseError {
             Self::Cancelled => Outcome::Revoked,
             // Another node may have a way where this one has none; the next lease comes with credentials made anew.
             Self::Origin(error) => {
-                use OriginError::{Forbidden, IgnoresRanges, Unauthorized};
-                let anew = matches!(error, IgnoresRanges { .. } | Unauthorized { .. } | Forbidden { .. });
+                use OriginError::{Forbidden, IgnoresRanges, Unauthorized, Untrusted};
+                let anew =
+                    matches!(error, IgnoresRanges { .. } | Unauthorized { .. } | Forbidden { .. } | Untrusted { .. });
                 Outcome::Failed { retryable: error.is_passing() || anew }
             }
             Self::Disk(_) | Self::Declined(_) => Outcome::Failed { retryable: false },

@@ -45,6 +45,36 @@ async fn lists_are_tables_documents_or_lines() {
 }
 
 #[tokio::test]
+async fn a_feed_that_is_tried_says_what_to_change() {
+    let fake = Fake::start(all_statuses()).await;
+    let (exit, text, _) = shoal(&fake, &["feeds", "test", "nuget-main", "Acme.Web", "4.2.*"]).await;
+    assert_eq!(exit, Exit::Unexpected, "one place does not work");
+    insta::assert_snapshot!(text, @r#"
+    nuget-main Acme.Web 4.2.1   65.3 MB   auth: password   the feed's own hash: sha512:ab12
+      place                  for   works  ranges  validator  first answer  rate
+      http://main/web.nupkg  all   yes    yes     "5e-1"     31 ms         11.5 MB/s
+      http://syd/web.nupkg   syd*  yes    no      –          31 ms         11.5 MB/s
+      http://osl/web.nupkg   osl   no     –       –          –             –
+    http://main/web.nupkg: nothing is wrong with it
+    http://syd/web.nupkg: it ignores ranges
+    http://osl/web.nupkg: nodes cannot read here: http://osl/web.nupkg answered 401: check the feed's user name and password file
+    "#);
+    let (exit, text, _) = shoal(&fake, &["feeds", "test", "nuget-main"]).await;
+    assert_eq!(exit, Exit::Done);
+    insta::assert_snapshot!(text, @r"
+    nuget-main   auth: password
+      place                  for  works  ranges  validator  first answer  rate
+      http://main/web.nupkg  all  yes    –       –          31 ms         –
+    http://main/web.nupkg: nothing is wrong with it
+    ");
+    let (_, json, _) = shoal(&fake, &["-o", "json", "feeds", "test", "nuget-main", "Acme.Web"]).await;
+    assert!(
+        json.starts_with(r#"{"schema":"shoal.feed-test/v1","feed":"nuget-main","package":"nuget-main Acme.Web 4.2.1""#),
+        "{json}"
+    );
+}
+
+#[tokio::test]
 async fn sites_say_their_limit_and_why() {
     let fake = Fake::start(all_statuses()).await;
     insta::assert_snapshot!(shoal(&fake, &["sites", "ls"]).await.1, @r"

@@ -10,14 +10,19 @@ mod version;
 use shoal_proto::limits::SUGGESTIONS_MAX;
 use shoal_proto::rollout::nearest::nearest;
 
-use super::asked::Asked;
+use super::asked::{Asked, below};
 use super::http::escaped_path;
 use super::kind::Kind;
 use super::{FeedError, Found, Wanted};
 use version::{Range, Version};
 
-pub(super) const KIND: Kind =
-    Kind { name: "nuget", resolve: |asked, wanted| Box::pin(resolve(asked, wanted)), ..Kind::COMMON };
+pub(super) const KIND: Kind = Kind {
+    name: "nuget",
+    // The index of a v3 feed is a document, the root of a v2 feed is not.
+    door: |url| if url.ends_with(".json") { url.to_owned() } else { below(url, "") },
+    resolve: |asked, wanted| Box::pin(resolve(asked, wanted)),
+    ..Kind::COMMON
+};
 
 const ID_LEN_MAX: usize = 100;
 

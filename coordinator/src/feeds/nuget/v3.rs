@@ -7,7 +7,7 @@
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use shoal_node::origin::OriginError;
-use shoal_proto::origin::{HttpOrigin, shown_url};
+use shoal_proto::origin::HttpOrigin;
 
 use super::super::asked::below;
 use super::super::{Digest, FeedError, Found, Place, SiteMirror};
@@ -232,9 +232,7 @@ impl Sought<'_> {
             let bases = self.service_index(&mirror.url).await.and_then(|index| self.packages(&index, &mirror.url));
             match bases {
                 Ok(bases) => urls.extend(bases.into_iter().map(|base| (mirror, format!("{base}{path}")))),
-                Err(error) => {
-                    tracing::warn!(feed = %self.asked.name, mirror = shown_url(&mirror.url), %error, "mirror not used");
-                }
+                Err(error) => self.asked.leave_out(mirror, &mirror.url, error.to_string()),
             }
         }
         self.asked.mirrors(origin, urls).await
