@@ -35,7 +35,7 @@ use shoal_node::store::{Store, StoreError};
 use shoal_node::transfer::serve::{self, Shelf, UploadEvent};
 use shoal_proto::codec;
 use shoal_proto::coordinator::{self, Coordinator, Input, Record};
-use shoal_proto::id::{DeploymentId, NodeId};
+use shoal_proto::id::{DeploymentId, Epoch, NodeId};
 use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, RECORD_BYTES_MAX};
 use shoal_proto::rollout::Now;
 use shoal_proto::time::WallTime;
@@ -53,6 +53,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
 use crate::feeds::Feeds;
 use crate::journal::{Entry, Journal, JournalError, Stored};
+use crate::secrets::Secrets;
 use crate::trail::{self, Trail};
 use deploy::Resolution;
 use events::EventLog;
@@ -169,6 +170,7 @@ pub struct Server {
     event_log: EventLog,
     /// What operators did that is not durable yet, and the newest that is.
     acts: Vec<Entry>,
+    secrets: Secrets,
     trail: Trail,
     logs: LogBook,
     waiters: Vec<Waiter>,
@@ -196,15 +198,7 @@ impl Server {
         let (api_address, commands, stop_api) = open_api(&config).await?;
         let clock = Clock::start();
         let event_log = EventLog::of_records(&records);
-        let bulk_texts = |addresses: &[Multiaddr]| addresses.iter().map(ToString::to_string).collect();
-        let core_config = coordinator::Config {
-            epoch: recovered.epoch,
-            bulk: match config.bulk_advertise.is_empty() {
-                true => bulk_texts(&bulk_addresses),
-                false => config.bulk_advertise.clone(),
-            },
-            seed: recovered.epoch.0,
-        };
+        let core_config = core_config(&config, recovered.epoch, &bulk_addresses);
         let core = Coordinator::new(core_config, records, now(clock)).map_err(|cause| ServeError::Record {
             sequence: recovered.entries,
             data_dir: config.data_dir.clone(),
@@ -215,6 +209,7 @@ impl Server {
         let shelf = Shelf { special: Some(carry::recipes(catalog.clone())), ..Shelf::new(store.clone()) };
         let logs = LogBook::new(config.data_dir.join("logs"));
         info!(entries = recovered.entries, epoch = recovered.epoch.0, "the journal was replayed");
+        let secrets = Secrets::new(config.data_dir.join("secrets"), |bytes| identity.sign(bytes));
         let mut server = Self {
             identity,
             clock,
@@ -241,6 +236,7 @@ impl Server {
             values: BTreeMap::new(),
             event_log,
             acts: Vec::new(),
+            secrets,
             trail,
             logs,
             waiters: Vec::new(),
@@ -249,6 +245,7 @@ impl Server {
             touched: BTreeSet::new(),
             config,
         };
+        server.secrets.forget(|id| !server.core.is_over(id));
         server.admit_members().await?;
         server.settle().await?;
         server.say_ready();
@@ -374,6 +371,14 @@ impl Server {
         }
         Ok(())
     }
+}
+
+fn core_config(config: &Config, epoch: Epoch, bulk_addresses: &[Multiaddr]) -> coordinator::Config {
+    let bulk = match config.bulk_advertise.is_empty() {
+        true => bulk_addresses.iter().map(ToString::to_string).collect(),
+        false => config.bulk_advertise.clone(),
+    };
+    coordinator::Config { epoch, bulk, seed: epoch.0 }
 }
 
 /// Both meshes, listening.

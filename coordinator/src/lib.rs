@@ -9,6 +9,7 @@
 //! | [`feeds`], [`catalog`] | from a reference to where the bytes are; recipes of all that was read |
 //! | [`journal`], [`audit`] | what was decided, durable, in order and chained |
 //! | [`trail`] | what operators did, in the same log |
+//! | [`secrets`] | secrets of deployments that are not over |
 //! | [`api`] | the operator's HTTP API: documents, and the commands that it asks of the driver |
 //! | [`demo`] | a whole mesh in one process, to see what Shoal does |
 //! | [`cli`] | the operator's command line, which speaks to the API |
@@ -23,5 +24,6 @@ pub mod driver;
 pub mod feeds;
 pub mod input_file;
 pub mod journal;
+pub mod secrets;
 pub mod spec_file;
 pub mod trail;

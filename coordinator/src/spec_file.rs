@@ -73,6 +73,8 @@ struct Items {
     packages: BTreeMap<String, Spanned<IgnoredAny>>,
     #[serde(default)]
     targets: Vec<Spanned<IgnoredAny>>,
+    #[serde(default)]
+    variables: Vec<Spanned<Named>>,
     acquire: Option<Spanned<IgnoredAny>>,
     #[serde(default)]
     before_acquire: Vec<Spanned<Named>>,
@@ -104,7 +106,16 @@ fn item_at(text: &str, place: Location) -> Option<String> {
     let packages = items.packages.iter().map(|(name, item)| (position(item.referenced), format!("package `{name}`")));
     let targets = items.targets.iter().map(|item| (position(item.referenced), "a target".to_owned()));
     let acquire = items.acquire.iter().map(|item| (position(item.referenced), "`acquire`".to_owned()));
-    let before = steps.chain(packages).chain(targets).chain(acquire).filter(|(start, _)| *start <= position(place));
+    let variables = items.variables.iter().map(|item| {
+        let name = item.value.name.as_deref().map_or("a variable".to_owned(), |name| format!("variable `{name}`"));
+        (position(item.referenced), name)
+    });
+    let before = steps
+        .chain(packages)
+        .chain(variables)
+        .chain(targets)
+        .chain(acquire)
+        .filter(|(start, _)| *start <= position(place));
     before.max_by_key(|(start, _)| *start).map(|(_, item)| item)
 }
 
@@ -204,6 +215,10 @@ waves:
             (
                 FULL.replace("before_acquire:", "before_aquire:"),
                 "deploy.yaml:13: unknown key `before_aquire`: did you mean `before_acquire`?",
+            ),
+            (
+                FULL.replace("acquire:\n  source", "variables: [{ name: port, valeu: 80 }]\nacquire:\n  source"),
+                "deploy.yaml:9: unknown key `valeu` in variable `port`: did you mean `value`?",
             ),
             (
                 FULL.replace("on_failure: pause", "on_failure: pasue"),

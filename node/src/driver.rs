@@ -14,6 +14,7 @@ use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, WAN_RATE_EVERY};
 use shoal_proto::manifest::SignedError;
 use shoal_proto::node::{Input, Node};
 use shoal_proto::rng::mix;
+use shoal_proto::rollout::variables::Told;
 use shoal_proto::wire::{Frame, Grant, Hello, JoinProof, StepRun, ToCoordinator, ToNode};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -152,6 +153,8 @@ pub struct Agent {
     uploads: BTreeMap<u64, (ContentId, oneshot::Sender<bool>)>,
     runs: BTreeMap<StepRun, CancellationToken>,
     values: BTreeMap<DeploymentId, BTreeMap<String, String>>,
+    /// Variables of deployments, as the coordinator told them; in memory alone, since secrets are among them.
+    variables: BTreeMap<DeploymentId, Told>,
     /// What the node may receive in all, and what of it over the WAN.
     download: Pacer,
     wan: Pacer,
@@ -224,6 +227,7 @@ impl Agent {
             uploads: BTreeMap::new(),
             runs: BTreeMap::new(),
             values: BTreeMap::new(),
+            variables: BTreeMap::new(),
             download,
             wan,
             wan_report: None,
@@ -431,7 +435,14 @@ impl Agent {
             // A member that is refused once it has worked waits for its operator; one that never got in ends.
             ToNode::Refused { reason } if self.welcomed_once => warn!(reason, "the coordinator refuses this node"),
             ToNode::Refused { reason } => return Err(AgentError::Refused(reason)),
-            other => self.handle(Input::Coordinator(other)),
+            ToNode::Variables { deployment, told } => drop(self.variables.insert(deployment, told)),
+            other => {
+                if let ToNode::End { deployment } = &other {
+                    self.variables.remove(deployment);
+                    self.values.remove(deployment);
+                }
+                self.handle(Input::Coordinator(other));
+            }
         }
         Ok(())
     }

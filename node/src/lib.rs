@@ -7,7 +7,8 @@
 //! | [`store`] | packages and recipes on disk, verified segment by segment |
 //! | [`transfer`], [`compress`] | payload from and to neighbours, and under leases |
 //! | [`origin`] | byte ranges over HTTP |
-//! | [`steps`], [`step_log`] | scripts, unpacking, checks; which of them were started |
+//! | [`steps`], [`step_log`] | scripts, unpacking, checks, filled-in files; which of them were started |
+//! | [`template`] | names of variables in scripts and files, and their values |
 //! | [`runner`] | a step as a task, with its reports |
 //! | [`membership`] | the node's key, and whom it obeys |
 //! | [`config`], [`cli`] | what the operator says |
@@ -25,4 +26,5 @@ pub mod runner;
 pub mod step_log;
 pub mod steps;
 pub mod store;
+pub mod template;
 pub mod transfer;

@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use shoal_proto::id::Name;
 use shoal_proto::limits::CAUSE_BYTES_MAX;
 use shoal_proto::manifest::{Action, Manifest, Phase};
+use shoal_proto::rollout::variables::Told;
 use shoal_proto::rollout::{Failure, StepOutcome};
 use shoal_proto::wire::{OutputStream, StepRun};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::steps::{self, OutputChunk, PackageFile};
+use crate::steps::{self, Masker, OutputChunk, PackageFile};
 
 /// Chunks of output that wait to be reported; a step that writes faster is slowed.
 const OUTPUT_CHUNKS: usize = 16;
@@ -53,6 +54,8 @@ pub struct Surroundings {
     pub packages: Vec<PackageFile>,
     /// What earlier steps of the deployment wrote.
     pub values: BTreeMap<String, String>,
+    /// The deployment's variables that the machine may see.
+    pub variables: Told,
     /// Where scripts run.
     pub work_dir: PathBuf,
 }
@@ -65,6 +68,7 @@ pub async fn run_step<E: From<RunReport> + Send + 'static>(
     cancel: CancellationToken,
     reports: mpsc::Sender<E>,
 ) {
+    let masker = Masker::new(surroundings.variables.secret.values());
     let (outcome, values) = match job(run, manifest, surroundings) {
         Some(job) => {
             let (sender, receiver) = mpsc::channel(OUTPUT_CHUNKS);
@@ -73,8 +77,8 @@ pub async fn run_step<E: From<RunReport> + Send + 'static>(
                 drop(sender);
                 outcome
             };
-            let (outcome, ()) = tokio::join!(running, forward(run, receiver, &reports));
-            told(outcome)
+            let (outcome, ()) = tokio::join!(running, forward(run, receiver, &masker, &reports));
+            without_secrets(told(outcome), &masker)
         }
         None => (StepOutcome::Failed(Failure::Cause("the manifest has no such step".to_owned())), BTreeMap::new()),
     };
@@ -98,23 +102,56 @@ fn job(run: StepRun, manifest: &Manifest, surroundings: Surroundings) -> Option<
         timeout: step.timeout,
         packages: surroundings.packages,
         values: surroundings.values,
+        variables: surroundings.variables,
         work_dir: surroundings.work_dir,
     })
 }
 
-async fn forward<E: From<RunReport>>(run: StepRun, mut chunks: mpsc::Receiver<OutputChunk>, reports: &mpsc::Sender<E>) {
-    let (mut out, mut err, mut notice) = (Utf8::default(), Utf8::default(), Utf8::default());
-    while let Some(chunk) = chunks.recv().await {
-        let (stream, text) = match chunk.stream {
-            steps::OutputStream::Stdout => (OutputStream::Stdout, &mut out),
-            steps::OutputStream::Stderr => (OutputStream::Stderr, &mut err),
-            steps::OutputStream::Notice => (OutputStream::Notice, &mut notice),
-        };
-        let text = text.take(&chunk.bytes);
+/// Reports what a step writes, without the secrets in it.
+async fn forward<E: From<RunReport>>(
+    run: StepRun,
+    mut chunks: mpsc::Receiver<OutputChunk>,
+    masker: &Masker,
+    reports: &mpsc::Sender<E>,
+) {
+    let streams = [OutputStream::Stdout, OutputStream::Stderr, OutputStream::Notice];
+    let mut texts = [(); 3].map(|()| (Utf8::default(), masker.clone()));
+    let report = async |stream, text: String| {
         if !text.is_empty() {
             let _ = reports.send(RunReport::Output { run, stream, text }.into()).await;
         }
+    };
+    while let Some(chunk) = chunks.recv().await {
+        let index = match chunk.stream {
+            steps::OutputStream::Stdout => 0,
+            steps::OutputStream::Stderr => 1,
+            steps::OutputStream::Notice => 2,
+        };
+        let (utf8, masker) = &mut texts[index];
+        let text = masker.push(&utf8.take(&chunk.bytes));
+        report(streams[index], text).await;
     }
+    for (stream, (_, masker)) in streams.into_iter().zip(&mut texts) {
+        report(stream, masker.finish()).await;
+    }
+}
+
+/// A cause may quote a secret, and is masked. A value for later steps may not hold one: it goes to other machines, and into
+/// the coordinator's journal for good.
+fn without_secrets(
+    (outcome, values): (StepOutcome, BTreeMap<String, String>),
+    masker: &Masker,
+) -> (StepOutcome, BTreeMap<String, String>) {
+    if let Some(key) = values.iter().find(|(_, value)| masker.whole(value) != **value).map(|(key, _)| key) {
+        let cause =
+            format!("`{key}` in $SHOAL_OUTPUT holds a secret, which is not handed to later steps: leave it out");
+        return (StepOutcome::Failed(Failure::Cause(cause)), BTreeMap::new());
+    }
+    let outcome = match outcome {
+        StepOutcome::Failed(Failure::Cause(cause)) => StepOutcome::Failed(Failure::Cause(masker.whole(&cause))),
+        other => other,
+    };
+    (outcome, values)
 }
 
 fn told(outcome: steps::Outcome) -> (StepOutcome, BTreeMap<String, String>) {

@@ -91,6 +91,11 @@ hash_id! {
     FileHash
 }
 
+hash_id! {
+    /// BLAKE3-256 of what a deployment's variables come to.
+    ValuesHash
+}
+
 impl FileHash {
     /// The hash of a file's text.
     pub fn of(text: &str) -> Self {

@@ -534,3 +534,18 @@ pub const INVENTORY_PACKAGES_MAX: usize = 4096;
 /// Recipes of packages in one node's cache that a plan looks into: each is read from the disk, and what a new version
 /// shares is in the few versions before it.
 pub const PLAN_RECIPES_MAX: usize = 64;
+
+/// Entries of `variables` in a deployment file: a few dozen variables in a few scopes each.
+pub const VARIABLES_MAX: usize = 256;
+
+/// Bytes of a variable's value: the longest, certificates and keys, have a few thousand. All of a node fit in a message.
+pub const VARIABLE_BYTES_MAX: usize = 8 * 1024;
+
+/// Bytes of all distinct values of a deployment, so that they fit in a record beside the manifest.
+pub const VARIABLES_BYTES_MAX: usize = 1024 * 1024;
+
+/// Letters of a secret at least: a shorter one would be masked in words that it only happens to be in.
+pub const SECRET_BYTES_MIN: usize = 4;
+
+/// Bytes of a file that is filled in with variables: far more than a configuration file has.
+pub const TEMPLATE_BYTES_MAX: u64 = 1024 * 1024;

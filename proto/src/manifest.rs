@@ -245,6 +245,15 @@ pub enum Action {
         /// How long it is asked again before the step has failed.
         within: Duration,
     },
+    /// Fills in a file of the node with variables, and puts the result in another one's place.
+    Template {
+        /// The template, absolute; both paths may have `${SHOAL_NODE}` and what else scripts see.
+        from: String,
+        /// Where the result goes.
+        to: String,
+        /// Who may read and write it.
+        mode: u32,
+    },
 }
 
 /// How a service is asked whether it is up.

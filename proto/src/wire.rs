@@ -11,6 +11,7 @@ use crate::id::{ContentId, DeploymentId, Epoch, Generation, LeaseId, Name, NodeI
 use crate::manifest::{Signed, StepRef};
 use crate::origin::HttpOrigin;
 use crate::rollout::StepOutcome;
+use crate::rollout::variables::Told;
 use crate::wan::{self, BlockRange, HeldLease, Lacking};
 
 /// What a node tells its coordinator.
@@ -303,6 +304,13 @@ pub enum ToNode {
     /// How fast the node may read over the WAN, for all leases together. Said on each connection, and again when
     /// it changes; what was said last holds meanwhile.
     WanRate(WanRates),
+    /// The variables of a deployment that this node may see; comes after its manifest, on every connection.
+    Variables {
+        /// Which deployment.
+        deployment: DeploymentId,
+        /// Them.
+        told: Told,
+    },
 }
 
 /// How fast a node may read over its site's WAN, in bytes a second: none for as fast as it can, 0 for not at all.

@@ -10,6 +10,7 @@ use shoal_proto::id::{PackageId, PackageIndex, RecipeId, StepIndex};
 use shoal_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
 use shoal_proto::manifest::{Phase, Signed, StepRef};
 use shoal_proto::origin::HttpOrigin;
+use shoal_proto::rollout::variables::Told;
 use shoal_proto::rollout::{Failure, StepOutcome};
 use shoal_proto::wan::{BlockRange, HeldLease, Lacking, Outcome};
 use shoal_proto::wire::{
@@ -119,6 +120,7 @@ samples!(to_node, ToNode {
         ToNode::Standby(Standby { content: CONTENT, deputies: vec![NODE], origin: Origin::Http(http()) }),
         ToNode::Standby(Standby { content: CONTENT, deputies: Vec::new(), origin: Origin::Coordinator { dictionary: None } }),
     ],
+    Variables => [ToNode::Variables { deployment: DEPLOYMENT, told: told() }],
     WanRate => [
         ToNode::WanRate(WanRates::default()),
         ToNode::WanRate(WanRates { rate: Some(0), away: Some(1_000_000), alone: Some(2_000_000) }),
@@ -132,6 +134,11 @@ samples!(to_neighbour, ToNeighbour {
     Reach => [ToNeighbour::Reach { hops: 8 }],
     Reading => [ToNeighbour::Reading { content: CONTENT, granted: blocks(), own: Vec::new(), fails: true }],
 });
+
+fn told() -> Told {
+    let one = |name: &str, text: &str| [(name.to_owned(), text.to_owned())].into();
+    Told { plain: one("port", "80"), secret: one("key", "hunter2") }
+}
 
 fn samples() -> Vec<(&'static str, Frame)> {
     to_coordinator().into_iter().chain(to_node()).chain(to_neighbour()).collect()

@@ -306,6 +306,7 @@ impl Control {
             sites: BTreeMap::from([(ME, name("syd")), (OTHER, name("syd"))]),
             blocks: vec![vec![1000]; 2],
             sources: Vec::new(),
+            variables: Default::default(),
         };
         self.tell(coordinator::Input::Create(Box::new(created)))
     }

@@ -262,6 +262,8 @@ impl World {
                 let (at, life) = (self.now + Duration::from_millis(20), self.control.life);
                 self.queue.push(at, Event::StepKilled { place: Place::Coordinator, life, run });
             }
+            // Steps in a storm name no variables.
+            Output::Variables { .. } => {}
             Output::Notice(notice) => self.take_notice(notice),
             Output::StepOutput { .. } | Output::Persist(_) => {}
         }
@@ -337,6 +339,7 @@ impl World {
             sites: rollout::plan::sites(&manifest, &facts),
             blocks: self.scenario.packages_of(deployment).map(|package| package.blocks.clone()).collect(),
             sources: Vec::new(),
+            variables: Default::default(),
         };
         self.control.plans[plan] = PlanStand::Asked(id);
         self.feed_coordinator(Input::Create(Box::new(created)));

@@ -19,3 +19,4 @@ mod registry;
 mod rollouts;
 mod steps;
 mod tidy;
+mod variables;

@@ -1,6 +1,6 @@
 //! Documents for tests: the deployment of PRODUCT.md's example, running, ended well and ended badly.
 
-use shoal_proto::id::{DeploymentId, FileHash, Name, NodeId, PackageId, PlanHash};
+use shoal_proto::id::{DeploymentId, FileHash, Name, NodeId, PackageId, PlanHash, ValuesHash};
 use shoal_proto::time::WallTime;
 
 use super::types::*;
@@ -261,6 +261,7 @@ pub(crate) fn plan() -> Plan {
         hash: PlanHash([1; 32]),
         file: "deploy.yaml".to_owned(),
         file_hash: FileHash([2; 32]),
+        variables_hash: ValuesHash([4; 32]),
         name: name("storefront"),
         release: name("2026.11.3"),
         stage_only: false,

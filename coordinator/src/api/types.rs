@@ -265,6 +265,9 @@ pub struct DeployRequest {
     /// Whether it runs also where all is as the file wants it.
     #[serde(default)]
     pub again: bool,
+    /// Values of variables, which win over those in the file.
+    #[serde(default)]
+    pub variables: BTreeMap<String, String>,
     /// The plan that it must be; it is refused if anything that the plan stands on has moved.
     #[serde(default)]
     pub plan: Option<Box<Plan>>,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use shoal_proto::id::{FileHash, Name, NodeId, PackageId, PlanHash};
+use shoal_proto::id::{FileHash, Name, NodeId, PackageId, PlanHash, ValuesHash};
 use shoal_proto::rollout::basis::{Basis, Target};
 
 use super::text::as_text;
@@ -23,6 +23,9 @@ pub struct Plan {
     /// The hash of its text.
     #[serde(with = "as_text")]
     pub file_hash: FileHash,
+    /// The hash of what its variables come to; a secret is in it by a print that only the coordinator can make.
+    #[serde(with = "as_text")]
+    pub variables_hash: ValuesHash,
     /// The deployment file's name.
     pub name: Name,
     /// The deployment file's release.
@@ -145,6 +148,7 @@ impl Plan {
         };
         Basis {
             file: self.file_hash,
+            variables: self.variables_hash,
             packages: self.packages.iter().map(|package| (package.name.clone(), package.blake3)).collect(),
             nodes: self.nodes.iter().map(target).collect(),
         }

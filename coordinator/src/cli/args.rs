@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use shoal_proto::id::{DeploymentId, Name};
 
-use super::units::{Limit, parse_limit, parse_positive_size, parse_reason, parse_ttl_s};
+use super::units::{Limit, parse_limit, parse_positive_size, parse_reason, parse_ttl_s, parse_variable};
 use crate::audit::Head;
 use shoal_proto::rollout::units::{parse_duration, parse_rate};
 
@@ -235,6 +235,18 @@ pub struct PlanArgs {
     /// Plan to only bring the packages to the nodes
     #[arg(long)]
     pub stage_only: bool,
+    /// Values of variables
+    #[command(flatten)]
+    pub variables: VariableArgs,
+}
+
+/// Values of variables.
+#[derive(Args, Debug)]
+pub struct VariableArgs {
+    /// Give a variable of the file this value everywhere; may be repeated. Other users of this machine can see it: keep
+    /// secrets in a `value_file`
+    #[arg(short = 'V', long = "var", value_name = "NAME=VALUE", value_parser = parse_variable)]
+    pub given: Vec<(String, String)>,
 }
 
 /// Arguments of `deploy`.
@@ -261,6 +273,9 @@ pub struct DeployArgs {
     /// Only bring the packages to the nodes
     #[arg(long)]
     pub stage_only: bool,
+    /// Values of variables
+    #[command(flatten)]
+    pub variables: VariableArgs,
     /// How long to watch
     #[command(flatten)]
     pub watching: WaitArgs,

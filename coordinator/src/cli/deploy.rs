@@ -57,7 +57,9 @@ fn request(args: &DeployArgs) -> Result<DeployRequest, CliError> {
     let planned = plan.as_ref().map(|plan| PathBuf::from(&plan.file));
     let path = args.file.clone().or(planned).unwrap_or_default();
     let stage_only = args.stage_only || plan.as_ref().is_some_and(|plan| plan.stage_only);
-    Ok(DeployRequest { file: path.display().to_string(), text: read(&path)?, stage_only, again: args.again, plan })
+    let variables = args.variables.given.iter().cloned().collect();
+    let (file, text) = (path.display().to_string(), read(&path)?);
+    Ok(DeployRequest { file, text, stage_only, again: args.again, variables, plan })
 }
 
 /// Begins when no other deployment of the same name has some of the nodes. Nothing is kept of those who wait: whoever asks

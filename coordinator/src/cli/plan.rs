@@ -25,7 +25,8 @@ const NODES_SHOWN_MAX: usize = 50;
 pub async fn run(client: &Client, terminal: &mut Terminal, args: PlanArgs) -> Result<Exit, CliError> {
     let text = read(&args.file)?;
     let file = args.file.display().to_string();
-    let request = DeployRequest { file, text, stage_only: args.stage_only, ..DeployRequest::default() };
+    let variables = args.variables.given.into_iter().collect();
+    let request = DeployRequest { file, text, stage_only: args.stage_only, variables, ..DeployRequest::default() };
     terminal.note(&format!("resolving the packages of {}", request.file));
     let plan = client.plan(&request).await?;
     if let Some(path) = &args.out {

@@ -95,6 +95,15 @@ pub fn parse_reason(text: &str) -> Result<String, String> {
     }
 }
 
+/// `port=8080`.
+///
+/// # Errors
+/// Text without `=`, or with nothing before it.
+pub fn parse_variable(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    pair.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| "write NAME=VALUE".to_owned())
+}
+
 /// A size in bytes that is not 0.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ use shoal_proto::coordinator::{Notice, Output, Part, Record};
 use shoal_proto::id::{ContentId, DeploymentId, Name, NodeId, PackageIndex, RecipeId};
 use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, RECORD_BYTES_MAX};
 use shoal_proto::manifest::Manifest;
+use shoal_proto::rollout::variables::Told;
 use shoal_proto::wan;
 use shoal_proto::wire::{Frame, Grant, Origin, Standby, StepRun, ToNode};
 use tokio_util::sync::CancellationToken;
@@ -80,6 +81,7 @@ impl Server {
             Output::Standby { to, site, deployment, package, standby } => {
                 self.standby(to, &site, deployment, package, standby).await?;
             }
+            Output::Variables { to, deployment } => self.tell_variables(to, deployment).await?,
             Output::Disconnect(node) => self.control.disconnect(node).await.map_err(|_| ServeError::MeshStopped)?,
             Output::Run { run, manifest } => self.run_step(run, &manifest),
             Output::Kill { run } => {
@@ -104,6 +106,23 @@ impl Server {
                 Ok(())
             }
         }
+    }
+
+    /// Tells a node the variables that it may see, and no others.
+    async fn tell_variables(&self, to: NodeId, deployment: DeploymentId) -> Result<(), ServeError> {
+        match self.variables(Some(to), deployment) {
+            Some(told) => self.send(to, ToNode::Variables { deployment, told }).await,
+            None => {
+                error!(%deployment, node = self.node_name(to), "secrets are lost: steps that name them will fail");
+                Ok(())
+            }
+        }
+    }
+
+    fn variables(&self, node: Option<NodeId>, deployment: DeploymentId) -> Option<Told> {
+        let variables = &self.core.created(deployment)?.variables;
+        let secrets = tokio::task::block_in_place(|| self.secrets.of(deployment));
+        variables.told(node, &secrets)
     }
 
     async fn grant(
@@ -161,6 +180,7 @@ impl Server {
             site: name("coordinator"),
             packages: packages.collect(),
             values: self.values.get(&run.deployment).cloned().unwrap_or_default(),
+            variables: self.variables(None, run.deployment).unwrap_or_default(),
             work_dir: self.config.data_dir.join("work").join(run.deployment.to_string()),
         };
         let (manifest, events) = (Arc::clone(manifest), self.events_sender.clone());
@@ -188,6 +208,7 @@ impl Server {
                 info!(%deployment, ?outcome, "a deployment is over");
                 self.touched.insert(*deployment);
                 self.values.remove(deployment);
+                self.secrets.forget(|id| !self.core.is_over(id));
             }
         }
         Ok(())

@@ -1,19 +1,24 @@
 //! From a deployment file to a deployment: read, resolved at its feeds, planned for the nodes of the moment, signed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use shoal_node::store::Store;
+use shoal_node::template::{self, Purpose, TemplateError};
 use shoal_proto::codec;
 use shoal_proto::content::Layout;
 use shoal_proto::coordinator::{Created, Input};
-use shoal_proto::id::PlanHash;
-use shoal_proto::manifest::{Manifest, Package, Signed};
+use shoal_proto::id::{Name, NodeId, PlanHash};
+use shoal_proto::limits::VARIABLE_BYTES_MAX;
+use shoal_proto::manifest::{Action, Manifest, On, Package, Signed};
 use shoal_proto::rollout::Options;
 use shoal_proto::rollout::basis::plan_hash;
 use shoal_proto::rollout::plan::{self, NodeFacts};
 use shoal_proto::rollout::spec::{DeploymentSpec, SourceSpec};
+use shoal_proto::rollout::variables::{Settled, Variables, settle};
 
 use tracing::info;
 
@@ -31,7 +36,7 @@ use crate::trail::By;
 /// What resolving a deployment file came to.
 pub(super) struct Resolution {
     request: DeployRequest,
-    result: Result<(DeploymentSpec, Vec<Found>), ApiError>,
+    result: Result<Read, ApiError>,
     want: Want,
 }
 
@@ -41,6 +46,14 @@ pub(super) enum Want {
     Plan(Reply<Box<Plan>>),
     /// That it is done.
     Deploy(By, Reply<Deployment>),
+}
+
+/// A deployment file, and what it names.
+struct Read {
+    spec: DeploymentSpec,
+    packages: Vec<Found>,
+    /// The texts of the files that variables name.
+    files: BTreeMap<String, String>,
 }
 
 /// A package of the file.
@@ -55,6 +68,7 @@ pub(super) struct Planned {
     pub(super) manifest: Manifest,
     pub(super) created: Created,
     pub(super) hash: PlanHash,
+    secrets: Vec<String>,
 }
 
 impl Server {
@@ -70,7 +84,7 @@ impl Server {
 
     pub(super) async fn on_resolved(&mut self, resolution: Resolution) -> Result<(), ServeError> {
         let Resolution { request, result, want } = resolution;
-        let planned = result.and_then(|(spec, found)| self.plan(&request, &spec, found));
+        let planned = result.and_then(|read| self.plan(&request, read));
         // The operator's client may be gone.
         match (want, planned) {
             (Want::Plan(reply), Ok(planned)) => self.show_plan(&request, &planned, reply),
@@ -97,11 +111,11 @@ impl Server {
     /// Begins a deployment, unless it is not the one that was planned, nothing is to be done (the answer is then what did
     /// it), or another has its nodes.
     fn begin(&mut self, request: &DeployRequest, planned: Planned) -> Result<Option<Deployment>, ApiError> {
-        let Planned { manifest, created, hash } = &planned;
+        let Planned { manifest, created, hash, secrets } = &planned;
         if let Some(plan) = request.plan.as_ref().filter(|plan| plan.hash != *hash) {
             return Err(self.moved(request, plan, &planned));
         }
-        let since = self.core.as_wanted(manifest, &created.options, &created.sites).filter(|_| !request.again);
+        let since = self.core.as_wanted(manifest, created).filter(|_| !request.again);
         if let Some(since) = since {
             let before = self.deployment(since).ok_or_else(lost)?;
             return Ok(Some(Deployment { unchanged: true, ..before }));
@@ -113,17 +127,28 @@ impl Server {
             let error = ApiError::new(ErrorCode::Blocked, format!("not deployed: {held}")).next(next);
             return Err(ApiError { held: Some(by.to_string()), ..error });
         }
+        let kept = tokio::task::block_in_place(|| self.secrets.keep(manifest.deployment, secrets));
+        kept.map_err(|error| {
+            ApiError::new(ErrorCode::Failed, format!("cannot keep the deployment's secrets: {error}"))
+        })?;
         self.handle(Input::Create(Box::new(planned.created)));
         Ok(None)
     }
 
-    fn plan(&self, request: &DeployRequest, spec: &DeploymentSpec, found: Vec<Found>) -> Result<Planned, ApiError> {
+    fn plan(&self, request: &DeployRequest, read: Read) -> Result<Planned, ApiError> {
+        let Read { spec, packages: found, files } = read;
         let wrong =
             |error: &dyn std::error::Error| ApiError::new(ErrorCode::BadRequest, format!("{}: {error}", request.file));
         let id = self.core.next_deployment();
         let nodes = self.node_facts();
         let packages: Vec<Package> = found.iter().map(|found| found.package.clone()).collect();
-        let manifest = plan::resolve(spec, id, self.node_id(), &nodes, &packages).map_err(|error| wrong(&error))?;
+        let manifest = plan::resolve(&spec, id, self.node_id(), &nodes, &packages).map_err(|error| wrong(&error))?;
+        let targets = manifest.targets();
+        let meant: Vec<&NodeFacts> = nodes.iter().filter(|node| targets.contains(&node.id)).collect();
+        let Settled { mut variables, secrets } =
+            settle(&spec.variables, &request.variables, &files, &meant).map_err(|error| wrong(&error))?;
+        variables.prints = secrets.iter().map(|secret| self.secrets.print(secret)).collect();
+        check_templates(&manifest, &variables, &secrets).map_err(|error| wrong(&error))?;
         // The plan may order packages otherwise than the file.
         let by_name: BTreeMap<_, _> = found.iter().map(|found| (&found.package.name, found)).collect();
         let in_order = || manifest.packages.iter().filter_map(|package| by_name.get(&package.name));
@@ -133,8 +158,8 @@ impl Server {
         let signed = Signed::seal(&manifest, |bytes| self.identity.sign(bytes)).map_err(|error| wrong(&error))?;
         let options = Options::for_targets(&manifest, &nodes, request.stage_only);
         let sites = plan::sites(&manifest, &nodes);
-        let hash = plan_hash(&manifest, &options, &sites);
-        Ok(Planned { manifest, created: Created { signed, options, sites, blocks, sources }, hash })
+        let hash = plan_hash(&manifest, &options, &sites, &variables);
+        Ok(Planned { created: Created { signed, options, sites, blocks, sources, variables }, manifest, hash, secrets })
     }
 
     fn node_facts(&self) -> Vec<NodeFacts> {
@@ -165,12 +190,7 @@ fn of_plan(request: &DeployRequest, planned: &Planned) -> Act {
     Act { plan: Some(hash.to_string()), ..done(command(request), what) }
 }
 
-async fn resolve(
-    request: &DeployRequest,
-    feeds: &Feeds,
-    catalog: &Catalog,
-    store: &Store,
-) -> Result<(DeploymentSpec, Vec<Found>), ApiError> {
+async fn resolve(request: &DeployRequest, feeds: &Feeds, catalog: &Catalog, store: &Store) -> Result<Read, ApiError> {
     let spec = spec_file::parse(&request.text, Path::new(&request.file))
         .map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
     let mut found = Vec::new();
@@ -189,7 +209,58 @@ async fn resolve(
         let package = Package { name: name.clone(), reference, id, size, recipe: entry.outline };
         found.push(Found { package, resolved, block_bytes });
     }
-    Ok((spec, found))
+    let files = tokio::task::block_in_place(|| read_values(&spec))?;
+    Ok(Read { spec, packages: found, files })
+}
+
+/// The files that variables name, each without the line end that editors put at its end.
+fn read_values(spec: &DeploymentSpec) -> Result<BTreeMap<String, String>, ApiError> {
+    let paths: BTreeSet<&String> = spec.variables.iter().filter_map(|spec| spec.value_file.as_ref()).collect();
+    let read = |path: &String| {
+        let mut text = String::new();
+        let file = File::open(path)?;
+        file.take(VARIABLE_BYTES_MAX as u64 + 1).read_to_string(&mut text)?;
+        let len = text.strip_suffix('\n').map_or(text.len(), |text| text.strip_suffix('\r').unwrap_or(text).len());
+        text.truncate(len);
+        Ok((path.clone(), text))
+    };
+    let wrong = |path: &String, error: std::io::Error| {
+        ApiError::new(ErrorCode::BadRequest, format!("`value_file: {path}` cannot be read: {error}"))
+            .next("it is a file of the coordinator's machine, which its user can read")
+    };
+    paths.into_iter().map(|path| read(path).map_err(|error| wrong(path, error))).collect()
+}
+
+/// Why a script cannot be filled in.
+#[derive(Debug, thiserror::Error)]
+#[error("step `{step}`: {error}")]
+struct ScriptError {
+    step: Name,
+    error: TemplateError,
+}
+
+/// Fills in every script for every machine that runs it, as far as it can be before anything ran.
+fn check_templates(manifest: &Manifest, variables: &Variables, secrets: &[String]) -> Result<(), ScriptError> {
+    // One machine of each that see the same.
+    let machines: BTreeMap<u16, NodeId> = variables.set_of.iter().map(|(node, set)| (*set, *node)).collect();
+    for step in manifest.before_acquire.iter().chain(&manifest.steps) {
+        let on: Vec<Option<NodeId>> = match step.on {
+            On::Coordinator => vec![None],
+            On::Node | On::Site | On::Always => machines.values().copied().map(Some).collect(),
+        };
+        let script = match &step.action {
+            Action::Script { run } => Some(run),
+            Action::Unpack { .. } | Action::Check { .. } | Action::Template { .. } => None,
+        };
+        for text in script.into_iter().chain(&step.always_after) {
+            for told in on.iter().filter_map(|machine| variables.told(*machine, secrets)) {
+                let values = template::Values { plain: &told.plain, secret: &told.secret, outputs: None };
+                let rendered = template::render(text, values, Purpose::Script);
+                rendered.map_err(|error| ScriptError { step: step.name.clone(), error })?;
+            }
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn feed_error(error: FeedError) -> ApiError {

@@ -7,7 +7,7 @@ use shoal_proto::coordinator::SiteView;
 use shoal_proto::id::{Name, NodeId, PackageId, PackageIndex, SegmentHash};
 use shoal_proto::limits::PLAN_RECIPES_MAX;
 use shoal_proto::manifest::{Manifest, On, Package};
-use shoal_proto::rollout::basis::moved;
+use shoal_proto::rollout::basis::{moved, variables_hash};
 use shoal_proto::rollout::forecast::{Lacked, SiteForecast, forecast, lacking};
 use shoal_proto::wire::Inventory;
 use tracing::warn;
@@ -79,13 +79,14 @@ impl Server {
 
     /// The plan without its figures.
     fn document(&self, request: &DeployRequest, planned: &Planned) -> Plan {
-        let Planned { manifest, created, hash } = planned;
-        let since = self.core.as_wanted(manifest, &created.options, &created.sites);
+        let Planned { manifest, created, hash, .. } = planned;
+        let since = self.core.as_wanted(manifest, created);
         Plan {
             schema: PlanSchema::V1,
             hash: *hash,
             file: request.file.clone(),
             file_hash: shoal_proto::id::FileHash::of(&request.text),
+            variables_hash: variables_hash(&created.variables),
             name: manifest.name.clone(),
             release: manifest.release.clone(),
             stage_only: request.stage_only,

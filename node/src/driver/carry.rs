@@ -229,6 +229,7 @@ impl Agent {
             site: self.site.clone(),
             packages: packages.collect(),
             values: self.values.get(&run.deployment).cloned().unwrap_or_default(),
+            variables: self.variables.get(&run.deployment).cloned().unwrap_or_default(),
             work_dir: self.config.data_dir.join("work").join(run.deployment.to_string()),
         };
         info!(deployment = %run.deployment, step = %run.step.index, attempt = run.attempt, "a step starts");

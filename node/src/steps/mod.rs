@@ -8,7 +8,9 @@ mod archive;
 mod check;
 mod expand;
 mod folder;
+mod mask;
 mod processes;
+mod render;
 mod script;
 #[cfg(test)]
 mod tests;
@@ -21,8 +23,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use shoal_proto::id::{DeploymentId, Name, PackageIndex};
 use shoal_proto::manifest::{Action, Probe};
+use shoal_proto::rollout::variables::Told;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+use crate::template::{self, Purpose};
+pub use mask::Masker;
 
 /// A step to run, with all that it sees.
 #[derive(Clone, Debug)]
@@ -45,6 +51,8 @@ pub struct StepRun {
     pub packages: Vec<PackageFile>,
     /// What earlier steps wrote to `$SHOAL_OUTPUT`, as `SHOAL_VALUE_<KEY>`.
     pub values: BTreeMap<String, String>,
+    /// The deployment's variables that this machine may see, as `SHOAL_VAR_<NAME>`.
+    pub variables: Told,
     /// Where scripts run; made if it is missing.
     pub work_dir: PathBuf,
 }
@@ -114,7 +122,17 @@ pub enum OutputStream {
 /// then stops, without having changed a release.
 pub async fn run(run: &StepRun, output: &mpsc::Sender<OutputChunk>, cancel: &CancellationToken) -> Outcome {
     match &run.action {
-        Action::Script { run: text } => script::run(run, text, output, cancel).await,
+        Action::Script { run: text } => match template::render(text, values(run), Purpose::Script) {
+            Ok(text) => script::run(run, &text, output, cancel).await,
+            Err(error) => Outcome::failed(error),
+        },
+        Action::Template { from, to, mode } => match render::render(run, from, to, *mode) {
+            Ok(said) => {
+                say(output, said).await;
+                Outcome::Succeeded { values: BTreeMap::new() }
+            }
+            Err(cause) => Outcome::failed(cause),
+        },
         Action::Unpack { package, to, keep } => {
             let to = match expand::expand(to, &script::variables(run)) {
                 Ok(to) => to.into(),
@@ -131,6 +149,12 @@ pub async fn run(run: &StepRun, output: &mpsc::Sender<OutputChunk>, cancel: &Can
             Err(error) => Outcome::failed(error),
         },
     }
+}
+
+/// What templates of a step are filled in with.
+fn values(run: &StepRun) -> template::Values<'_> {
+    let Told { plain, secret } = &run.variables;
+    template::Values { plain, secret, outputs: Some(&run.values) }
 }
 
 async fn check_in_time(

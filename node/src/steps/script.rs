@@ -108,6 +108,9 @@ pub(super) fn variables(run: &StepRun) -> BTreeMap<String, std::ffi::OsString> {
     for (key, value) in &run.values {
         all.insert(format!("SHOAL_VALUE_{}", variable(key)), value.into());
     }
+    for (name, value) in run.variables.plain.iter().chain(&run.variables.secret) {
+        all.insert(format!("SHOAL_VAR_{}", variable(name)), value.into());
+    }
     for package in &run.packages {
         all.insert(format!("SHOAL_PACKAGE_{}", variable(package.name.as_str())), package.path.clone().into());
     }

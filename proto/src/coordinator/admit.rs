@@ -2,15 +2,15 @@
 //!
 //! What is under way is known from the journal, so that a restart gives nobody's nodes to another.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use thiserror::Error;
 
 use super::{Coordinator, Created, Deployment};
 use crate::id::{DeploymentId, Name, NodeId};
 use crate::manifest::Manifest;
+use crate::rollout::Outcome;
 use crate::rollout::basis::plan_hash;
-use crate::rollout::{Options, Outcome};
 
 /// A deployment of the same name that has some of the nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -39,19 +39,16 @@ impl Coordinator {
     ///
     /// One that only staged changed no machine, and is passed over; after one that failed, or whose failures were ignored,
     /// nobody knows.
-    pub fn as_wanted(
-        &self,
-        manifest: &Manifest,
-        options: &Options,
-        sites: &BTreeMap<NodeId, Name>,
-    ) -> Option<DeploymentId> {
+    pub fn as_wanted(&self, manifest: &Manifest, created: &Created) -> Option<DeploymentId> {
         let same = |(_, deployment): &(&DeploymentId, &Deployment)| {
             deployment.manifest.name == manifest.name && !deployment.created.options.stage_only
         };
         let (since, last) = self.deployments.iter().rev().find(same)?;
         let well = last.rollout.outcome() == Some(&Outcome::Succeeded) && !last.rollout.was_forgiving();
-        let wanted = plan_hash(manifest, options, sites);
-        let did = |created: &Created| plan_hash(&last.manifest, &created.options, &created.sites);
-        (well && !options.stage_only && did(&last.created) == wanted).then_some(*since)
+        let plan = |manifest, Created { options, sites, variables, .. }: &Created| {
+            plan_hash(manifest, options, sites, variables)
+        };
+        let did = || plan(&last.manifest, &last.created);
+        (well && !created.options.stage_only && did() == plan(manifest, created)).then_some(*since)
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::directory::DirectoryRecord;
 use crate::id::{ContentId, DeploymentId, Name, NodeId, PackageIndex};
 use crate::manifest::{Manifest, Signed};
+use crate::rollout::variables::Variables;
 use crate::rollout::{self, Options, Outcome, StepOutcome};
 use crate::runs::StepRecord;
 use crate::wan::calendar::Override;
@@ -80,6 +81,8 @@ pub struct Created {
     pub blocks: Vec<Vec<u32>>,
     /// For the shell: where packages are read. Not looked at here.
     pub sources: Vec<u8>,
+    /// Its variables, without the secrets' own text.
+    pub variables: Variables,
 }
 
 impl Created {
@@ -215,6 +218,13 @@ pub enum Output {
         package: PackageIndex,
         /// What; its origin is still [`crate::wire::Origin::Coordinator`] without a dictionary.
         standby: Standby,
+    },
+    /// Tell a node the variables of a deployment that it may see: the shell has the secrets.
+    Variables {
+        /// Whom.
+        to: NodeId,
+        /// Of which deployment.
+        deployment: DeploymentId,
     },
     /// End a node's connection, after what was said to it before.
     Disconnect(NodeId),

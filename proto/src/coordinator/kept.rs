@@ -35,7 +35,9 @@ impl Coordinator {
         let (Some(told), Some(deployment)) = (self.told.get_mut(&node), self.deployments.get(&id)) else { return };
         if told.insert(id) {
             let signed = deployment.created.signed.clone();
+            let tells = !deployment.created.variables.is_empty();
             self.outbox.push_back(Output::Node { to: node, message: ToNode::Deploy { generation, signed } });
+            self.outbox.extend(tells.then_some(Output::Variables { to: node, deployment: id }));
         }
     }
 

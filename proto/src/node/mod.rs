@@ -204,7 +204,8 @@ impl Node {
             ToNode::End { deployment } => self.on_end(deployment),
             ToNode::WanRate(rates) => self.wan_rate.set(rates),
             // For the deputy, which has noted it.
-            ToNode::Standby(_) => {}
+            // Its steps' own affair: whoever runs them keeps these.
+            ToNode::Variables { .. } | ToNode::Standby(_) => {}
             // The shell opens signed manifests ([`Input::Deploy`]) and ends refused connections.
             ToNode::Deploy { .. } | ToNode::Refused { .. } => {}
         }

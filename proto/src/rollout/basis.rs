@@ -8,13 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::Options;
+use super::variables::Variables;
 use crate::codec;
-use crate::id::{DeploymentId, FileHash, Name, NodeId, PackageId, PlanHash};
-use crate::limits::MANIFEST_BYTES_MAX;
+use crate::id::{DeploymentId, FileHash, Name, NodeId, PackageId, PlanHash, ValuesHash};
+use crate::limits::{MANIFEST_BYTES_MAX, RECORD_BYTES_MAX};
 use crate::manifest::Manifest;
 
 /// Which plan it is that `manifest` carries out: the number of the deployment is no part of it.
-pub fn plan_hash(manifest: &Manifest, options: &Options, sites: &BTreeMap<NodeId, Name>) -> PlanHash {
+pub fn plan_hash(
+    manifest: &Manifest,
+    options: &Options,
+    sites: &BTreeMap<NodeId, Name>,
+    variables: &Variables,
+) -> PlanHash {
     let numberless = Manifest { deployment: DeploymentId(0), ..manifest.clone() };
     let manifest = codec::encode(&numberless, MANIFEST_BYTES_MAX).expect("a manifest that was made fits");
     let mut hasher = blake3::Hasher::new_derive_key("shoal plan v1");
@@ -24,7 +30,14 @@ pub fn plan_hash(manifest: &Manifest, options: &Options, sites: &BTreeMap<NodeId
         // A name holds no line end.
         hasher.update(&node.0).update(name.as_bytes()).update(b"\n").update(site.as_str().as_bytes()).update(b"\n");
     }
+    hasher.update(&variables_hash(variables).0);
     PlanHash(*hasher.finalize().as_bytes())
+}
+
+/// What the variables of a deployment come to. Secrets are in it by what stands for them.
+pub fn variables_hash(variables: &Variables) -> ValuesHash {
+    let bytes = codec::encode(variables, RECORD_BYTES_MAX).expect("variables that were settled fit");
+    ValuesHash(*blake3::Hasher::new_derive_key("shoal variables v1").update(&bytes).finalize().as_bytes())
 }
 
 /// What a plan was made from.
@@ -32,6 +45,8 @@ pub fn plan_hash(manifest: &Manifest, options: &Options, sites: &BTreeMap<NodeId
 pub struct Basis {
     /// The deployment file.
     pub file: FileHash,
+    /// Its variables.
+    pub variables: ValuesHash,
     /// What its packages resolved to.
     pub packages: BTreeMap<Name, PackageId>,
     /// The nodes that it means.
@@ -54,6 +69,8 @@ pub struct Target {
 pub enum Moved {
     /// The deployment file has another text.
     File,
+    /// A variable has another value.
+    Variables,
     /// A package resolves to other bytes.
     Package {
         /// Which package.
@@ -99,6 +116,8 @@ pub enum Moved {
 /// What is different in `now` from what it was `then`, in the order of the file.
 pub fn moved(then: &Basis, now: &Basis) -> Vec<Moved> {
     let file = (then.file != now.file).then_some(Moved::File);
+    // Other nodes have other values, as a matter of course.
+    let variables = (then.variables != now.variables && then.nodes == now.nodes).then_some(Moved::Variables);
     let packages = now.packages.iter().filter_map(|(name, to)| {
         let from = then.packages.get(name).filter(|from| *from != to)?;
         Some(Moved::Package { name: name.clone(), from: *from, to: *to })
@@ -106,7 +125,7 @@ pub fn moved(then: &Basis, now: &Basis) -> Vec<Moved> {
     let left = then.nodes.keys().filter(|name| !now.nodes.contains_key(*name));
     let left = left.map(|name| Moved::Left { name: name.clone() });
     let others = now.nodes.iter().filter_map(|(name, to)| changed(name, then.nodes.get(name), to));
-    file.into_iter().chain(packages).chain(left).chain(others).collect()
+    file.into_iter().chain(variables).chain(packages).chain(left).chain(others).collect()
 }
 
 fn changed(name: &Name, from: Option<&Target>, to: &Target) -> Option<Moved> {
@@ -124,6 +143,7 @@ impl fmt::Display for Moved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File => write!(f, "the deployment file was changed"),
+            Self::Variables => write!(f, "a variable has another value, given with `-V` or read from a file"),
             Self::Package { name, from, to } => {
                 write!(f, "package `{name}` resolves to {} and no longer to {}", to.short(), from.short())
             }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`spec`], [`units`], [`select`], [`nearest`] | the deployment file as a person writes it |
 //! | [`plan`], `waves` | from that file, the nodes and the resolved packages to a manifest |
+//! | [`variables`] | which values each machine sees, and who is told which secret |
 //! | [`basis`], [`forecast`] | what a plan stands on and what moved since; what it would move, and from where |
 //! | [`gate`], [`share`] | the arithmetic of quorums, failure budgets and windows |
 //! | `input`, `record`, `effect` | what [`Rollout`] is told, what it journals, what it wants done |
@@ -43,6 +44,7 @@ mod state;
 mod tests;
 mod turn;
 pub mod units;
+pub mod variables;
 pub mod view;
 mod waves;
 

@@ -95,6 +95,14 @@ pub enum PlanError {
         /// What, and what to do.
         cause: String,
     },
+    /// A variable with something wrong in it.
+    #[error("variable `{name}`: {cause}")]
+    Variable {
+        /// Which variable.
+        name: String,
+        /// What, and what to do.
+        cause: String,
+    },
     /// A manifest that is too large to send.
     #[error("the deployment is too large: {0}; split it in two, or put scripts into a package")]
     TooLarge(CodecError),
@@ -289,8 +297,11 @@ impl Context<'_> {
         if spec.retries >= ATTEMPTS_MAX {
             return Err(wrong(spec, format!("`retries: {}`: at most {} are allowed", spec.retries, ATTEMPTS_MAX - 1)));
         }
-        if spec.unpack.is_none() && (spec.to.is_some() || spec.keep.is_some()) {
+        if spec.unpack.is_none() && (spec.to.is_some() && spec.template.is_none() || spec.keep.is_some()) {
             return Err(wrong(spec, "`to` and `keep` are for `unpack`: add that, or remove them"));
+        }
+        if spec.template.is_none() && spec.mode.is_some() {
+            return Err(wrong(spec, "`mode` is for `template`: add that, or remove it"));
         }
         if spec.always_after.is_some() && !before {
             return Err(wrong(
@@ -316,12 +327,15 @@ impl Context<'_> {
     }
 
     fn action(&self, spec: &StepSpec, before: bool) -> Result<Action, PlanError> {
-        match (&spec.run, &spec.unpack, &spec.check) {
-            (Some(run), None, None) => Ok(Action::Script { run: checked_script(spec, run)? }),
-            (None, Some(package), None) => self.unpack(spec, package, before),
-            (None, None, Some(check)) => probe(spec, check),
-            (None, None, None) => Err(wrong(spec, "it does nothing: add `run`, `unpack` or `check`")),
-            _ => Err(wrong(spec, "it has more than one of `run`, `unpack` and `check`: make a step of each")),
+        match (&spec.run, &spec.unpack, &spec.template, &spec.check) {
+            (Some(run), None, None, None) => Ok(Action::Script { run: checked_script(spec, run)? }),
+            (None, Some(package), None, None) => self.unpack(spec, package, before),
+            (None, None, Some(from), None) => template(spec, from),
+            (None, None, None, Some(check)) => probe(spec, check),
+            (None, None, None, None) => Err(wrong(spec, "it does nothing: add `run`, `unpack`, `template` or `check`")),
+            _ => {
+                Err(wrong(spec, "it has more than one of `run`, `unpack`, `template` and `check`: make a step of each"))
+            }
         }
     }
 
@@ -358,6 +372,22 @@ impl Context<'_> {
         }
         Ok(Action::Unpack { package, to: to.to_owned(), keep })
     }
+}
+
+fn template(spec: &StepSpec, from: &str) -> Result<Action, PlanError> {
+    let to = spec.to.as_deref().unwrap_or_default();
+    for (key, path) in [("template", from), ("to", to)] {
+        if !is_safe_folder(path) {
+            let cause = format!(
+                "`{key}: {path}` is no absolute path of a file without `..`: write one such as `/etc/acme.conf`"
+            );
+            return Err(wrong(spec, cause));
+        }
+    }
+    let mode = spec.mode.as_deref().unwrap_or("0600");
+    let parsed = u32::from_str_radix(mode, 8).ok().filter(|bits| mode.starts_with('0') && *bits <= 0o777);
+    let mode = parsed.ok_or_else(|| wrong(spec, format!("`mode: {mode}` is none: write for instance `0640`")))?;
+    Ok(Action::Template { from: from.to_owned(), to: to.to_owned(), mode })
 }
 
 fn is_safe_folder(path: &str) -> bool {
@@ -429,7 +459,7 @@ fn backoff(spec: &StepSpec) -> Result<Duration, PlanError> {
 fn timeout(spec: &StepSpec, action: &Action) -> Result<Duration, PlanError> {
     let within = match action {
         Action::Check { within, .. } => *within,
-        Action::Script { .. } | Action::Unpack { .. } => Duration::ZERO,
+        Action::Script { .. } | Action::Unpack { .. } | Action::Template { .. } => Duration::ZERO,
     };
     let Some(timeout) = spec.timeout else { return Ok(STEP_TIMEOUT.max(within + WITHIN_MARGIN)) };
     if timeout.is_zero() || timeout > TIMEOUT_MAX {

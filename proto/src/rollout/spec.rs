@@ -28,6 +28,9 @@ pub struct DeploymentSpec {
     pub packages: BTreeMap<Name, PackageSpec>,
     /// Which nodes get which packages.
     pub targets: Vec<TargetSpec>,
+    /// Values that scripts and templates name; see [`super::variables`].
+    #[serde(default)]
+    pub variables: Vec<VariableSpec>,
     /// How packages come to the nodes, and when the gate opens.
     #[serde(default)]
     pub acquire: AcquireSpec,
@@ -99,6 +102,27 @@ pub struct TargetSpec {
     pub packages: Vec<Name>,
 }
 
+/// A variable's value on some machines: on all of them without `site`, `select` and `node`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VariableSpec {
+    /// What it is called; several entries may be of one variable.
+    pub name: String,
+    /// Its value; without it and `value_file`, the operator gives it.
+    pub value: Option<String>,
+    /// A file of the coordinator's machine with its value, which is secret.
+    pub value_file: Option<String>,
+    /// Whether its value is masked in all that is written.
+    #[serde(default)]
+    pub secret: bool,
+    /// Only at this site.
+    pub site: Option<Name>,
+    /// Only on the nodes that this selects.
+    pub select: Option<String>,
+    /// Only on this node.
+    pub node: Option<Name>,
+}
+
 /// How packages come to the nodes, and when the gate opens.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -167,7 +191,7 @@ pub enum GateSpec {
     Manual,
 }
 
-/// A step: exactly one of `run`, `unpack` and `check`.
+/// A step: exactly one of `run`, `unpack`, `template` and `check`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepSpec {
@@ -180,11 +204,15 @@ pub struct StepSpec {
     pub run: Option<String>,
     /// The name of a package to unpack.
     pub unpack: Option<Name>,
-    /// With `unpack`: the folder, absolute; may have `${SHOAL_NODE}` and other variables of scripts in it, as `check`
-    /// may.
+    /// A file on the node, absolute, that is filled in with variables and written to `to`.
+    pub template: Option<String>,
+    /// With `unpack`: the folder, with `template`: the file, absolute; may have `${SHOAL_NODE}` and other variables of
+    /// scripts in it, as `template` and `check` may.
     pub to: Option<String>,
     /// With `unpack`: how many releases stay.
     pub keep: Option<u32>,
+    /// With `template`: who may read and write the file, as `0640`; `0600` if not given.
+    pub mode: Option<String>,
     /// A service that must answer.
     pub check: Option<CheckSpec>,
     /// After this, its process tree is killed and it has failed.
@@ -271,8 +299,8 @@ pub struct CheckSpec {
     pub within: Option<Duration>,
 }
 
-/// The keys that a part of the file may have, by what holds them: `deployment`, `package`, `target`, `acquire`, `step`,
-/// `wave`, `check`.
+/// The keys that a part of the file may have, by what holds them: `deployment`, `package`, `target`, `variable`,
+/// `acquire`, `step`, `wave`, `check`.
 pub fn known_keys(part: &str) -> Option<&'static [&'static str]> {
     PARTS.iter().find(|(name, _)| *name == part).map(|(_, keys)| *keys)
 }
@@ -285,6 +313,7 @@ const PARTS: &[(&str, &[&str])] = &[
             "release",
             "packages",
             "targets",
+            "variables",
             "acquire",
             "before_acquire",
             "steps",
@@ -296,6 +325,7 @@ const PARTS: &[(&str, &[&str])] = &[
     ),
     ("package", &["feed", "id", "version", "file", "platform", "url", "blake3"]),
     ("target", &["select", "packages"]),
+    ("variable", &["name", "value", "value_file", "secret", "site", "select", "node"]),
     ("acquire", &["source", "swarm", "quorum", "stragglers", "after", "gate"]),
     (
         "step",
@@ -304,8 +334,10 @@ const PARTS: &[(&str, &[&str])] = &[
             "on",
             "run",
             "unpack",
+            "template",
             "to",
             "keep",
+            "mode",
             "check",
             "timeout",
             "retries",
@@ -386,6 +418,7 @@ mod tests {
         assert_eq!(known_keys("deployment").unwrap(), keys_of::<DeploymentSpec>());
         assert_eq!(known_keys("package").unwrap(), keys_of::<PackageSpec>());
         assert_eq!(known_keys("target").unwrap(), keys_of::<TargetSpec>());
+        assert_eq!(known_keys("variable").unwrap(), keys_of::<VariableSpec>());
         assert_eq!(known_keys("acquire").unwrap(), keys_of::<AcquireSpec>());
         assert_eq!(known_keys("step").unwrap(), keys_of::<StepSpec>());
         assert_eq!(known_keys("wave").unwrap(), keys_of::<WaveSpec>());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use shoal_proto::coordinator::Created;
 use shoal_proto::id::{DeploymentId, NodeId};
 use shoal_proto::manifest::Manifest;
 use shoal_proto::rollout::{Operator, Options, Outcome};
@@ -18,7 +19,7 @@ fn as_wanted(site: &Site, manifest: &Manifest, stage_only: bool) -> Option<u64> 
     let core = site.coordinator.as_ref().unwrap();
     let first = core.created(DeploymentId(1)).unwrap();
     let options = Options { stage_only, ..first.options.clone() };
-    core.as_wanted(manifest, &options, &first.sites).map(|id| id.0)
+    core.as_wanted(manifest, &Created { options, ..first.clone() }).map(|id| id.0)
 }
 
 #[test]

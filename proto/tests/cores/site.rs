@@ -222,6 +222,7 @@ impl Site {
             sites: manifest.targets().into_iter().map(|node| (node, name("syd"))).collect(),
             blocks: manifest.packages.iter().map(|package| self.contents[&content(package)].clone()).collect(),
             sources: Vec::new(),
+            variables: Default::default(),
         };
         self.tell_coordinator(coordinator::Input::Create(Box::new(created)));
         self.settle();

@@ -362,6 +362,7 @@ mod tests {
             sites: BTreeMap::from([(A, name("s")), (B, name("s"))]),
             blocks: Vec::new(),
             sources: Vec::new(),
+            variables: Default::default(),
         };
         let mut gate = Gate::default();
         gate.durable(&Record::Created(Box::new(created))).unwrap();

@@ -125,7 +125,14 @@ mod tests {
             let manifest = scenario.manifest(&scenario.deployments[0], id);
             let signed = Signed::seal(&manifest, |_| Vec::new()).unwrap();
             let options = Options { names: BTreeMap::new(), stage_only: stage_only && id.0 == 1 };
-            let created = Created { signed, options, sites: BTreeMap::new(), blocks: Vec::new(), sources: Vec::new() };
+            let created = Created {
+                signed,
+                options,
+                sites: BTreeMap::new(),
+                blocks: Vec::new(),
+                sources: Vec::new(),
+                variables: Default::default(),
+            };
             pinned.durable(&Record::Created(Box::new(created)));
             first.get_or_insert(manifest);
         }

@@ -1,5 +1,6 @@
 //! Steps as the agent runs them: real processes, real folders.
 
+mod render;
 mod script;
 mod unpack;
 
@@ -20,6 +21,7 @@ fn step(folder: &Path, action: Action) -> StepRun {
         timeout: Duration::from_secs(30),
         packages: Vec::new(),
         values: BTreeMap::new(),
+        variables: Told::default(),
         work_dir: folder.join("work"),
     }
 }

@@ -1,8 +1,9 @@
 //! What a plan stands on.
 
 use super::*;
-use crate::id::{FileHash, PlanHash};
+use crate::id::{FileHash, PlanHash, ValuesHash};
 use crate::rollout::basis::{Basis, Target, moved, plan_hash};
+use crate::rollout::variables::{Value, Variables};
 
 fn options(stage_only: bool) -> Options {
     Options { names: [(node(1), name("n1")), (node(2), name("n2"))].into(), stage_only }
@@ -15,7 +16,7 @@ fn sites() -> BTreeMap<NodeId, Name> {
 #[test]
 fn a_plan_is_the_same_exactly_where_the_same_would_be_done() {
     let plan = || manifest(2, vec![script("vpn")], vec![script("restart")]);
-    let hash_of = |manifest: &Manifest| plan_hash(manifest, &options(false), &sites());
+    let hash_of = |manifest: &Manifest| plan_hash(manifest, &options(false), &sites(), &Variables::default());
     let first = hash_of(&plan());
     assert_eq!(hash_of(&Manifest { deployment: DeploymentId(77), ..plan() }), first, "its number is no part of it");
     let mut other_bytes = plan();
@@ -24,14 +25,18 @@ fn a_plan_is_the_same_exactly_where_the_same_would_be_done() {
     other_script.steps[0].action = Action::Script { run: "false".to_owned() };
     let renamed = Options { names: [(node(1), name("n1")), (node(2), name("n3"))].into(), ..options(false) };
     let moved = [(node(1), name("a")), (node(2), name("a"))].into();
-    let others: [(&str, PlanHash); 7] = [
+    let port = Variables { own: [("port".to_owned(), Value::Plain("80".to_owned()))].into(), ..Variables::default() };
+    let secret = Variables { prints: vec![[5; 32]], ..Variables::default() };
+    let others: [(&str, PlanHash); 9] = [
+        ("a variable", plan_hash(&plan(), &options(false), &sites(), &port)),
+        ("a secret", plan_hash(&plan(), &options(false), &sites(), &secret)),
         ("bytes", hash_of(&other_bytes)),
         ("script", hash_of(&other_script)),
         ("release", hash_of(&Manifest { release: name("2"), ..plan() })),
         ("one node more", hash_of(&manifest(3, vec![script("vpn")], vec![script("restart")]))),
-        ("stage only", plan_hash(&plan(), &options(true), &sites())),
-        ("a node's name", plan_hash(&plan(), &renamed, &sites())),
-        ("a node's site", plan_hash(&plan(), &options(false), &moved)),
+        ("stage only", plan_hash(&plan(), &options(true), &sites(), &Variables::default())),
+        ("a node's name", plan_hash(&plan(), &renamed, &sites(), &Variables::default())),
+        ("a node's site", plan_hash(&plan(), &options(false), &moved, &Variables::default())),
     ];
     let distinct: BTreeSet<PlanHash> = others.iter().map(|(_, hash)| *hash).chain([first]).collect();
     assert_eq!(distinct.len(), others.len() + 1, "{others:?}");
@@ -41,6 +46,7 @@ fn basis() -> Basis {
     let target = |number, site| Target { node: node(number), site: name(site), packages: [name("web")].into() };
     Basis {
         file: FileHash::of("a file"),
+        variables: ValuesHash([4; 32]),
         packages: [(name("web"), PackageId([1; 32]))].into(),
         nodes: [(name("n1"), target(1, "a")), (name("n2"), target(2, "b"))].into(),
     }
@@ -49,7 +55,11 @@ fn basis() -> Basis {
 #[test]
 fn what_moved_is_named() {
     type Change = fn(&mut Basis);
-    let table: [(Change, &str); 8] = [
+    let table: [(Change, &str); 9] = [
+        (
+            |now| now.variables = ValuesHash([5; 32]),
+            "a variable has another value, given with `-V` or read from a file",
+        ),
         (|_| {}, ""),
         (|now| now.file = FileHash::of("another file"), "the deployment file was changed"),
         (

@@ -8,6 +8,7 @@ mod plan;
 mod properties;
 mod retries;
 mod scenarios;
+mod variables;
 mod walk;
 mod waves;
 mod windows;

@@ -85,6 +85,7 @@ impl Site {
                     standby.origin = origin();
                     self.send(to, ToNode::Standby(standby));
                 }
+                coordinator::Output::Variables { .. } => {}
                 coordinator::Output::Notice(notice) => self.notices.push(notice),
                 coordinator::Output::Disconnect(_)
                 | coordinator::Output::Run { .. }
