@@ -341,8 +341,18 @@ impl World {
             sources: Vec::new(),
             variables: Default::default(),
         };
+        // Every other operator looks first; the others find out by being the second.
+        let held = process.core.holder(&manifest.name, &manifest.targets()).is_some();
+        if held && plan.is_multiple_of(2) {
+            return;
+        }
         self.control.plans[plan] = PlanStand::Asked(id);
         self.feed_coordinator(Input::Create(Box::new(created)));
+        if held {
+            let known = self.control.process.as_ref().is_some_and(|process| process.core.manifest(id).is_some());
+            assert!(!known, "{id} began though another one has its nodes");
+            self.control.plans[plan] = PlanStand::Planned;
+        }
     }
 
     /// The operator answers what waits for an answer: at times in the storm, always in the calm.

@@ -176,7 +176,8 @@ impl Scenario {
         Manifest {
             deployment: id,
             coordinator: COORDINATOR,
-            name: name("storm"),
+            // Two names, so that deployments overlap, and some may not.
+            name: name(if id.0.is_multiple_of(2) { "squall" } else { "storm" }),
             release: name("r1"),
             packages: self.packages_of(plan).map(|plan| plan.package.clone()).collect(),
             groups: groups.into_iter().map(group).collect(),

@@ -25,6 +25,17 @@ pub struct Held {
 }
 
 impl Coordinator {
+    /// Asserts that no node is in the hands of two deployments of one name.
+    pub(super) fn check_held(&self) {
+        let mut held = BTreeSet::new();
+        for deployment in self.live().map(|id| &self.deployments[&id]) {
+            for node in deployment.created.sites.keys() {
+                let free = held.insert((&deployment.manifest.name, *node));
+                assert!(free, "two deployments of `{}` have {node}", deployment.manifest.name);
+            }
+        }
+    }
+
     /// The deployment of the same name that has not let go of all of `nodes`.
     pub fn holder(&self, name: &Name, nodes: &BTreeSet<NodeId>) -> Option<Held> {
         self.live().find_map(|by| {

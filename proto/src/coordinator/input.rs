@@ -34,7 +34,7 @@ pub enum Input {
     },
     /// An operator made or revoked a token.
     Directory(DirectoryRecord),
-    /// An operator started a deployment.
+    /// An operator started a deployment. Nothing happens if another one of its name has one of its nodes.
     Create(Box<Created>),
     /// A step that runs on the coordinator is over.
     StepEnded {

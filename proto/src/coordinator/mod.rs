@@ -286,6 +286,7 @@ impl Coordinator {
             assert!(self.deployments.contains_key(&supply.purpose.deployment), "a supply for no deployment");
         }
         self.shares.values().for_each(Shares::check);
+        self.check_held();
         for (id, deployment) in &self.deployments {
             deployment.rollout.check();
             assert_eq!(deployment.manifest.deployment, *id);
@@ -384,6 +385,8 @@ impl Coordinator {
 
     fn on_create(&mut self, created: Box<Created>, now: Now) {
         let id = match created.signed.open(|_, _| true) {
+            // Who looked before and was told that the nodes are free may be the second who did.
+            Ok(manifest) if self.holder(&manifest.name, &manifest.targets()).is_some() => return,
             Ok(manifest) if !self.deployments.contains_key(&manifest.deployment) => manifest.deployment,
             _ => return,
         };

@@ -42,6 +42,13 @@ fn a_deployment_has_its_nodes_until_it_is_over_whatever_is_restarted() {
     for (of, text, wanted) in table {
         assert_eq!(holder(&site, of, text), wanted, "{text} to {of:?}");
     }
+    // Two operators at once: both saw the nodes free, and one is the second.
+    site.create(&deployment(2, &[&web], &[B, C]));
+    let known = |site: &Site| site.coordinator.as_ref().unwrap().deployments().collect::<Vec<_>>();
+    assert_eq!(known(&site), [DeploymentId(1)]);
+    site.create(&deployment(2, &[&web], &[C]));
+    assert_eq!(known(&site), [DeploymentId(1), DeploymentId(2)], "other nodes are free");
+    site.operate(2, Operator::Cancel);
     site.operate(1, Operator::Cancel);
     site.finish();
     assert_eq!(site.view(1).rollout.outcome, Some(Outcome::Cancelled));

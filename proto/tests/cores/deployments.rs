@@ -8,7 +8,7 @@ use shoal_proto::rollout::{Operator, Outcome, StepOutcome};
 use shoal_proto::wan::Lacking;
 use shoal_proto::wire::{AcquireStats, Hello, JoinProof, LeaseEnd, ToCoordinator, ToNode};
 
-use crate::plan::{A, B, C, MIB, content, deployment, first_run, package, step};
+use crate::plan::{A, B, C, MIB, another, content, deployment, first_run, package, step};
 use crate::site::{Site, hello};
 
 fn orders_of(site: &Site, node: usize) -> Vec<&ToNode> {
@@ -99,7 +99,7 @@ fn two_deployments_of_one_package_read_it_once() {
     let mut site = Site::new(3);
     site.create(&deployment(1, &[&web], &[A, B]));
     site.read(A, 2);
-    site.create(&deployment(2, &[&web], &[A, B, C]));
+    site.create(&another(2, &[&web], &[A, B, C]));
     site.finish();
     for number in [1, 2] {
         assert_eq!(site.view(number).rollout.outcome, Some(Outcome::Succeeded), "{number}");
@@ -117,7 +117,7 @@ fn a_package_goes_on_where_a_cancelled_deployment_left_it() {
         site.pass(Duration::from_millis(300));
     }
     let landed = site.agents[A].blocks(content(&web));
-    site.create(&deployment(2, &[&web], &[A, B]));
+    site.create(&another(2, &[&web], &[A, B]));
     let before = site.orders.len();
     site.operate(1, Operator::Cancel);
     site.finish();

@@ -61,6 +61,11 @@ pub(crate) fn deployment(number: u64, packages: &[&Package], nodes: &[usize]) ->
     }
 }
 
+/// The same of another name, which may have the same nodes at the same time.
+pub(crate) fn another(number: u64, packages: &[&Package], nodes: &[usize]) -> Manifest {
+    Manifest { name: name("backoffice"), ..deployment(number, packages, nodes) }
+}
+
 /// A script that runs on every node.
 pub(crate) fn step(text: &str) -> Step {
     Step {
