@@ -116,12 +116,13 @@ mod tests {
     use super::*;
     use crate::scenario::Scenario;
 
-    /// A world of one seed, whose first deployment goes out once under number 1 and once under 2, each to all its targets.
+    /// A world of one seed, whose first deployment goes out once under number 1 and once under 3, of one name, each to all its
+    /// targets.
     fn twice(stage_only: bool) -> (Pinned, NodeId, Pin) {
         let scenario = Scenario::new(1);
         let mut pinned = Pinned::default();
         let mut first = None;
-        for id in [DeploymentId(1), DeploymentId(2)] {
+        for id in [DeploymentId(1), DeploymentId(3)] {
             let manifest = scenario.manifest(&scenario.deployments[0], id);
             let signed = Signed::seal(&manifest, |_| Vec::new()).unwrap();
             let options = Options { names: BTreeMap::new(), stage_only: stage_only && id.0 == 1 };
@@ -173,8 +174,8 @@ mod tests {
             acquire(&mut pinned, node, &pin);
             change(&mut pinned, 1, 2, Change::Finished { outcome: Outcome::Succeeded });
             assert!(pinned.judge(node, &BTreeSet::new()).is_err());
-            change(&mut pinned, 2, began, Change::AcquireBegan);
-            change(&mut pinned, 2, 3, Change::Finished { outcome: Outcome::Succeeded });
+            change(&mut pinned, 3, began, Change::AcquireBegan);
+            change(&mut pinned, 3, 3, Change::Finished { outcome: Outcome::Succeeded });
             assert_eq!(pinned.judge(node, &BTreeSet::new()).is_err(), kept);
         }
     }

@@ -177,18 +177,20 @@ fn the_help_of_commands_is_stable() {
     Usage: shoal deploy [OPTIONS]
 
     Options:
-      -f, --file <FILE>      The deployment file; `-` is standard input. With --plan, the plan's own if
-                             none is given
-          --plan <PLAN>      Only if it is what this plan says: nothing begins if the file, a package or
-                             the nodes are others by now
-          --again            Run it also where all is as the file wants it
-          --wait             Where another deployment of the same name has some of the nodes, begin when
-                             that is over
-          --watch            Show progress until it ends, then the summary
-          --detach           Print the deployment's id and return (the default)
-          --stage-only       Only bring the packages to the nodes
-          --wait-max <TIME>  Stop to watch after this time, such as 10m; the deployment goes on
-      -h, --help             Print help (see more with '--help')
+      -f, --file <FILE>       The deployment file; `-` is standard input. With --plan, the plan's own if
+                              none is given
+          --plan <PLAN>       Only if it is what this plan says: nothing begins if the file, a package
+                              or the nodes are others by now
+          --again             Run it also where all is as the file wants it
+          --wait              Where another deployment of the same name has some of the nodes, begin
+                              when that is over
+          --watch             Show progress until it ends, then the summary
+          --detach            Print the deployment's id and return (the default)
+          --stage-only        Only bring the packages to the nodes
+      -V, --var <NAME=VALUE>  Give a variable of the file this value everywhere; may be repeated. Other
+                              users of this machine can see it: keep secrets in a `value_file`
+          --wait-max <TIME>   Stop to watch after this time, such as 10m; the deployment goes on
+      -h, --help              Print help (see more with '--help')
 
     Global options:
           --coordinator <URL>  The coordinator's API [env: SHOAL_COORDINATOR] [default:

@@ -106,8 +106,8 @@ fn wrong_targets_and_gates_are_named() {
 #[test]
 fn wrong_steps_are_named() {
     let table = [
-        (r#""retries": 1"#, "it does nothing: add `run`, `unpack` or `check`"),
-        (r#""run": "x", "unpack": "web", "to": "/a""#, "more than one of `run`, `unpack` and `check`"),
+        (r#""retries": 1"#, "it does nothing: add `run`, `unpack`, `template` or `check`"),
+        (r#""run": "x", "unpack": "web", "to": "/a""#, "more than one of `run`, `unpack`, `template` and `check`"),
         (r#""run": " ""#, "its script is empty"),
         (r#""run": "x", "to": "/a""#, "`to` and `keep` are for `unpack`"),
         (r#""run": "x", "retries": 100"#, "`retries: 100`: at most 99 are allowed"),
