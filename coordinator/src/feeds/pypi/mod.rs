@@ -1,17 +1,21 @@
-//! Python package indexes: one file of a version, by the simple index in JSON or HTML, whichever the server sends.
+//! Python package indexes: one file of a version, or of the newest that fits specifiers such as `~=1.4` or `>=1,<2`, by the
+//! simple index in JSON or HTML, whichever the server sends.
 //!
 //! Protocol: <https://packaging.python.org/specifications/simple-repository-api/>. `url` is that of the index (`…/simple/`),
-//! `id` a project, `file` the file's name where a version has several.
+//! `id` a project, `file` the file's name where a version has several, in which `{version}` stands for the version.
+
+mod version;
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use shoal_proto::limits::SUGGESTIONS_MAX;
 
 use super::asked::Asked;
 use super::http::lineage_of_url;
 use super::kind::Kind;
 use super::{Digest, FeedError, Found, Place, Wanted};
+use version::{Specifiers, Version};
 
 pub(super) const KIND: Kind =
     Kind { name: "pypi", files: true, resolve: |asked, wanted| Box::pin(resolve(asked, wanted)), ..Kind::COMMON };
@@ -29,6 +33,15 @@ struct File {
     url: String,
     #[serde(default)]
     hashes: BTreeMap<String, String>,
+    /// Taken back by its author: only for who names its version.
+    #[serde(default, deserialize_with = "yanked")]
+    yanked: bool,
+}
+
+/// `false`, `true` or why (PEP 691).
+fn yanked<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(!matches!(value, serde_json::Value::Null | serde_json::Value::Bool(false)))
 }
 
 impl File {
@@ -76,14 +89,14 @@ async fn resolve(asked: &Asked<'_>, wanted: &Wanted<'_>) -> Result<Found, FeedEr
 
 /// The one file that is meant.
 fn choose<'f>(asked: &Asked<'_>, wanted: &Wanted<'_>, files: &'f [File]) -> Result<&'f File, FeedError> {
-    let of_version = |file: &&File| wanted.version.is_none_or(|version| file.version() == Some(version));
-    let fitting: Vec<&File> = files.iter().filter(of_version).collect();
+    let fitting = of_version(wanted.version, files);
     let named = |list: &[&File]| {
         let names: Vec<&str> = list.iter().rev().take(SUGGESTIONS_MAX).map(|file| file.filename.as_str()).collect();
         format!("`{}`", names.join("`, `"))
     };
     if let Some(name) = wanted.file {
-        let found = fitting.iter().find(|file| file.filename == name);
+        let is_named = |file: &&&File| file.filename == name.replace("{version}", file.version().unwrap_or_default());
+        let found = fitting.iter().find(is_named);
         return found.copied().ok_or_else(|| asked.no_package(wanted, format!("there are {}", named(&fitting))));
     }
     match fitting.as_slice() {
@@ -91,6 +104,32 @@ fn choose<'f>(asked: &Asked<'_>, wanted: &Wanted<'_>, files: &'f [File]) -> Resu
         [] => Err(asked.no_version(wanted, format!("its last files are {}", named(&files.iter().collect::<Vec<_>>())))),
         several => Err(asked.impossible(wanted, format!("`file` has to name one of {}", named(several)))),
     }
+}
+
+/// The files of the version that is meant: by name, or the highest that fits specifiers, where one before its release counts only
+/// if there is no other or the specifiers name such. All files, if none is.
+fn of_version<'f>(wanted: Option<&str>, files: &'f [File]) -> Vec<&'f File> {
+    let Some(text) = wanted else { return files.iter().collect() };
+    let parsed = |file: &'f File| Some((Version::parse(file.version()?)?, file));
+    let Some(specifiers) = Specifiers::parse(text) else {
+        let number = Version::parse(text);
+        let same = |file: &&'f File| match parsed(file) {
+            Some((version, _)) if number.is_some() => number.as_ref() == Some(&version),
+            _ => file.version() == Some(text),
+        };
+        return files.iter().filter(same).collect();
+    };
+    let mut fitting: Vec<_> = files
+        .iter()
+        .filter(|file| !file.yanked || specifiers.name_one())
+        .filter_map(parsed)
+        .filter(|(version, _)| specifiers.have(version))
+        .collect();
+    if !specifiers.allow_pre() && fitting.iter().any(|(version, _)| !version.is_pre()) {
+        fitting.retain(|(version, _)| !version.is_pre());
+    }
+    let highest = fitting.iter().map(|(version, _)| version).max().cloned();
+    fitting.into_iter().filter(|(version, _)| Some(version) == highest.as_ref()).map(|(_, file)| file).collect()
 }
 
 /// A project's name as indexes spell it (PEP 503).
@@ -118,7 +157,8 @@ fn links(html: &str) -> Vec<File> {
             let (url, fragment) = href.split_once('#').unwrap_or((href, ""));
             let hash = fragment.split_once('=').map(|(name, digits)| (name.to_owned(), digits.to_owned()));
             let hashes = hash.into_iter().collect();
-            files.push(File { filename: unescaped(text), url: unescaped(url), hashes });
+            let yanked = attributes.contains("data-yanked");
+            files.push(File { filename: unescaped(text), url: unescaped(url), hashes, yanked });
         }
         rest = &rest[end..];
     }
@@ -146,6 +186,7 @@ mod tests {
             filename: filename.into(),
             url: url.into(),
             hashes: hash.into_iter().map(|(name, digits)| (name.into(), digits.into())).collect(),
+            yanked: false,
         };
         let html =
             "<!DOCTYPE html><html><head><a></head><body>\n<a href=\"../../w-1.whl#sha256=ab\" data-x='>'>w-1.whl</a>
@@ -162,7 +203,8 @@ mod tests {
     #[test]
     fn versions_are_in_the_names_of_files() {
         let version = |name: &str| {
-            File { filename: name.into(), url: String::new(), hashes: BTreeMap::new() }.version().map(str::to_owned)
+            let file = File { filename: name.into(), url: String::new(), hashes: BTreeMap::new(), yanked: false };
+            file.version().map(str::to_owned)
         };
         let table = [
             ("acme_web-1.2-py3-none-any.whl", Some("1.2")),
@@ -172,6 +214,34 @@ mod tests {
         ];
         for (name, wanted) in table {
             assert_eq!(version(name).as_deref(), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn of_specifiers_the_newest_version_is_taken_that_was_released_and_not_taken_back() {
+        let file = |version: &str| {
+            let why = if version == "1.10.1" { serde_json::json!("broken") } else { serde_json::json!(false) };
+            serde_json::json!({ "filename": format!("acme_web-{version}-py3-none-any.whl"), "url": "x", "yanked": why })
+        };
+        let all = ["1.9", "1.10", "1.10.1", "2.0rc1", "1.0.0"].map(file);
+        let files = serde_json::from_value::<Project>(serde_json::json!({ "files": all })).unwrap().files;
+        let chosen = |wanted: &str| {
+            let chosen = of_version(Some(wanted), &files);
+            chosen.iter().filter_map(|file| file.version()).collect::<Vec<_>>().join(" ")
+        };
+        let table = [
+            (">=1", "1.10"),
+            ("~=1.9", "1.10"),
+            ("==1.10.1", "1.10.1"),
+            ("1.10.1", "1.10.1"),
+            ("1", "1.0.0"),
+            (">=1.11", "2.0rc1"),
+            (">=1.0rc1", "2.0rc1"),
+            ("<1.10,!=1.9", "1.0.0"),
+            (">3", ""),
+        ];
+        for (wanted, found) in table {
+            assert_eq!(chosen(wanted), found, "{wanted}");
         }
     }
 
