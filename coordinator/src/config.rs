@@ -351,6 +351,15 @@ wan_limit = "50 Mbit/s"
                 ":10: feed `nuget-main` has a `username` but no",
             ),
             (FULL.replace("path = \"/srv", "token_env = \"T\"\npath = \"/srv"), "so that `token_env` has no effect"),
+            (
+                FULL.replace("password_file = \"nuget.password\"", "password_file = \"p\"\nsigned_for = \"1h\""),
+                ":12: a feed of kind `nuget` signs no URLs, so that `signed_for` has no effect",
+            ),
+            (
+                FULL.replace("kind = \"nuget\"", "kind = \"s3\"\nsigned_for = \"8d\""),
+                ":9: `signed_for` is 1s to 7d, not 8d",
+            ),
+            (FULL.replace("kind = \"nuget\"", "kind = \"gcs\"\nsigned_for = \"8\""), ":9: "),
             (FULL.replace("https://nuget.e", "https://{id}.e"), ":9: only the `url` of an `http` feed has `{id}`"),
             (FULL.replace("\"https://nuget.e", "\"https://ci:pw@nuget.e"), "has a user in it"),
             (

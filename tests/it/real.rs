@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use shoal_tests::http::send;
 use shoal_tests::servers::{self, Server, installed};
-use shoal_tests::{Mesh, package};
+use shoal_tests::{Credentials, Mesh, TokenServer, package};
 
 /// What is packed: with some weight, so that a second copy would be seen.
 fn files() -> package::Files {
@@ -19,7 +19,13 @@ fn files() -> package::Files {
 
 /// Deploys the package that `reference` names in the feed `feed` to two nodes of one site, and checks what they got.
 fn deploy(feed: &str, secrets: &[(&str, &str)], reference: &str, wanted: &[u8]) -> Mesh {
+    deploy_to(feed, secrets, reference, wanted, &[])
+}
+
+/// The same with more arguments for the nodes.
+fn deploy_to(feed: &str, secrets: &[(&str, &str)], reference: &str, wanted: &[u8], node_args: &[&str]) -> Mesh {
     let mut mesh = Mesh::start(feed);
+    mesh.set_node_args(node_args);
     for (name, secret) in secrets {
         fs::write(mesh.path(name), format!("{secret}\n")).unwrap();
     }
@@ -33,12 +39,22 @@ fn deploy(feed: &str, secrets: &[(&str, &str)], reference: &str, wanted: &[u8]) 
     let summary = mesh.deploy(&file, &["--watch", "-q", "-o", "json"]).json();
     assert_eq!((&summary["outcome"], &summary["nodes"]), (&json!("succeeded"), &json!(2)), "{summary}");
     let copies = summary["sites"][0]["copies"].as_f64().unwrap();
-    assert!(copies <= 1.05, "{copies} copies crossed the WAN: {summary}");
+    // Slow ones are those whose URLs end under way: each time the segment is lost that was being read.
+    let allowed = if node_args.is_empty() { 1.05 } else { 1.2 };
+    assert!(copies <= allowed, "{copies} copies crossed the WAN: {summary}");
     let log = mesh.coordinator_log();
     for (_, secret) in secrets {
         assert!(!log.contains(secret), "a secret is in the log");
     }
     mesh
+}
+
+/// Tries a feed, which answers ranges or not.
+fn tried(mesh: &Mesh, reference: &[&str], ranges: bool) {
+    let ran = mesh.shoal(&[&["feeds", "test", "-o", "json"], reference].concat());
+    let test: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+    let place = &test["places"][0];
+    assert_eq!((&place["works"], &place["ranges"]), (&json!(true), &json!(ranges)), "{test}");
 }
 
 fn put(path: &Path, bytes: &[u8]) {
@@ -136,8 +152,8 @@ fn sha256(bytes: &[u8]) -> String {
 fn docker_registry_serves_a_layer_by_its_title_behind_a_password() {
     // `ci` with the password `correct horse`, as `htpasswd -B` writes it.
     let users = "auth: { htpasswd: { realm: registry, path: FOLDER/users } }";
-    let Some(registry) = Server::registry(users) else { return };
-    fs::write(registry.path("users"), "ci:$2y$05$xeufpYIGy0426uaXdWz6SeZDyTqq96H48jb4swaw1Uao7ph2rRkH6\n").unwrap();
+    let ci = "ci:$2y$05$xeufpYIGy0426uaXdWz6SeZDyTqq96H48jb4swaw1Uao7ph2rRkH6\n";
+    let Some(registry) = Server::registry(users, &[("users", ci.to_owned())], None) else { return };
     let zip = package::zip(&files());
     let auth = [("Authorization", "Basic Y2k6Y29ycmVjdCBob3JzZQ==")];
     push(&registry, &auth, "acme/web", "1.2", "web.zip", &zip);
@@ -159,6 +175,34 @@ fn docker_registry_serves_a_layer_by_its_title_behind_a_password() {
     assert!(no_tag.contains("has no version 1.3 of acme/web: its tags are `1.2`"), "{no_tag}");
     let no_file = refused("{ feed: images, id: acme/web, version: '1.2' }");
     assert!(no_file.contains("`file` has to name one of its layers: `notes.json`, `web.zip`"), "{no_file}");
+}
+
+#[test]
+fn docker_registry_serves_a_layer_for_a_token_that_another_server_lends() {
+    // What is pushed to one registry is served by another, which has the same folder.
+    let Some(open) = Server::registry("", &[], None) else { return };
+    let zip = package::zip(&files());
+    push(&open, &[], "acme/web", "1.2", "web.zip", &zip);
+    let tokens = TokenServer::start(Credentials { user: "ci", password: "correct horse" });
+    let (auth, blobs) = (tokens.registry_auth(), open.path("blobs"));
+    let Some(registry) = Server::registry(&auth, &tokens.registry_files(), Some(&blobs)) else { return };
+    let url = registry.url("").replace("http://", "https://");
+    let feed = format!(
+        "[[feed]]\nname = 'images'\nkind = 'oci'\nurl = '{url}'\nca_file = '{}'\nusername = 'ci'\npassword_file = 'password'\n",
+        registry.path("tls.pem").display()
+    );
+    let reference = "{ feed: images, id: acme/web, version: '1.2', file: web.zip }";
+    let mesh = deploy(&feed, &[("password", "correct horse")], reference, &zip);
+    assert!((1..=3).contains(&tokens.lent()), "{} tokens were lent", tokens.lent());
+    let args = ["feeds", "test", "images", "acme/web", "1.2", "--file", "web.zip"];
+    let ran = mesh.shoal(&args);
+    assert!(ran.code == 0 && ran.stdout.contains("nothing is wrong with it"), "{ran:?}");
+    drop(mesh);
+
+    let mesh = Mesh::start(&feed);
+    fs::write(mesh.path("password"), "wrong horse\n").unwrap();
+    let ran = mesh.shoal(&args);
+    assert!(ran.code == 1 && ran.stderr.contains("answered 401 for acme/web 1.2 web.zip: check `username`"), "{ran:?}");
 }
 
 /// A project of Django's that is nothing but minchoc, with one package in two versions.
@@ -202,6 +246,7 @@ fn minchoc_serves_a_nuget_v2_feed_without_ranges() {
     let mesh = deploy(&feed, &[], "{ feed: choco, id: Acme.Web, version: '1.*' }", &zip);
     let log = mesh.coordinator_log();
     assert!(log.contains("choco Acme.Web 1.3.0 (for 1.*)"), "{log}");
+    tried(&mesh, &["choco", "Acme.Web", "1.*"], false);
     drop(mesh);
     deploy(&feed, &[], "{ feed: choco, id: Acme.Web, version: '1.2.0.0' }", &zip);
 }
@@ -219,6 +264,12 @@ fn pypiserver_serves_a_wheel_by_its_simple_index() {
     let feed = format!("[[feed]]\nname = 'python'\nkind = 'pypi'\nurl = '{}'\n", server.url("/simple/"));
     let reference = "{ feed: python, id: Acme.Web, version: '1.2', file: acme_web-1.2-py3-none-any.whl }";
     let mesh = deploy(&feed, &[], reference, &zip);
+    let specifiers = "name: web\nrelease: '3'\npackages:\n  web: { feed: python, id: acme-web, version: '~=1.1', file: \
+                      'acme_web-{version}-py3-none-any.whl' }\ntargets:\n  - { select: all, packages: [web] }\n";
+    assert_eq!(mesh.deploy(specifiers, &["--watch", "-q", "-o", "json"]).json()["outcome"], "succeeded");
+    let log = mesh.coordinator_log();
+    assert!(log.contains("python acme-web 1.2 acme_web-{version}-py3-none-any.whl (for ~=1.1)"), "{log}");
+    tried(&mesh, &["python", "acme-web", "1.2", "--file", "acme_web-1.2-py3-none-any.whl"], true);
     let file = "name: web\nrelease: '2'\npackages:\n  web: { feed: python, id: acme-web, version: '1.2' }\ntargets:\n  \
                 - { select: all, packages: [web] }\n";
     let ran = mesh.deploy(file, &["-q"]);
@@ -254,6 +305,18 @@ fn verdaccio_serves_a_tarball_whose_integrity_is_checked() {
     let mesh = deploy(&feed, &[], "{ feed: npm, id: '@acme/web', version: latest }", &tarball);
     let log = mesh.coordinator_log();
     assert!(log.contains("npm @acme/web 1.2.0 (for latest)"), "{log}");
+    tried(&mesh, &["npm", "@acme/web", "latest"], false);
+
+    let range = "name: web\nrelease: '3'\npackages:\n  web: { feed: npm, id: '@acme/web', version: '^1.1' }\ntargets:\n  \
+                 - { select: all, packages: [web] }\n";
+    assert_eq!(mesh.deploy(range, &["--watch", "-q", "-o", "json"]).json()["outcome"], "succeeded");
+    let log = mesh.coordinator_log();
+    assert!(log.contains("npm @acme/web 1.2.0 (for ^1.1)"), "{log}");
+    let none = mesh.shoal(&["feeds", "test", "npm", "@acme/web", ">=2"]);
+    assert!(
+        none.code == 2 && none.stderr.contains("has no version >=2 of @acme/web: its newest versions are `1.2.0`"),
+        "{none:?}"
+    );
 
     publish("1.3.0", &integrity(b"another tarball"));
     let file = "name: web\nrelease: '2'\npackages:\n  web: { feed: npm, id: '@acme/web', version: '1.3.0' }\ntargets:\n  \
@@ -276,6 +339,7 @@ fn nginx_serves_a_maven_repository_whose_snapshot_is_pinned() {
     let mesh = deploy(&feed, &[], "{ feed: maven, id: 'com.acme:web:war', version: 1.2-SNAPSHOT }", &zip);
     let log = mesh.coordinator_log();
     assert!(log.contains("maven com.acme:web:war 1.2-20260102.030405-7 (for 1.2-SNAPSHOT)"), "{log}");
+    tried(&mesh, &["maven", "com.acme:web:war", "1.2-SNAPSHOT"], true);
     let release = |name: &str, bytes: &[u8]| put(&nginx.path(&format!("files/com/acme/web/1.3/{name}")), bytes);
     release("web-1.3.war", &package::zip(&package::files(41, 30, 60_000)));
     release("web-1.3.war.sha256", sha256(&zip).as_bytes());
@@ -284,6 +348,14 @@ fn nginx_serves_a_maven_repository_whose_snapshot_is_pinned() {
     let ran = mesh.deploy(wrong, &["-q"]);
     assert!(ran.code != 0 && ran.stderr.contains(&format!("sha256:{} is wanted", sha256(&zip))), "{ran:?}");
 }
+
+/// What is packed where URLs end under way: each end costs the segment that is being read, and these are small.
+fn small_files(seed: u64) -> package::Files {
+    package::files(seed, 120, 6_000)
+}
+
+/// How nodes read so that a block takes longer than a signed URL lives.
+const SLOWLY: [&str; 2] = ["--download-limit", "50 kB/s"];
 
 /// What curl says to S3, which wants its requests signed; again while the store is still starting.
 fn s3(args: &[&str]) {
@@ -311,7 +383,7 @@ fn seaweedfs_serves_an_object_by_signed_urls_and_keeps_the_version_that_was_reso
         );
         options.split(' ').map(str::to_owned).collect()
     });
-    let [first, second] = [60, 61].map(|seed| package::zip(&package::files(seed, 30, 60_000)));
+    let [first, second] = [60, 61].map(|seed| package::zip(&small_files(seed)));
     let bucket = weed.url("/releases");
     let upload = |bytes: &[u8]| {
         fs::write(weed.path("upload"), bytes).unwrap();
@@ -326,9 +398,10 @@ fn seaweedfs_serves_an_object_by_signed_urls_and_keeps_the_version_that_was_reso
     upload(&first);
     let feed = format!(
         "[[feed]]\nname = 'releases'\nkind = 's3'\nurl = '{bucket}'\nregion = 'us-east-1'\nusername = 'ci'\n\
-         password_file = 'key'\n[[site]]\nname = 'osl'\nwan_limit = '1 MB/s'\n"
+         password_file = 'key'\nsigned_for = '2s'\n"
     );
     let mut mesh = Mesh::start(&feed);
+    mesh.set_node_args(&SLOWLY);
     fs::write(mesh.path("key"), "correct-horse\n").unwrap();
     mesh.join("osl", &["one", "two"]);
     fs::write(mesh.path("wanted"), &first).unwrap();
@@ -342,5 +415,51 @@ fn seaweedfs_serves_an_object_by_signed_urls_and_keeps_the_version_that_was_reso
     mesh.await_status(&id, "it has begun", within, |status| status["sites"][0]["wan_bytes"].as_u64() > Some(0));
     upload(&second);
     mesh.await_state(&id, "succeeded", within);
-    assert!(!mesh.coordinator_log().contains("Signature"), "a signed URL is in the log");
+    let log = mesh.coordinator_log();
+    assert!(log.contains("a signed URL ended under way: the rest is read with another"), "{log}");
+    assert!(!log.contains("Signature"), "a signed URL is in the log");
+    tried(&mesh, &["releases", "web/{version}/web+1.zip", "1.2"], true);
+}
+
+/// A shared access signature for all that an account holds, as its owner makes one.
+fn account_sas(account: &str, key: &str) -> String {
+    use hmac::{Hmac, KeyInit, Mac};
+    let (version, until) = ("2022-11-02", "2100-01-01T00:00:00Z");
+    let text = format!("{account}\nrwc\nb\nsco\n\n{until}\n\n\n{version}\n\n");
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&STANDARD.decode(key).unwrap()).unwrap();
+    mac.update(text.as_bytes());
+    let signature = STANDARD.encode(mac.finalize().into_bytes());
+    let signature = signature.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+    format!("sv={version}&ss=b&srt=sco&sp=rwc&se={until}&sig={signature}")
+}
+
+#[test]
+fn azurite_serves_a_blob_by_signed_urls_or_by_a_signature_that_was_given() {
+    let Some(program) = installed("azurite-blob") else { return };
+    // Those of every emulator.
+    let account = "devstoreaccount1";
+    let key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+    let azurite = Server::start(&program, |_, port| {
+        let options =
+            format!("--blobHost 127.0.0.1 --blobPort {port} --inMemoryPersistence --silent --disableTelemetry");
+        options.split(' ').map(str::to_owned).collect()
+    });
+    let (zip, sas) = (package::zip(&small_files(62)), account_sas(account, key));
+    let container = azurite.url(&format!("/{account}/releases"));
+    let put = |url: &str, headers: &[(&str, &str)], bytes: &[u8]| {
+        let put = send("PUT", url, headers, bytes).unwrap();
+        assert_eq!(put.status, 201, "{url}: {}", String::from_utf8_lossy(&put.body));
+    };
+    put(&format!("{container}?restype=container&{sas}"), &[], b"");
+    put(&format!("{container}/web/1.2/web%201%2B1.zip?{sas}"), &[("x-ms-blob-type", "BlockBlob")], &zip);
+    let feed = |more: &str| format!("[[feed]]\nname = 'releases'\nkind = 'azure'\nurl = '{container}'\n{more}\n");
+    let reference = "{ feed: releases, id: 'web/{version}/web 1+1.zip', version: '1.2' }";
+    let signing = feed(&format!("username = '{account}'\npassword_file = 'key'\nsigned_for = '2s'"));
+    let mesh = deploy_to(&signing, &[("key", key)], reference, &zip, &SLOWLY);
+    let log = mesh.coordinator_log();
+    assert!(log.contains("a signed URL ended under way: the rest is read with another"), "{log}");
+    assert!(!log.contains("sig="), "a signed URL is in the log");
+    tried(&mesh, &["releases", "web/{version}/web 1+1.zip", "1.2"], true);
+    drop(mesh);
+    deploy(&feed("token_file = 'sas'"), &[("sas", &sas)], reference, &zip);
 }

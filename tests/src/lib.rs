@@ -14,11 +14,13 @@ mod programs;
 mod proxy;
 pub mod request;
 pub mod servers;
+mod token_server;
 mod wait;
 
 pub use mesh::{Mesh, Ran};
-pub use origin::{Behaviour, Credentials, Fault, Origin};
+pub use origin::{Behaviour, Credentials, Dialect, Fault, Origin, Store};
 pub use process::Process;
 pub use programs::{program, workspace};
 pub use proxy::Proxy;
+pub use token_server::TokenServer;
 pub use wait::{until, until_seen};

@@ -10,8 +10,12 @@ pub struct Request {
     pub head_only: bool,
     /// The path without its query.
     pub path: String,
+    /// The query behind it, as it came; empty if there is none.
+    pub query: String,
     /// The `If-Range` validator.
     pub if_range: Option<String>,
+    /// Which kinds of documents are wanted.
+    pub accept: Option<String>,
     /// The credentials, with their scheme.
     pub authorization: Option<String>,
     range: Option<(u64, Option<u64>)>,
@@ -29,8 +33,11 @@ impl Request {
         }
         let mut words = line.split_whitespace();
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let path = path.split('?').next().unwrap_or_default().to_owned();
-        let mut request = Self { head_only: method == "HEAD", path, range: None, if_range: None, authorization: None };
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let (path, query) = (path.to_owned(), query.to_owned());
+        let head_only = method == "HEAD";
+        let mut request =
+            Self { head_only, path, query, range: None, if_range: None, accept: None, authorization: None };
         loop {
             let mut line = String::new();
             if reader.read_line(&mut line)? == 0 || line.trim().is_empty() {
@@ -40,6 +47,7 @@ impl Request {
             match (name.to_ascii_lowercase().as_str(), value.trim()) {
                 ("range", value) => request.range = parse_range(value),
                 ("authorization", value) => request.authorization = Some(value.to_owned()),
+                ("accept", value) => request.accept = Some(value.to_owned()),
                 ("if-range", value) => request.if_range = Some(value.to_owned()),
                 _ => {}
             }

@@ -96,14 +96,24 @@ impl Server {
         }))
     }
 
-    /// docker-registry, with `more` added to its configuration.
-    pub fn registry(more: &str) -> Option<Self> {
+    /// docker-registry, with `more` added to its configuration and `files` to its folder, which `more` calls `FOLDER`. It speaks TLS
+    /// if there are `tls.pem` and `tls.key`, and serves what is in the folder `blobs` or one of its own.
+    pub fn registry(more: &str, files: &[(&str, String)], blobs: Option<&Path>) -> Option<Self> {
         let program = installed("docker-registry")?;
         Some(Self::start(&program, |folder, port| {
+            for (name, text) in files {
+                fs::write(folder.join(name), text).expect("the folder can be written");
+            }
             let shown = folder.display();
+            let blobs = blobs.map_or_else(|| folder.join("blobs"), Path::to_owned);
+            let tls = match files.iter().any(|(name, _)| *name == "tls.key") {
+                true => format!(", tls: {{ certificate: {shown}/tls.pem, key: {shown}/tls.key }}"),
+                false => String::new(),
+            };
             let config = format!(
-                "version: 0.1\nlog: {{ level: warn }}\nstorage: {{ filesystem: {{ rootdirectory: {shown}/blobs }} }}\n\
-                 http: {{ addr: '127.0.0.1:{port}' }}\n{}\n",
+                "version: 0.1\nlog: {{ level: warn }}\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\n\
+                 http: {{ addr: '127.0.0.1:{port}'{tls} }}\n{}\n",
+                blobs.display(),
                 more.replace("FOLDER", &shown.to_string())
             );
             fs::write(folder.join("config.yml"), config).expect("the folder can be written");

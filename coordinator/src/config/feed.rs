@@ -2,14 +2,20 @@
 //!
 //! Secrets are not here but in the files or environment variables that it names.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use shoal_proto::limits::FEEDS_MAX;
+use shoal_proto::rollout::units::parse_duration;
 use toml::Spanned;
 
 use super::{SitePattern, Wrong, at, check_url};
 use crate::feeds::Kind;
+
+/// For how long URLs may be signed: stores refuse more than a week.
+const SIGNED_FOR: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
 
 /// One feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +46,8 @@ pub struct Remote {
     pub ca_file: Option<PathBuf>,
     /// In which region of a cloud it is, where signatures need that.
     pub region: Option<String>,
+    /// For how long URLs are signed, where its kind signs them.
+    pub signed_for: Option<Duration>,
     /// Where else the same packages are, by site, in the order in which they are tried.
     pub mirrors: Vec<Mirror>,
 }
@@ -85,6 +93,7 @@ pub(super) struct RawFeed {
     token_env: Option<Spanned<String>>,
     ca_file: Option<Spanned<PathBuf>>,
     region: Option<Spanned<String>>,
+    signed_for: Option<Spanned<String>>,
     mirrors: Option<Spanned<Vec<RawMirror>>>,
 }
 
@@ -118,6 +127,7 @@ impl RawFeed {
                 credentials: self.credentials(folder)?,
                 ca_file: self.ca_file.as_ref().map(|path| folder.join(path.get_ref())),
                 region: self.region.as_ref().map(|region| region.get_ref().clone()),
+                signed_for: self.signed_for()?,
                 mirrors: self.mirrors()?,
             };
             return Ok(FeedConfig { kind: self.kind, place: FeedPlace::Remote(remote) });
@@ -136,6 +146,7 @@ impl RawFeed {
             ("username", self.username.as_ref().map(Spanned::span)),
             ("ca_file", self.ca_file.as_ref().map(Spanned::span)),
             ("region", self.region.as_ref().map(Spanned::span)),
+            ("signed_for", self.signed_for.as_ref().map(Spanned::span)),
             ("mirrors", self.mirrors.as_ref().map(Spanned::span)),
         ];
         let secrets = self.secrets(Path::new(""));
@@ -183,6 +194,20 @@ impl RawFeed {
                 username: username.as_ref().map(|username| username.get_ref().clone()),
                 secret: key.at,
             })),
+        }
+    }
+
+    fn signed_for(&self) -> Result<Option<Duration>, Wrong> {
+        let Some(text) = &self.signed_for else { return Ok(None) };
+        if !self.kind.signs {
+            let problem =
+                format!("a feed of kind `{}` signs no URLs, so that `signed_for` has no effect", self.kind.name);
+            return Err(at(text, problem));
+        }
+        let life = parse_duration(text.get_ref()).map_err(|error| at(text, error.to_string()))?;
+        match SIGNED_FOR.contains(&life) {
+            true => Ok(Some(life)),
+            false => Err(at(text, format!("`signed_for` is 1s to 7d, not {}", text.get_ref()))),
         }
     }
 

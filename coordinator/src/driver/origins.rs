@@ -11,9 +11,10 @@ use shoal_proto::coordinator::Input;
 use shoal_proto::id::{ContentId, DeploymentId, LeaseId, Name, NodeId, PackageIndex};
 use shoal_proto::mirrors::Mirrors;
 use shoal_proto::origin::{HttpOrigin, shown_url};
+use shoal_proto::time::Time;
 use shoal_proto::wan::Outcome;
 use shoal_proto::wire::{Fault, FaultKind, Grant, LeaseEnd, Origin, Standby, ToCoordinator, ToNode};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::carry::SOURCES_BYTES_MAX;
 use super::{Event, ServeError, Server};
@@ -50,6 +51,7 @@ struct Reading {
     url: String,
     /// What other places that have the same are known by.
     others: Vec<String>,
+    since: Time,
 }
 
 /// Where leases are read, and what waits to be told.
@@ -156,7 +158,7 @@ impl Server {
             (Wanting::Grant(mut grant), Ok(chosen)) => {
                 // Without one it is a folder: the coordinator serves it.
                 if let Some(Chosen { origin, others }) = chosen {
-                    let reading = Reading { place, url: shown_url(&origin.url), others };
+                    let reading = Reading { place, url: shown_url(&origin.url), others, since: self.now().time };
                     self.origins.reading.insert((to, grant.content, grant.lease), reading);
                     grant.origin = Origin::Http(origin);
                 }
@@ -217,6 +219,13 @@ impl Server {
             && let Ok(resolved) = self.resolved(&reading.place)
         {
             self.feeds.denied(&resolved);
+            // The end of a signature is nobody's fault: the rest goes back as if it had been asked for. A signature that is used
+            // for several leases has half of its life left.
+            if self.feeds.signed_for(&resolved).is_some_and(|life| now.since(reading.since) >= life / 2) {
+                info!(%site, url = reading.url, "a signed URL ended under way: the rest is read with another");
+                (end.outcome, end.fault) = (Outcome::Revoked, None);
+                return;
+            }
         }
         let several = !reading.others.is_empty();
         fault.kind = self.origins.mirrors.failed(site, &reading.url, fault.kind, &reading.others, now);

@@ -25,6 +25,9 @@ use crate::config::feed::{Credentials, FeedConfig, FeedPlace, Mirror, Remote, Se
 /// How long a mirror is waited for. It may be out of the coordinator's reach and fine for its site.
 const MIRROR_WAIT: Duration = Duration::from_secs(5);
 
+/// How long a signed URL is good: far longer than a lease, and shorter than what stores allow to credentials of a role.
+const SIGNED_FOR: Duration = Duration::from_secs(3600);
+
 /// What proves who asks.
 #[derive(Clone)]
 pub(super) enum Secret {
@@ -85,8 +88,14 @@ impl<'a> Asked<'a> {
 
     /// How it is reached; for a folder, by no URL.
     pub(super) fn remote(&self) -> &Remote {
-        static NOWHERE: Remote =
-            Remote { url: String::new(), credentials: None, ca_file: None, region: None, mirrors: Vec::new() };
+        static NOWHERE: Remote = Remote {
+            url: String::new(),
+            credentials: None,
+            ca_file: None,
+            region: None,
+            signed_for: None,
+            mirrors: Vec::new(),
+        };
         match &self.config.place {
             FeedPlace::Remote(remote) => remote,
             FeedPlace::Folder(_) => &NOWHERE,
@@ -227,6 +236,15 @@ impl<'a> Asked<'a> {
             Some(Secret::Token(_)) => "token",
             None => "none",
         }
+    }
+
+    /// For how long URLs are signed.
+    pub(super) fn signed_for(&self) -> Duration {
+        self.remote().signed_for.unwrap_or(SIGNED_FOR)
+    }
+
+    pub(super) fn cannot_sign(&self, cause: String) -> FeedError {
+        FeedError::Sign { feed: self.name.to_string(), cause }
     }
 
     /// Whether the secret itself goes to `url` unencrypted, and over a network.

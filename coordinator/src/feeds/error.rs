@@ -100,6 +100,14 @@ pub enum FeedError {
         /// Why.
         cause: String,
     },
+    /// What its URLs are to be signed with.
+    #[error("cannot sign URLs of feed `{feed}`: {cause}")]
+    Sign {
+        /// The feed.
+        feed: String,
+        /// Why not.
+        cause: String,
+    },
     /// It does not say how large the package is, so that ranges of it cannot be asked for.
     #[error("{feed} does not say how large {what} is: deploy it from a feed that does, or from a folder")]
     NoSize {

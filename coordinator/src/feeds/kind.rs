@@ -8,15 +8,17 @@ use serde::{Deserialize, Deserializer, de};
 use shoal_proto::origin::HttpOrigin;
 
 use super::asked::{Asked, below};
-use super::{FeedError, Found, Wanted, folder, github, http, maven, npm, nuget, oci, pypi, s3};
+use super::{FeedError, Found, Wanted, azure, folder, gcs, github, http, maven, npm, nuget, oci, pypi, s3};
 
 /// Every kind, as people list them.
-static KINDS: [&Kind; 9] = [
+static KINDS: [&Kind; 11] = [
     &http::KIND,
     &folder::KIND,
     &nuget::KIND,
     &oci::KIND,
     &s3::KIND,
+    &gcs::KIND,
+    &azure::KIND,
     &maven::KIND,
     &npm::KIND,
     &pypi::KIND,
@@ -34,7 +36,7 @@ pub struct Kind {
     /// Whether a package has variants, of which `platform` names one.
     pub(super) platforms: bool,
     /// Whether what is proved is a signature in the URL.
-    pub(super) signs: bool,
+    pub(crate) signs: bool,
     /// Whether sites may have mirrors of it.
     pub(crate) mirrors: bool,
     /// What is wrong with a `url`, beyond what makes it none at all.

@@ -7,15 +7,18 @@
 //! Each kind of feed is a file with a [`Kind`]; it asks by way of `Asked`, which keeps secrets where they belong.
 
 mod asked;
+mod azure;
 pub(crate) mod digest;
 mod error;
 mod folder;
+mod gcs;
 mod github;
 mod http;
 mod kind;
 mod maven;
 mod npm;
 mod nuget;
+mod objects;
 mod oci;
 mod pypi;
 mod s3;
@@ -23,8 +26,10 @@ mod s3;
 pub(crate) mod tests;
 mod tokens;
 mod trial;
+mod v4;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shoal_node::origin::OriginReader;
@@ -312,6 +317,13 @@ impl Feeds {
         if let Reference::Feed { feed, .. } = &resolved.reference {
             self.tokens.forget(feed);
         }
+    }
+
+    /// For how long the URLs of a package are signed, if they are.
+    pub fn signed_for(&self, resolved: &Resolved) -> Option<Duration> {
+        let Reference::Feed { feed, .. } = &resolved.reference else { return None };
+        let asked = self.ask(feed).ok().filter(|asked| asked.config.kind.signs)?;
+        Some(asked.signed_for())
     }
 
     fn feed(&self, name: &Name) -> Result<&FeedConfig, FeedError> {

@@ -344,7 +344,14 @@ impl Asked<'_> {
         let secret = self.secret.as_ref().filter(|_| self.trusts(url) && (secure || same_origin(realm.as_str(), url)));
         let headers: Vec<_> =
             secret.into_iter().map(|secret| ("authorization".to_owned(), secret.authorization())).collect();
-        let document = self.document_with(realm.as_str(), &headers).await?;
+        let document = match self.document_with(realm.as_str(), &headers).await {
+            Err(OriginError::Unauthorized { .. }) if headers.is_empty() && self.secret.is_some() => {
+                return Err(wrong(
+                    "it wants a password, which is sent to another host only if both speak TLS".to_owned(),
+                ));
+            }
+            document => document?,
+        };
         let lent: Lent = serde_json::from_slice(&document.bytes).map_err(|error| wrong(error.to_string()))?;
         let token = lent.token.or(lent.access_token).ok_or_else(|| wrong("there is no token in it".to_owned()))?;
         let life = lent.expires_in.map_or(TOKEN_LIFE, Duration::from_secs);

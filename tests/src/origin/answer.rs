@@ -2,10 +2,12 @@
 
 use std::io::{self, BufReader, Read, Write};
 use std::ops::Range;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::behaviour::{Behaviour, Fault};
+use super::store::Store;
 use super::{CHUNK_BYTES, Shared, lock};
 use crate::request::Request;
 
@@ -54,6 +56,9 @@ impl Answer {
             Behaviour { bearer: true, .. } if given != Some(&*format!("Bearer t{token}")) => {
                 Some(format!("Bearer realm=\"http://{}/token\",service=\"test\"", server.address))
             }
+            Behaviour { token: Some(token), .. } if given != Some(&*format!("Bearer {token}")) => {
+                Some("Bearer".to_owned())
+            }
             Behaviour { wants: Some(wanted), .. } if !wanted.are(given) => Some("Basic realm=\"feed\"".to_owned()),
             _ => None,
         };
@@ -62,12 +67,23 @@ impl Answer {
             let head = format!("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {challenge}\r\n");
             return Self { request, head, body: Vec::new(), fault: None };
         }
+        if behaviour.store.is_some_and(|store| store.refuses(&request, &server.address.to_string())) {
+            *lock(&server.state).refused.entry(request.path.clone()).or_default() += 1;
+            return Self { request, head: "HTTP/1.1 403 Forbidden\r\n".to_owned(), body: Vec::new(), fault: None };
+        }
+        let (version, file) = behaviour
+            .store
+            .and_then(|store| version_of(store, &request, server))
+            .unwrap_or_else(|| (String::new(), file));
         let fault = behaviour.fault.filter(|_| (behaviour.when)(number));
         let plain = |head: &str| (format!("HTTP/1.1 {head}\r\n"), Vec::new());
         let (head, body) = match (&fault, file) {
             (Some(Fault::Status(status, again)), _) => {
                 let again = again.map(|seconds| format!("\r\nRetry-After: {seconds}")).unwrap_or_default();
                 plain(&format!("{status} Whatever{again}"))
+            }
+            (Some(Fault::RedirectBytes(base)), _) if request.accept.as_deref() == Some("application/octet-stream") => {
+                plain(&format!("302 Found\r\nLocation: {base}{name}"))
             }
             (Some(Fault::Redirect(base)), _) => plain(&format!("302 Found\r\nLocation: {base}{name}")),
             (_, None) => plain("404 Not Found"),
@@ -76,7 +92,7 @@ impl Answer {
                 good(&request, &file, ranges, behaviour.flip, fault.as_ref())
             }
         };
-        Self { request, head, body, fault }
+        Self { request, head: head + &version, body, fault }
     }
 
     /// Whether the connection may be used again.
@@ -106,6 +122,16 @@ impl Answer {
             _ => Ok(!open_end),
         }
     }
+}
+
+/// The header that names the version of an object which a request is for, and its bytes; none if it has none.
+fn version_of(store: Store, request: &Request, server: &Shared) -> Option<(String, Option<Arc<Vec<u8>>>)> {
+    let state = lock(&server.state);
+    let versions = state.versions.get(&request.path)?;
+    let newest = versions.len() as u64;
+    let version = store.dialect.version(request).unwrap_or(newest);
+    let file = version.checked_sub(1).and_then(|index| versions.get(index as usize)).cloned();
+    Some((format!("{}: {version}\r\n", store.dialect.version_header()), file))
 }
 
 /// The answer of a server that has the file, but for what is wrong with its headers and bytes.

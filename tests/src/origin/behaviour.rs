@@ -3,6 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::store::Store;
+
 /// A user's name and password, for Basic authentication.
 #[derive(Clone, Debug)]
 pub struct Credentials {
@@ -14,7 +16,7 @@ pub struct Credentials {
 
 impl Credentials {
     /// Whether a request with this `Authorization` carries them (RFC 7617).
-    pub(super) fn are(&self, authorization: Option<&str>) -> bool {
+    pub(crate) fn are(&self, authorization: Option<&str>) -> bool {
         let wanted = format!("Basic {}", STANDARD.encode(format!("{}:{}", self.user, self.password)));
         authorization == Some(wanted.as_str())
     }
@@ -29,8 +31,12 @@ pub struct Behaviour {
     pub ignore_ranges: bool,
     /// Requests without these credentials are answered with 401.
     pub wants: Option<Credentials>,
+    /// Requests without this token are answered with 401.
+    pub token: Option<&'static str>,
     /// Requests without the token that is good at the moment are answered with 401 and where to ask for it.
     pub bearer: bool,
+    /// Requests whose URL this store did not sign, or not for so long, are answered with 403.
+    pub store: Option<Store>,
     /// Bytes per second of all connections together.
     pub rate: Option<u64>,
     /// What goes wrong.
@@ -41,7 +47,17 @@ pub struct Behaviour {
 
 impl Default for Behaviour {
     fn default() -> Self {
-        Self { flip: None, ignore_ranges: false, wants: None, bearer: false, rate: None, fault: None, when: |_| true }
+        Self {
+            flip: None,
+            ignore_ranges: false,
+            wants: None,
+            token: None,
+            bearer: false,
+            store: None,
+            rate: None,
+            fault: None,
+            when: |_| true,
+        }
     }
 }
 
@@ -65,6 +81,8 @@ pub enum Fault {
     Status(u16, Option<u64>),
     /// The file is at another place: this URL, with its name behind it.
     Redirect(String),
+    /// The same where bytes are asked for (`application/octet-stream`), as GitHub does; other requests are answered here.
+    RedirectBytes(String),
     /// The body is said to be compressed.
     Gzip,
     /// HTTP/1.0 without a length: the body ends with the connection.

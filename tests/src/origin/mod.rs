@@ -6,7 +6,8 @@
 
 mod answer;
 mod behaviour;
-mod tls;
+mod store;
+pub(crate) mod tls;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use behaviour::{Behaviour, Credentials, Fault};
+pub use store::{Dialect, Store};
 use tls::Certificate;
 
 /// Sent at once: small, so that a limited rate is smooth and little is under way when a reader is killed.
@@ -36,12 +38,14 @@ struct Way {
 #[derive(Default)]
 struct State {
     files: BTreeMap<String, Arc<Vec<u8>>>,
+    /// All that they ever were, the oldest first.
+    versions: BTreeMap<String, Vec<Arc<Vec<u8>>>>,
     ways: Vec<Way>,
     /// Body bytes sent, by the whole path.
     sent: BTreeMap<String, u64>,
     /// Requests, by the whole path.
     asked: BTreeMap<String, u64>,
-    /// Requests answered with 401, by the whole path.
+    /// Requests answered with 401, or with 403 for want of a signature, by the whole path.
     refused: BTreeMap<String, u64>,
     /// Requests with any `Authorization`, by the whole path.
     authorized: BTreeMap<String, u64>,
@@ -121,7 +125,9 @@ impl Origin {
 
     /// Serves `bytes` as the file `name`, instead of what it was before.
     pub fn put(&self, name: &str, bytes: impl Into<Vec<u8>>) {
-        lock(&self.shared.state).files.insert(name.to_owned(), Arc::new(bytes.into()));
+        let (mut state, bytes) = (lock(&self.shared.state), Arc::new(bytes.into()));
+        state.versions.entry(name.to_owned()).or_default().push(Arc::clone(&bytes));
+        state.files.insert(name.to_owned(), bytes);
     }
 
     /// Behaves so towards requests whose path begins with `start`.
@@ -183,7 +189,7 @@ impl Origin {
         sum_below(&lock(&self.shared.state).authorized, start)
     }
 
-    /// Requests whose path begins with `start` that were refused so far, since they lacked the credentials.
+    /// Requests whose path begins with `start` that were refused so far, since they lacked the credentials or a signature.
     pub fn refused(&self, start: &str) -> u64 {
         sum_below(&lock(&self.shared.state).refused, start)
     }

@@ -8,13 +8,14 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// A self-signed certificate for 127.0.0.1, and its key.
-pub(super) struct Certificate {
+pub(crate) struct Certificate {
     pem: String,
+    key_pem: String,
     config: Arc<ServerConfig>,
 }
 
 impl Certificate {
-    pub(super) fn make() -> Self {
+    pub(crate) fn make() -> Self {
         let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("an address is a good name");
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.key_pair.serialize_der()));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -22,20 +23,24 @@ impl Certificate {
         let builder = builder.expect("the provider has TLS 1.3").with_no_client_auth();
         let config =
             builder.with_single_cert(vec![made.cert.der().clone()], key).expect("the key is the certificate's");
-        Self { pem: made.cert.pem(), config: Arc::new(config) }
+        Self { pem: made.cert.pem(), key_pem: made.key_pair.serialize_pem(), config: Arc::new(config) }
     }
 
-    pub(super) fn pem(&self) -> &str {
+    pub(crate) fn pem(&self) -> &str {
         &self.pem
     }
 
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
+    pub(crate) fn key_pem(&self) -> &str {
+        &self.key_pem
+    }
+
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config)
     }
 }
 
 /// A connection whose handshake comes with its first bytes.
-pub(super) fn accept(
+pub(crate) fn accept(
     config: Arc<ServerConfig>,
     stream: TcpStream,
 ) -> io::Result<StreamOwned<ServerConnection, TcpStream>> {
