@@ -76,24 +76,31 @@ fn nginx_serves_an_http_feed_behind_a_password() {
     deploy(&feed, &[("password", "correct horse")], "{ feed: files, id: web, version: '1.2' }", &zip);
 }
 
-/// A static NuGet v3 feed of one package with its versions.
+/// A static NuGet v3 feed of one package with its versions, the lowest first. A real client (NuGet 5.8) installs from a feed of
+/// these documents.
 fn lay_out_nuget(nginx: &Server, versions: &[(&str, bool)], zip: &[u8]) {
     let index = json!({ "version": "3.0.0", "resources": [
         { "@id": "http://127.0.0.1:1/flat/", "@type": "PackageBaseAddress/3.0.0" },
         { "@id": nginx.url("/flat/"), "@type": "PackageBaseAddress/3.0.0" },
-        { "@id": nginx.url("/registrations/"), "@type": ["RegistrationsBaseUrl/3.6.0", "RegistrationsBaseUrl"] },
+        { "@id": nginx.url("/registrations/"), "@type": "RegistrationsBaseUrl/3.4.0" },
     ] });
     let json = |name: &str, value: &Value| put(&nginx.path(&format!("files/{name}")), value.to_string().as_bytes());
     json("v3/index.json", &index);
     let plain: Vec<&str> = versions.iter().map(|(version, _)| *version).collect();
     json("flat/acme.web/index.json", &json!({ "versions": plain }));
-    let items: Vec<Value> = versions
-        .iter()
-        .map(|(version, listed)| json!({ "catalogEntry": { "version": version, "listed": listed } }))
-        .collect();
+    let item = |(version, listed): &(&str, bool)| {
+        let id = nginx.url(&format!("/registrations/acme.web/{version}.json"));
+        let content = nginx.url(&format!("/flat/acme.web/{version}/acme.web.{version}.nupkg"));
+        let entry =
+            json!({ "@id": id, "id": "Acme.Web", "version": version, "listed": listed, "packageContent": content });
+        json!({ "@id": id, "catalogEntry": entry, "packageContent": content })
+    };
+    let items: Vec<Value> = versions.iter().map(item).collect();
     let page = nginx.url("/registrations/acme.web/page.json");
-    json("registrations/acme.web/index.json", &json!({ "items": [{ "@id": page }] }));
-    json("registrations/acme.web/page.json", &json!({ "@id": page, "items": items }));
+    let mut page = json!({ "@id": page, "count": items.len(), "lower": plain.first(), "upper": plain.last() });
+    json("registrations/acme.web/index.json", &json!({ "count": 1, "items": [page] }));
+    page["items"] = items.into();
+    json("registrations/acme.web/page.json", &page);
     for version in plain {
         put(&nginx.path(&format!("files/flat/acme.web/{version}/acme.web.{version}.nupkg")), zip);
     }
