@@ -113,7 +113,11 @@ async fn serve(socket: TcpStream, shared: &Shared) -> std::io::Result<()> {
         };
         shared.seen.lock().unwrap().push((path.clone(), header("authorization")));
         let wanted = shared.authorization.lock().unwrap().clone();
-        let file = shared.files.lock().unwrap().get(&path).cloned();
+        let bare = path.split('?').next().unwrap();
+        let file = {
+            let files = shared.files.lock().unwrap();
+            files.get(&path).or_else(|| files.get(bare)).cloned()
+        };
         let (head, body) = match file {
             _ if wanted.is_some() && wanted != header("authorization") => {
                 ("401 Unauthorized\r\n".to_owned(), Vec::new())
@@ -376,4 +380,53 @@ fn references_say_enough_and_not_too_much() {
         let error = Reference::of_spec(&name, &spec).unwrap_err().to_string();
         assert!(error.starts_with("package `web`: ") && error.contains(wanted), "{error}");
     }
+}
+
+#[tokio::test]
+async fn stores_of_objects_are_asked_by_signed_urls() {
+    let (server, folder) = (Server::start().await, tempfile::tempdir().unwrap());
+    server.put("/releases/web.zip", "the package");
+    let key = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
+    let der: aws_lc_rs::encoding::Pkcs8V1Der<'_> = aws_lc_rs::encoding::AsDer::as_der(&key).unwrap();
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der.as_ref()));
+    let account =
+        serde_json::json!({ "type": "service_account", "client_email": "shoal@acme.example", "private_key": pem });
+    let secret = |text: &str| fs::write(folder.path().join("secret"), text).unwrap();
+    let store = |kind: &str, rest: &str| {
+        let url = server.url("/releases");
+        let text = format!("[[feed]]\nname = 'store'\nkind = '{kind}'\nurl = '{url}'\n{rest}");
+        feeds(&text, folder.path())
+    };
+    let package = reference("store", "web.zip", None);
+
+    // A service account signs once for several leases, and again when somebody was refused.
+    secret(&serde_json::to_string_pretty(&account).unwrap());
+    let google = store("gcs", "token_file = 'secret'");
+    let found = google.resolve(&package).await.unwrap();
+    assert!(!serde_json::to_string(&found).unwrap().contains("Signature"), "a signed URL is recorded");
+    let given = origin(&google, &found, None).await;
+    let query = format!(
+        "{}?X-Goog-Algorithm=GOOG4-RSA-SHA256&X-Goog-Credential=shoal%40acme.example%2F",
+        found.places(None)[0].url
+    );
+    assert!(given.url.starts_with(&query) && given.url.contains("&X-Goog-Expires=3600&"), "{}", given.url);
+    assert!(given.headers.is_empty() && !given.url.contains("PRIVATE"));
+    secret("{}");
+    assert_eq!(origin(&google, &found, None).await, given, "it is used again");
+    google.denied(&found);
+    let refused = google.authorize(&found, found.places(None)[0].clone()).await.unwrap_err().to_string();
+    assert_eq!(refused, "cannot sign URLs of feed `store`: its token is not the key of a service account in JSON");
+    secret(&account.to_string().replace("BEGIN", "").replace("MII", "!"));
+    let broken = error(&store("gcs", "token_file = 'secret'"), &package).await;
+    assert_eq!(broken, "cannot sign URLs of feed `store`: its `private_key` is no PEM");
+
+    // A signature that was given goes with every URL; keys of another form are named.
+    secret("?sv=2022-11-02&sig=abc%3D\n");
+    let azure = store("azure", "token_file = 'secret'");
+    let found = azure.resolve(&package).await.unwrap();
+    assert_eq!(origin(&azure, &found, None).await.url, server.url("/releases/web.zip?sv=2022-11-02&sig=abc%3D"));
+    let no_key = error(&store("azure", "username = 'acme'\npassword_file = 'secret'"), &package).await;
+    assert!(no_key.ends_with("the password is not an account's key, which is base64"), "{no_key}");
+    let no_token = error(&store("s3", "token_file = 'secret'"), &package).await;
+    assert!(no_token.ends_with("an access key is a `username` and a password, and no token"), "{no_token}");
 }
