@@ -120,6 +120,12 @@ fn what_keeps_a_feed_from_answering_is_said_with_or_without_a_package() {
     let ran = mesh.shoal(&["feeds", "test", "files"]);
     assert!(ran.code == 0 && ran.stdout.contains("it answers: name a package to see"), "{ran:?}");
     assert!(!mesh.coordinator_log().contains("correct horse"));
+    // A server that shows no root may be well.
+    for (status, code) in [(403, 0), (404, 0), (503, 1)] {
+        origin.behave("/", Behaviour::faulty(Fault::Status(status, Some(3600)), |_| true));
+        let ran = mesh.shoal(&["feeds", "test", "files"]);
+        assert_eq!(ran.code, code, "{status}: {ran:?}");
+    }
 }
 
 #[test]

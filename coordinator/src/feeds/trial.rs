@@ -165,10 +165,12 @@ async fn knock(asked: &Asked<'_>) -> Vec<PlaceTrial> {
         let probe = asked.reader.probe(Target { url: &door, headers: &headers, ca_pem: asked.ca_pem.as_deref() });
         let said = within(probe).await;
         let answers = match &said {
-            Ok(_) | Err(OriginError::NotFound { .. } | OriginError::Status { .. }) => true,
-            // A registry that lends tokens for a repository, and a store that wants signed URLs: both are well.
+            // Many show no root, or not to everybody, and all the same what is below it.
+            Ok(_) | Err(OriginError::NotFound { .. } | OriginError::Forbidden { .. } | OriginError::Status { .. }) => {
+                true
+            }
+            // A registry that lends tokens for a repository is well.
             Err(OriginError::Unauthorized { challenges, .. }) => challenges.iter().any(|one| one.starts_with("Bearer")),
-            Err(OriginError::Forbidden { .. }) => asked.config.kind.signs,
             Err(_) => false,
         };
         let advice = match said {
