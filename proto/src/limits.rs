@@ -417,12 +417,28 @@ pub const REQUESTS_PER_NEIGHBOUR_MAX: usize = 16;
 /// Bytes asked of all neighbours at the same time, so that a node's memory stays small; one block is always allowed.
 pub const REQUESTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// Blocks served at the same time. Fewer leave an uplink idle when a receiver is busy: with 4 a site of 24 took 10 %
-/// longer in the test `swarm`; more do not help, and finish each block later.
-pub const UPLOAD_SLOTS: usize = 8;
+/// Blocks asked of all neighbours at a time, and blocks served at a time, at least. As many of the one as of the other: then
+/// whoever has a slot free finds somebody who has a request free, and all links are full. With more or fewer slots than
+/// requests a site of 200 took 20 to 60 % longer (`shoal-sim bench swarm`), since requests gather at some nodes while others
+/// idle. More of both pass a new block on later; fewer leave links idle between two blocks.
+pub const TRANSFERS_MIN: usize = 3;
 
-/// Requests of one neighbour that wait to be served; an honest one has no more in flight.
-pub const UPLOADS_QUEUED_PER_NEIGHBOUR_MAX: usize = REQUESTS_PER_NEIGHBOUR_MAX;
+/// Bytes that are asked for at a time at least, in as many blocks as that takes: over a long way, a few small blocks would
+/// leave the link idle.
+pub const TRANSFERS_BYTES_MIN: u64 = 1024 * 1024;
+
+/// Blocks served at the same time, those included that take too long to hold a slot.
+pub const UPLOADS_MAX: usize = 32;
+
+/// How many blocks a node that was refused may have fewer than one that is served before it: the fewer, the nearer together
+/// all end, and the more pairs are parted.
+pub const BEHIND_BLOCKS_MAX: u32 = 2;
+
+/// How long a slot is left to the node that it served: a round trip, and some time to write what came.
+pub const OFFER_AFTER: Duration = Duration::from_micros(2500);
+
+/// How long a slot is kept for the node that it was offered to: a round trip, and some time to choose.
+pub const OFFER_STANDS: Duration = Duration::from_millis(4);
 
 /// Blocks that wait to be announced: a message for each block would cost more than it tells.
 pub const ANNOUNCED_BLOCKS: usize = 8;
@@ -430,7 +446,7 @@ pub const ANNOUNCED_BLOCKS: usize = 8;
 /// How long blocks wait to be announced.
 pub const ANNOUNCE_EVERY: Duration = Duration::from_millis(100);
 
-/// First rest of a neighbour that refused or failed; it doubles with each further time.
+/// First rest of a neighbour that failed; it doubles with each further time.
 pub const NEIGHBOUR_REST_MIN: Duration = Duration::from_millis(50);
 
 /// Longest rest of a neighbour.
@@ -457,20 +473,11 @@ pub const PINS_PER_PACKAGE_MAX: usize = 1024;
 /// Bytes of a node's record of one package: its pins at up to ten bytes each, with room to spare.
 pub const PACKAGE_RECORD_BYTES_MAX: usize = 16 * 1024;
 
-/// Requests that are open at all neighbours at least: a node that commits itself late asks those who have room.
-pub const REQUESTS_MIN: usize = 8;
+/// Rest of a neighbour that has no slot free, unless it offers one before, at least: a few round trips ...
+pub const BUSY_REST_MIN: Duration = Duration::from_millis(5);
 
-/// Requests that are open at all neighbours at most.
-pub const REQUESTS_MAX: usize = 256;
-
-/// Nodes that ask for each copy of a block that is still rare: the one that is served first serves the next.
-pub const ASKERS_PER_COPY: u128 = 2;
-
-/// How long a block is left to others at most while the number of its copies does not change.
-pub const TURN_WAIT_MAX: Duration = Duration::from_millis(250);
-
-/// How long a block is thought to take from a neighbour before that was measured.
-pub const TURN_GUESS: Duration = Duration::from_millis(20);
+/// ... and at most: a slow one may have a slot free soon, too.
+pub const BUSY_REST_MAX: Duration = Duration::from_millis(250);
 
 /// A block that at most this many neighbours have is announced at once: others wait for it.
 pub const ANNOUNCED_AT_ONCE_COPIES: u32 = 3;

@@ -423,6 +423,11 @@ pub enum ToNeighbour {
         /// Whether its reads as a deputy fail, so that others are to read in its place.
         fails: bool,
     },
+    /// The sender refused to serve the receiver blocks of this content, and has room by now.
+    Room {
+        /// The content.
+        content: ContentId,
+    },
 }
 
 /// One frame of the control mesh: who says it decides which arm is accepted.

@@ -133,6 +133,7 @@ samples!(to_neighbour, ToNeighbour {
     Left => [ToNeighbour::Left { content: CONTENT }],
     Reach => [ToNeighbour::Reach { hops: 8 }],
     Reading => [ToNeighbour::Reading { content: CONTENT, granted: blocks(), own: Vec::new(), fails: true }],
+    Room => [ToNeighbour::Room { content: CONTENT }],
 });
 
 fn told() -> Told {

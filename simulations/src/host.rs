@@ -523,7 +523,10 @@ impl World {
             ToNeighbour::Landed { content, blocks } => {
                 blocks.iter().flat_map(|range| range.iter()).find(|block| !disk.has(*content, *block))
             }
-            ToNeighbour::Left { .. } | ToNeighbour::Reach { .. } | ToNeighbour::Reading { .. } => None,
+            ToNeighbour::Left { .. }
+            | ToNeighbour::Room { .. }
+            | ToNeighbour::Reach { .. }
+            | ToNeighbour::Reading { .. } => None,
         };
         let verdict = lacks.map_or(Ok(()), |block| Err(format!("node{node} offers block {block} and lacks it")));
         self.verify("VERIFIED", verdict);

@@ -152,7 +152,7 @@ impl Swarm {
             quorum: (self.quorum / 100.0).max(f64::MIN_POSITIVE),
             seed: self.seed,
             check: self.check,
-            ..Case::default()
+            ..Case::DEFAULT
         }
     }
 }

@@ -2,32 +2,30 @@
 //!
 //! Invariant: a request is in its neighbour's table, in the table of all by age, and in its block's state; or in none.
 
+use std::cmp::Reverse;
+
 use super::inflight::Times;
-use super::pick::{rarest, turn_wait};
+use super::pick::rarest;
 use super::transfer::{Exchange, State};
 use super::{Output, Why};
 use crate::id::{BlockIndex, NodeId};
-use crate::limits::{ENDGAME_BLOCKS_MAX, REQUESTED_BYTES_MAX, SLOW_AGE_MIN, TURN_WAIT_MAX};
+use crate::limits::{ENDGAME_BLOCKS_MAX, REQUESTED_BYTES_MAX, SLOW_AGE_MIN};
 use crate::rng::mix;
 use crate::time::Time;
 
 impl Exchange {
     /// Asks neighbours for as much as they have room for, one block at a time, the least busy neighbour first.
     pub(super) fn ask(&mut self, now: Time) {
-        if self.turn_at.is_some_and(|at| at <= now) {
-            self.turn_at = None;
-            self.ready.extend(self.neighbours.keys());
-        }
         if self.missing.is_empty() {
             self.ready.clear();
             return;
         }
         while let Some(node) = self.least_busy() {
-            if self.requests.len() >= self.window.size() {
+            if self.requests_counted(now) >= self.transfers_max {
                 return;
             }
             let neighbour = &self.neighbours[&node];
-            let picked = if neighbour.has_room(now) { self.pick(node, now) } else { None };
+            let picked = if neighbour.has_room(now) { self.pick(node) } else { None };
             match picked {
                 Some(block) if self.fits(block) => {
                     self.missing.remove(block);
@@ -43,27 +41,19 @@ impl Exchange {
         }
     }
 
-    /// The rarest of the missing blocks of a neighbour that are not left to others.
-    fn pick(&mut self, node: NodeId, now: Time) -> Option<BlockIndex> {
+    /// Open requests, without those that take far longer than others: it is their neighbours that are slow.
+    fn requests_counted(&self, now: Time) -> usize {
+        let patience = self.times.patience(false);
+        self.requests.iter().rev().take_while(|(asked, _, _)| *asked + patience > now).count()
+    }
+
+    /// The rarest of the missing blocks of a neighbour.
+    fn pick(&self, node: NodeId) -> Option<BlockIndex> {
         let has = &self.neighbours[&node].has;
         if !self.missing.intersects(has) {
             return None;
         }
-        let mut candidates = self.missing.intersection(has);
-        let early: Vec<_> =
-            candidates.iter().map(|block| (block, self.turn(block))).filter(|(_, at)| *at > now).collect();
-        for (block, at) in early {
-            self.turn_at = Some(self.turn_at.map_or(at, |earlier| earlier.min(at)));
-            candidates.remove(block);
-        }
-        rarest(&candidates, &self.copies, self.seed)
-    }
-
-    /// When this node is among those that ask for the block.
-    fn turn(&self, block: BlockIndex) -> Time {
-        let lot = mix(self.seed ^ mix(u64::from(block.0)));
-        let wait = turn_wait(lot, self.copies[block.index()], self.neighbours.len(), self.times.turn());
-        self.copied[block.index()] + wait.min(TURN_WAIT_MAX)
+        rarest(&self.missing.intersection(has), &self.copies, self.seed)
     }
 
     fn fits(&self, block: BlockIndex) -> bool {
@@ -71,11 +61,13 @@ impl Exchange {
         self.requests.is_empty() || self.requested_bytes + bytes <= REQUESTED_BYTES_MAX
     }
 
+    /// Of those that are asked for the least, the one that delivered last: the slot that it had for this node is free, so
+    /// that pairs stay together for as long as one has what the other lacks.
     fn least_busy(&self) -> Option<NodeId> {
         let busy = |node: &NodeId| {
             let tie = u64::from_le_bytes(node.0[..8].try_into().expect("a node id has 32 bytes"));
             let neighbour = &self.neighbours[node];
-            (neighbour.requests.len(), neighbour.asked_at, mix(self.seed ^ tie), *node)
+            (neighbour.requests.len(), Reverse(neighbour.delivered_at), mix(self.seed ^ tie), *node)
         };
         self.ready.iter().copied().min_by_key(busy)
     }
@@ -85,11 +77,7 @@ impl Exchange {
         if neighbour.requests.is_empty() {
             neighbour.window.begin(now);
         }
-        if self.requests.is_empty() {
-            self.window.begin(now);
-        }
         neighbour.requests.insert(block, now);
-        neighbour.asked_at = now;
         self.requests.insert((now, node, block));
         self.requested_bytes += u64::from(self.block_bytes[block.index()]);
         self.outputs.push_back(Output::Fetch { node, block });
@@ -188,6 +176,15 @@ impl Exchange {
         self.resting.remove(&(neighbour.rests_until, node));
         neighbour.rest(now);
         self.resting.insert((neighbour.rests_until, node));
+    }
+
+    /// The neighbour has no slot free: others are asked meanwhile.
+    pub(super) fn refused(&mut self, node: NodeId, now: Time) {
+        let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
+        neighbour.window.shrink();
+        self.stats.refused += 1;
+        let until = neighbour.rests_until.max(now + self.times.busy_rest());
+        self.rest_until(node, until);
     }
 
     /// The neighbour is not asked before `until`.

@@ -8,10 +8,20 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::limits::{SLOW_AGE_MIN, SLOW_FACTOR, TURN_GUESS};
+use crate::limits::{
+    BUSY_REST_MAX, BUSY_REST_MIN, SLOW_AGE_MIN, SLOW_FACTOR, TRANSFERS_BYTES_MIN, TRANSFERS_MIN, UPLOADS_MAX,
+};
 use crate::time::Time;
 
-/// How many requests may be open: at one neighbour, or at all of them.
+/// How many blocks of these sizes are asked for at a time, and how many are served.
+pub(super) fn transfers_max(block_bytes: &[u32]) -> usize {
+    let total: u64 = block_bytes.iter().map(|bytes| u64::from(*bytes)).sum();
+    let mean = (total / (block_bytes.len() as u64).max(1)).max(1);
+    let blocks = usize::try_from(TRANSFERS_BYTES_MIN.div_ceil(mean)).unwrap_or(usize::MAX);
+    blocks.clamp(TRANSFERS_MIN, UPLOADS_MAX / 2)
+}
+
+/// How many requests may be open at one neighbour.
 #[derive(Debug)]
 pub(super) struct Window {
     size: usize,
@@ -80,9 +90,10 @@ impl Times {
         sorted.get(sorted.len() / 2).copied()
     }
 
-    /// How long it takes until a block that was asked for can be asked of one node more.
-    pub(super) fn turn(&self) -> Duration {
-        self.median().unwrap_or(TURN_GUESS)
+    /// How long a neighbour without a free slot is left alone: about until one of its uploads ends.
+    pub(super) fn busy_rest(&self) -> Duration {
+        let span = self.median().unwrap_or_default() / TRANSFERS_MIN as u32;
+        span.clamp(BUSY_REST_MIN, BUSY_REST_MAX)
     }
 
     /// The age at which a request is slow; at the end of a content, when a second neighbour is to be asked too.
@@ -119,6 +130,16 @@ mod tests {
     }
 
     #[test]
+    fn small_blocks_are_moved_in_greater_number() {
+        const KIB: u32 = 1024;
+        let cases = [(4096 * KIB, 3), (1024 * KIB, 3), (256 * KIB, 4), (128 * KIB, 8), (1, 16)];
+        for (bytes, transfers) in cases {
+            assert_eq!(transfers_max(&[bytes; 9]), transfers, "{bytes}");
+        }
+        assert_eq!(transfers_max(&[]), 16, "nothing to move");
+    }
+
+    #[test]
     fn slow_is_three_times_the_median_of_late() {
         let mut times = Times::default();
         assert_eq!(times.patience(false), SLOW_AGE_MIN * SLOW_FACTOR);
@@ -128,5 +149,15 @@ mod tests {
         assert_eq!(times.patience(true), Duration::from_secs(3));
         (0..32).for_each(|_| times.add(Duration::from_millis(1)));
         assert_eq!(times.patience(false), SLOW_AGE_MIN);
+    }
+
+    #[test]
+    fn a_busy_neighbour_is_left_alone_until_one_of_its_uploads_ends() {
+        let mut times = Times::default();
+        assert_eq!(times.busy_rest(), BUSY_REST_MIN);
+        times.add(Duration::from_millis(120));
+        assert_eq!(times.busy_rest(), Duration::from_millis(40));
+        (0..32).for_each(|_| times.add(Duration::from_secs(9)));
+        assert_eq!(times.busy_rest(), BUSY_REST_MAX);
     }
 }

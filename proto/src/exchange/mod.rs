@@ -119,7 +119,7 @@ pub enum Input {
         /// The blocks.
         blocks: Vec<BlockIndex>,
     },
-    /// A neighbour asks for a block. It is answered by [`Output::Serve`] or [`Output::Refuse`], soon or after a wait.
+    /// A neighbour asks for a block. It is answered by [`Output::Serve`] or [`Output::Refuse`] at once.
     UploadAsked {
         /// Which node.
         node: NodeId,
@@ -130,12 +130,17 @@ pub enum Input {
         /// Bytes that it asks of the block.
         bytes: u64,
     },
-    /// A request of a neighbour is over: it was served, or was cancelled while it waited or was served.
+    /// A request of a neighbour is over: it was served, or was cancelled while it was.
     UploadDone {
         /// Which node.
         node: NodeId,
         /// Which request.
         request: u64,
+    },
+    /// A neighbour that refused has room for a request by now.
+    Offered {
+        /// Which node.
+        node: NodeId,
     },
     /// Nothing but time passed.
     Tick,
@@ -184,6 +189,11 @@ pub enum Output {
         /// Which request.
         request: u64,
     },
+    /// Tell a neighbour that was refused that there is room by now.
+    Offer {
+        /// Which node.
+        to: NodeId,
+    },
     /// A neighbour sent wrong bytes: report it. It is asked for nothing for [`LIAR_REST`](crate::limits::LIAR_REST); the
     /// second time it is asked for nothing and served nothing ever again, whatever it says and however it connects.
     Lied {
@@ -208,8 +218,8 @@ pub enum Why {
     Announce,
     /// A neighbour that refused or failed may be asked again.
     Retry(NodeId),
-    /// A block that was left to other nodes may be asked for.
-    Turn,
+    /// A slot may be offered to a neighbour that was refused, or to the next one.
+    Offer,
     /// A request is so old that it is time to look for a faster neighbour.
     Slow,
     /// If nothing arrives until then, this node is stuck.

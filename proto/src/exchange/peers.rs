@@ -19,11 +19,11 @@ pub(super) struct Neighbour {
     /// What it was asked for, and when.
     pub(super) requests: BTreeMap<BlockIndex, Time>,
     pub(super) window: Window,
-    /// When it was asked last.
-    pub(super) asked_at: Time,
+    /// When it delivered last.
+    pub(super) delivered_at: Time,
     /// It is asked for nothing before this.
     pub(super) rests_until: Time,
-    /// Refusals and failures since it last delivered.
+    /// Failures since it last delivered.
     failures: u32,
 }
 
@@ -33,7 +33,7 @@ impl Neighbour {
             has: BlockSet::new(blocks),
             requests: BTreeMap::new(),
             window: Window::new(REQUESTS_PER_NEIGHBOUR_MIN..=REQUESTS_PER_NEIGHBOUR_MAX),
-            asked_at: Time::ZERO,
+            delivered_at: Time::ZERO,
             rests_until: Time::ZERO,
             failures: 0,
         }
@@ -46,10 +46,11 @@ impl Neighbour {
 
     pub(super) fn delivered(&mut self, took: Duration, now: Time) {
         self.failures = 0;
+        self.delivered_at = now;
         self.window.arrived(took, now);
     }
 
-    /// It refused or failed: it rests, longer each time.
+    /// It failed: it rests, longer each time.
     pub(super) fn rest(&mut self, now: Time) {
         self.window.shrink();
         let span = (NEIGHBOUR_REST_MIN * (1 << self.failures.min(16))).min(NEIGHBOUR_REST_MAX);

@@ -1,82 +1,128 @@
-//! Whom to serve: a bounded queue of the neighbours' requests and a few slots.
+//! Whom to serve: a few slots, and no queue. Who asks for more than there is room for is refused at once, and told when
+//! there is.
 //!
-//! The next slot goes to the block that the fewest neighbours have, so that what just came over the WAN gets a second
-//! holder before anything is sent twice; then to the neighbour that was sent the fewest bytes; then to the oldest.
+//! A request that waited here would be one that its node does not make elsewhere: requests would gather at some nodes while
+//! others idle. Pairs stay together: a slot that became free is left to the node that it served, for the time of a
+//! question, before it is offered to those that were refused, the one with the fewest blocks first. One that is far behind
+//! goes before the pair, so that all end together. An upload that takes far longer than others holds no slot: it is the
+//! receiver that is slow, and the uplink has room for somebody else.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use crate::id::{BlockIndex, NodeId};
-use crate::limits::{NEIGHBOURS_MAX, UPLOAD_SLOTS, UPLOADS_QUEUED_PER_NEIGHBOUR_MAX};
+use super::inflight::Times;
+use crate::id::NodeId;
+use crate::limits::{BEHIND_BLOCKS_MAX, OFFER_AFTER, OFFER_STANDS, UPLOADS_MAX};
+use crate::time::Time;
 
-/// Requests of neighbours, waiting and served.
-#[derive(Debug, Default)]
-pub(super) struct Uploads {
-    waiting: BTreeMap<(NodeId, u64), Waiting>,
-    served: BTreeMap<(NodeId, u64), BlockIndex>,
-    /// Bytes that each neighbour was sent.
-    sent: BTreeMap<NodeId, u64>,
-    arrivals: u64,
-}
-
+/// Requests of neighbours that are served, and neighbours that would like to be.
 #[derive(Debug)]
-struct Waiting {
-    block: BlockIndex,
-    bytes: u64,
-    arrival: u64,
+pub(super) struct Uploads {
+    slots: usize,
+    /// What is served, and since when.
+    served: BTreeMap<(NodeId, u64), Time>,
+    times: Times,
+    /// Who was refused and neither served nor offered a slot since, numbered in their order.
+    refused: BTreeMap<NodeId, u64>,
+    refusals: u64,
+    /// Slots that are kept free for a while for these, and since when.
+    offers: BTreeMap<NodeId, Time>,
+    /// No slot is offered before this.
+    offer_from: Option<Time>,
 }
 
 impl Uploads {
-    /// Takes a request; whether there is room for it.
-    pub(super) fn ask(&mut self, node: NodeId, request: u64, block: BlockIndex, bytes: u64) -> bool {
-        let queued = self.waiting.range((node, 0)..=(node, u64::MAX)).count();
-        let known = self.waiting.contains_key(&(node, request)) || self.served.contains_key(&(node, request));
-        if known || queued >= UPLOADS_QUEUED_PER_NEIGHBOUR_MAX {
+    pub(super) fn new(slots: usize) -> Self {
+        let (served, times) = (BTreeMap::new(), Times::default());
+        Self { slots, served, times, refused: BTreeMap::new(), refusals: 0, offers: BTreeMap::new(), offer_from: None }
+    }
+
+    /// Whether there is room for a request; it is then served. `progress` says how many blocks a neighbour has that lacks
+    /// one of this node's.
+    pub(super) fn ask(
+        &mut self,
+        node: NodeId,
+        request: u64,
+        now: Time,
+        progress: impl Fn(NodeId) -> Option<u32>,
+    ) -> bool {
+        if self.served.contains_key(&(node, request)) {
             return false;
         }
-        self.arrivals += 1;
-        self.waiting.insert((node, request), Waiting { block, bytes, arrival: self.arrivals });
-        true
+        let offered = self.offers.remove(&node).is_some();
+        let free = self.served.len() < UPLOADS_MAX && self.has_free_slot(now);
+        let least = self.refused.keys().filter_map(|refused| progress(*refused)).min();
+        let behind = least.is_some_and(|least| progress(node).is_some_and(|has| has > least + BEHIND_BLOCKS_MAX));
+        if free && (offered || !behind) {
+            self.refused.remove(&node);
+            self.served.insert((node, request), now);
+            return true;
+        }
+        if free {
+            self.offer_from = None;
+        }
+        self.refusals += 1;
+        self.refused.entry(node).or_insert(self.refusals);
+        false
+    }
+
+    /// The neighbour to offer a slot to, if one is free and was not just now.
+    pub(super) fn offer(&mut self, now: Time, progress: impl Fn(NodeId) -> Option<u32>) -> Option<NodeId> {
+        self.offers.retain(|_, since| *since + OFFER_STANDS > now);
+        if self.offer_from.is_some_and(|from| from > now) {
+            return None;
+        }
+        self.offer_from = None;
+        if !self.has_free_slot(now) {
+            return None;
+        }
+        self.refused.retain(|node, _| progress(*node).is_some());
+        let (node, _) = self.refused.iter().min_by_key(|(node, turn)| (progress(**node), **turn))?;
+        let node = *node;
+        self.refused.remove(&node);
+        self.offers.insert(node, now);
+        Some(node)
+    }
+
+    /// When [`Uploads::offer`] may have something to say because time passed.
+    pub(super) fn next_wake(&self) -> Option<Time> {
+        if self.refused.is_empty() {
+            return None;
+        }
+        let stands = self.offers.values().map(|since| *since + OFFER_STANDS);
+        stands.chain(self.offer_from).min()
+    }
+
+    fn has_free_slot(&self, now: Time) -> bool {
+        let patience = self.times.patience(false);
+        let used = self.served.values().filter(|since| **since + patience > now).count();
+        used + self.offers.len() < self.slots
     }
 
     /// A request is over, served or not.
-    pub(super) fn done(&mut self, node: NodeId, request: u64) {
-        self.waiting.remove(&(node, request));
-        self.served.remove(&(node, request));
+    pub(super) fn done(&mut self, node: NodeId, request: u64, now: Time) {
+        if let Some(since) = self.served.remove(&(node, request)) {
+            self.times.add(now.since(since).max(Duration::from_nanos(1)));
+            self.offer_from = Some(now + OFFER_AFTER);
+        }
     }
 
     /// All requests of a neighbour are over.
     pub(super) fn forget(&mut self, node: NodeId) {
-        self.waiting.retain(|(of, _), _| *of != node);
         self.served.retain(|(of, _), _| *of != node);
-        self.sent.remove(&node);
-    }
-
-    /// The request to serve next, if a slot is free, with the bytes that it asks for. `copies` says how many neighbours
-    /// have a block.
-    pub(super) fn next(&mut self, copies: impl Fn(BlockIndex) -> u32) -> Option<(NodeId, u64, u64)> {
-        if self.served.len() >= UPLOAD_SLOTS {
-            return None;
-        }
-        let under_way = |block: BlockIndex| self.served.values().filter(|served| **served == block).count() as u32;
-        let order = |((node, request), waiting): (&(NodeId, u64), &Waiting)| {
-            let sent = self.sent.get(node).copied().unwrap_or(0);
-            let copies = copies(waiting.block) + under_way(waiting.block);
-            (copies, sent, waiting.arrival, *node, *request)
-        };
-        let (_, _, _, node, request) = self.waiting.iter().map(order).min()?;
-        let waiting = self.waiting.remove(&(node, request))?;
-        self.served.insert((node, request), waiting.block);
-        let sent = self.sent.entry(node).or_default();
-        *sent = sent.saturating_add(waiting.bytes);
-        Some((node, request, waiting.bytes))
+        self.refused.remove(&node);
+        self.offers.remove(&node);
     }
 
     pub(super) fn check(&self, is_neighbour: impl Fn(NodeId) -> bool) {
-        assert!(self.served.len() <= UPLOAD_SLOTS, "slots");
-        assert!(self.waiting.len() <= NEIGHBOURS_MAX * UPLOADS_QUEUED_PER_NEIGHBOUR_MAX, "the queue is bounded");
-        assert!(self.waiting.is_empty() || self.served.len() == UPLOAD_SLOTS, "no slot is free while a request waits");
-        let keys = self.waiting.keys().chain(self.served.keys()).map(|(node, _)| node).chain(self.sent.keys());
-        keys.for_each(|node| assert!(is_neighbour(*node), "only neighbours are served"));
+        assert!(self.served.len() <= UPLOADS_MAX, "uploads are bounded");
+        assert!(self.offers.len() <= self.slots, "an offer has a slot");
+        let known = self.served.keys().map(|(node, _)| node).chain(self.refused.keys()).chain(self.offers.keys());
+        known.for_each(|node| assert!(is_neighbour(*node), "only neighbours are served"));
+        assert!(
+            self.refused.keys().all(|node| !self.offers.contains_key(node)),
+            "who has an offer does not wait for one"
+        );
     }
 }
 
@@ -84,42 +130,81 @@ impl Uploads {
 mod tests {
     use super::*;
 
+    const SLOTS: usize = 3;
     const A: NodeId = NodeId([1; 32]);
     const B: NodeId = NodeId([2; 32]);
+    const C: NodeId = NodeId([3; 32]);
+    const NOW: Time = Time::from_millis(1000);
 
-    fn served(uploads: &mut Uploads, copies: impl Fn(BlockIndex) -> u32 + Copy) -> Vec<(NodeId, u64)> {
-        std::iter::from_fn(|| uploads.next(copies)).map(|(node, request, _)| (node, request)).collect()
+    fn alike(_: NodeId) -> Option<u32> {
+        Some(10)
     }
 
-    #[test]
-    fn rare_blocks_first_then_who_got_least_then_the_oldest() {
-        let mut uploads = Uploads::default();
-        for (node, request, block) in [(A, 1, 5), (A, 2, 6), (B, 1, 5), (B, 2, 7), (A, 3, 7)] {
-            assert!(uploads.ask(node, request, BlockIndex(block), 10));
-        }
-        let order = served(&mut uploads, |block| if block.0 == 7 { 0 } else { 3 });
-        assert_eq!(order, [(B, 2), (A, 3), (A, 1), (A, 2), (B, 1)], "7 to both; then 5, and 6 before 5 again");
+    /// All slots serve A, and B and C were refused.
+    fn full() -> Uploads {
+        let mut uploads = Uploads::new(SLOTS);
+        assert!((0..SLOTS as u64).all(|request| uploads.ask(A, request, NOW, alike)));
+        assert!(!uploads.ask(B, 0, NOW, alike) && !uploads.ask(C, 0, NOW, alike), "no slot is free");
+        assert_eq!((uploads.offer(NOW, alike), uploads.next_wake()), (None, None));
+        uploads
     }
 
     #[test]
     fn slots_are_bounded_and_given_on() {
-        let mut uploads = Uploads::default();
-        for request in 0..=UPLOAD_SLOTS as u64 {
-            assert!(uploads.ask(A, request, BlockIndex(0), 1));
-        }
-        assert_eq!(served(&mut uploads, |_| 0).len(), UPLOAD_SLOTS);
-        uploads.done(A, 3);
-        assert_eq!(served(&mut uploads, |_| 0), [(A, UPLOAD_SLOTS as u64)], "the slot of the one that is done");
+        let mut uploads = full();
+        uploads.done(A, 1, NOW);
+        assert!(uploads.ask(B, 0, NOW, alike));
+        uploads.forget(A);
+        assert!(!uploads.ask(B, 0, NOW, alike), "one number, one request");
+        assert!(uploads.ask(B, 1, NOW, alike));
     }
 
     #[test]
-    fn the_queue_of_one_neighbour_does_not_grow_without_bound() {
-        let mut uploads = Uploads::default();
-        let taken = (0..100).filter(|request| uploads.ask(A, *request, BlockIndex(0), 1)).count();
-        assert_eq!(taken, UPLOADS_QUEUED_PER_NEIGHBOUR_MAX);
-        assert!(uploads.ask(B, 0, BlockIndex(0), 1), "others still have room");
-        assert!(!uploads.ask(B, 0, BlockIndex(0), 1), "one number, one request");
-        uploads.forget(A);
-        assert_eq!(served(&mut uploads, |_| 0), [(B, 0)]);
+    fn a_free_slot_is_left_to_its_pair_and_then_offered_to_who_was_refused_first() {
+        let mut uploads = full();
+        uploads.done(A, 1, NOW);
+        assert_eq!(uploads.offer(NOW, alike), None, "A may ask for more");
+        let later = NOW + OFFER_AFTER;
+        assert_eq!(uploads.next_wake(), Some(later));
+        assert_eq!(uploads.offer(later, alike), Some(B));
+        assert_eq!(uploads.offer(later, alike), None, "the only free slot");
+        assert!(!uploads.ask(A, 9, later, alike), "it is kept for B");
+        let over = later + OFFER_STANDS;
+        assert_eq!(uploads.next_wake(), Some(over));
+        assert_eq!(uploads.offer(over, alike), Some(C), "B did not take it");
+        assert!(uploads.ask(C, 0, over, alike));
+        uploads.check(|_| true);
+    }
+
+    #[test]
+    fn who_is_far_behind_goes_before_the_pair() {
+        let progress = |node| Some(if node == C { 10 } else { 10 + BEHIND_BLOCKS_MAX + 1 });
+        let mut uploads = full();
+        uploads.done(A, 1, NOW);
+        assert!(!uploads.ask(A, 9, NOW, progress));
+        assert_eq!(uploads.offer(NOW, progress), Some(C), "at once");
+        assert!(uploads.ask(C, 0, NOW, progress));
+        uploads.done(A, 2, NOW);
+        assert!(uploads.ask(A, 10, NOW, progress), "C has what it asked for");
+    }
+
+    #[test]
+    fn who_lacks_nothing_that_is_here_is_offered_nothing() {
+        let mut uploads = full();
+        uploads.done(A, 1, NOW);
+        assert_eq!(uploads.offer(NOW + OFFER_AFTER, |node| (node == C).then_some(10)), Some(C));
+        assert_eq!(uploads.next_wake(), None, "nobody waits");
+    }
+
+    #[test]
+    fn who_takes_far_longer_than_others_holds_no_slot() {
+        let mut uploads = full();
+        let patience = uploads.times.patience(false);
+        assert!(!uploads.ask(B, 0, NOW + (patience - Duration::from_millis(1)), alike));
+        let late = NOW + patience;
+        assert!(uploads.ask(B, 0, late, alike));
+        let ask = |round: &u64| uploads.ask(B, *round, late + Duration::from_secs(60 * round), alike);
+        let taken = (1..100).filter(ask).count();
+        assert_eq!(uploads.served.len(), UPLOADS_MAX, "{taken} taken");
     }
 }

@@ -4,15 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::announce::Announcements;
-use super::inflight::{Times, Window};
+use super::inflight::{Times, transfers_max};
 use super::peers::{Liars, Neighbour};
 use super::serve::Uploads;
 use super::{FetchError, Input, Output, Source, Stats, Why};
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, NodeId};
-use crate::limits::{
-    ANNOUNCED_AT_ONCE_COPIES, NEIGHBOURS_MAX, REQUESTS_MAX, REQUESTS_MIN, STUCK_AFTER, STUCK_BLOCKS_MAX,
-};
+use crate::limits::{ANNOUNCED_AT_ONCE_COPIES, NEIGHBOURS_MAX, STUCK_AFTER, STUCK_BLOCKS_MAX};
 use crate::rng::mix;
 use crate::time::Time;
 
@@ -33,15 +31,11 @@ pub struct Exchange {
     /// Every open request, the oldest first.
     pub(super) requests: BTreeSet<(Time, NodeId, BlockIndex)>,
     pub(super) requested_bytes: u64,
+    /// How many requests may be open, and how many are served at a time.
+    pub(super) transfers_max: usize,
     /// Neighbours that rest, and until when.
     pub(super) resting: BTreeSet<(Time, NodeId)>,
     pub(super) times: Times,
-    /// How many requests may be open at all neighbours together.
-    pub(super) window: Window,
-    /// When the number of copies of each block changed last.
-    pub(super) copied: Vec<Time>,
-    /// When a block that is left to others may be asked for all the same.
-    pub(super) turn_at: Option<Time>,
     /// No request is looked at for being slow before this.
     pub(super) slow_from: Time,
     pub(super) uploads: Uploads,
@@ -75,6 +69,7 @@ impl Exchange {
         let mut has = BlockSet::new(count);
         has.union_with(have);
         let state = |block| if has.contains(BlockIndex(block)) { State::Have } else { State::Missing };
+        let transfers_max = transfers_max(block_bytes);
         Self {
             block_bytes: block_bytes.to_vec(),
             blocks: (0..count).map(state).collect(),
@@ -87,11 +82,9 @@ impl Exchange {
             requested_bytes: 0,
             resting: BTreeSet::new(),
             times: Times::default(),
-            window: Window::new(REQUESTS_MIN..=REQUESTS_MAX),
-            copied: vec![Time::ZERO; block_bytes.len()],
-            turn_at: None,
             slow_from: Time::ZERO,
-            uploads: Uploads::default(),
+            uploads: Uploads::new(transfers_max),
+            transfers_max,
             outputs: VecDeque::new(),
             seed: mix(seed),
             stats: Stats::default(),
@@ -112,14 +105,15 @@ impl Exchange {
             Input::NeighbourUp { node } => self.neighbour_up(node, now),
             Input::NeighbourDown { node } => self.drop_neighbour(node),
             Input::NeighbourHas { node, blocks } => self.neighbour_has(node, &blocks),
-            Input::NeighbourLanded { node, blocks } => self.neighbour_landed(node, &blocks, now),
+            Input::NeighbourLanded { node, blocks } => self.neighbour_landed(node, &blocks),
             Input::Landed { block, from } => self.landed(block, from == Source::Wan, now),
             Input::Fetched { node, block, bytes, took } => self.fetched(node, block, bytes, took, now),
             Input::FetchFailed { node, block, why } => self.fetch_failed(node, block, why, now),
             Input::LeaseHeld { blocks } => blocks.iter().for_each(|block| self.lease_held(*block)),
             Input::LeaseOver { blocks } => blocks.iter().for_each(|block| self.lease_over(*block)),
-            Input::UploadAsked { node, request, block, bytes } => self.upload_asked(node, request, block, bytes),
-            Input::UploadDone { node, request } => self.uploads.done(node, request),
+            Input::UploadAsked { node, request, block, bytes } => self.upload_asked(node, request, block, bytes, now),
+            Input::UploadDone { node, request } => self.uploads.done(node, request, now),
+            Input::Offered { node } => self.offered(node, now),
             Input::Tick => {}
         }
         self.act(now);
@@ -135,8 +129,8 @@ impl Exchange {
         let announce = self.announcements.due().map(|due| (due, Why::Announce));
         let stuck = self.may_be_stuck().then_some((self.stuck_at, Why::Stuck));
         let slow = self.slow_wake().map(|at| (at, Why::Slow));
-        let turn = self.turn_at.map(|at| (at, Why::Turn));
-        announce.into_iter().chain(stuck).chain(slow).chain(self.retry_wake()).chain(turn).min()
+        let offer = self.uploads.next_wake().map(|at| (at, Why::Offer));
+        announce.into_iter().chain(stuck).chain(slow).chain(offer).chain(self.retry_wake()).min()
     }
 
     /// The blocks that this node has.
@@ -154,19 +148,12 @@ impl Exchange {
         self.wake_rested(now);
         self.look_for_slow(now);
         self.ask(now);
-        self.serve();
+        self.offer(now);
         self.say_stuck(now);
         self.announce(now);
         if self.have.is_full() && !self.said_complete {
             self.said_complete = true;
             self.outputs.push_back(Output::Complete);
-        }
-    }
-
-    fn serve(&mut self) {
-        while let Some((node, request, bytes)) = self.uploads.next(|block| self.copies[block.index()]) {
-            self.stats.served_bytes = self.stats.served_bytes.saturating_add(bytes);
-            self.outputs.push_back(Output::Serve { node, request });
         }
     }
 
@@ -230,12 +217,11 @@ impl Exchange {
         self.ready.insert(node);
     }
 
-    fn neighbour_landed(&mut self, node: NodeId, blocks: &[BlockIndex], now: Time) {
+    fn neighbour_landed(&mut self, node: NodeId, blocks: &[BlockIndex]) {
         let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
         for block in blocks {
             if neighbour.has.insert(*block) {
                 self.copies[block.index()] += 1;
-                self.copied[block.index()] = now;
             }
         }
         self.ready.insert(node);
@@ -261,7 +247,6 @@ impl Exchange {
         self.end_request(node, block);
         if let Some(neighbour) = self.neighbours.get_mut(&node) {
             neighbour.delivered(took, now);
-            self.window.arrived(took, now);
             self.times.add(took);
             self.ready.insert(node);
         }
@@ -290,10 +275,8 @@ impl Exchange {
                     self.rest(node, now);
                 }
             }
-            FetchError::Refused | FetchError::Timeout if asked => {
-                self.rest(node, now);
-                self.stats.refused += u64::from(why == FetchError::Refused);
-            }
+            FetchError::Refused if asked => self.refused(node, now),
+            FetchError::Timeout if asked => self.rest(node, now),
             FetchError::Refused | FetchError::Timeout => {}
         }
     }
@@ -340,10 +323,41 @@ impl Exchange {
         self.ready.extend(has.map(|(node, _)| *node));
     }
 
-    fn upload_asked(&mut self, node: NodeId, request: u64, block: BlockIndex, bytes: u64) {
+    fn upload_asked(&mut self, node: NodeId, request: u64, block: BlockIndex, bytes: u64, now: Time) {
         let known = self.neighbours.contains_key(&node) && self.have.contains(block);
-        if !known || !self.uploads.ask(node, request, block, bytes) {
+        let progress = progress(&self.neighbours, &self.have);
+        if known && self.uploads.ask(node, request, now, progress) {
+            self.stats.served_bytes = self.stats.served_bytes.saturating_add(bytes);
+            self.outputs.push_back(Output::Serve { node, request });
+        } else {
             self.outputs.push_back(Output::Refuse { node, request });
         }
+    }
+
+    fn offer(&mut self, now: Time) {
+        while let Some(to) = self.uploads.offer(now, progress(&self.neighbours, &self.have)) {
+            self.outputs.push_back(Output::Offer { to });
+        }
+    }
+
+    /// A neighbour that refused has room: it is asked before others, unless it rests for a lie.
+    fn offered(&mut self, node: NodeId, now: Time) {
+        if self.liars.rests_until(node).is_some_and(|until| until > now) || !self.neighbours.contains_key(&node) {
+            return;
+        }
+        self.rest_until(node, now);
+        if let Some(neighbour) = self.neighbours.get_mut(&node) {
+            neighbour.delivered_at = now;
+        }
+    }
+}
+
+/// How many blocks a neighbour has, if it lacks one that this node has.
+fn progress<'a>(
+    neighbours: &'a BTreeMap<NodeId, Neighbour>,
+    have: &'a BlockSet,
+) -> impl Fn(NodeId) -> Option<u32> + Copy + 'a {
+    |node| {
+        neighbours.get(&node).filter(|neighbour| !have.is_subset(&neighbour.has)).map(|neighbour| neighbour.has.len())
     }
 }

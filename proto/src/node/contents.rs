@@ -148,6 +148,9 @@ impl Contents {
                 ToNeighbour::Left { content } => {
                     self.with_swarm(content, now, out, |trade| trade.neighbour_left(from, now));
                 }
+                ToNeighbour::Room { content } => {
+                    self.with_swarm(content, now, out, |trade| trade.neighbour_has_room(from, now));
+                }
                 // For the deputy.
                 ToNeighbour::Reach { .. } | ToNeighbour::Reading { .. } => {}
             },

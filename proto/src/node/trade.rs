@@ -145,6 +145,10 @@ impl Trade {
         self.exchange.handle(exchange::Input::NeighbourLanded { node, blocks }, now);
     }
 
+    pub(super) fn neighbour_has_room(&mut self, node: NodeId, now: Time) {
+        self.exchange.handle(exchange::Input::Offered { node }, now);
+    }
+
     pub(super) fn neighbour_left(&mut self, node: NodeId, now: Time) {
         if self.partners.remove(&node) {
             self.exchange.handle(exchange::Input::NeighbourDown { node }, now);
@@ -241,6 +245,7 @@ impl Trade {
             exchange::Output::AnnounceAll { to } => Output::Neighbour { to, message: self.has(content) },
             exchange::Output::Serve { node, request } => Output::Serve { node, request },
             exchange::Output::Refuse { node, request } => Output::Refuse { node, request },
+            exchange::Output::Offer { to } => Output::Neighbour { to, message: ToNeighbour::Room { content } },
             exchange::Output::Lied { node, .. } => {
                 Output::Coordinator(ToCoordinator::Lied { neighbour: node, content })
             }

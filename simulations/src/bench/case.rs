@@ -37,28 +37,25 @@ pub struct Case {
     pub check: bool,
 }
 
-impl Default for Case {
-    fn default() -> Self {
-        Self {
-            nodes: 200,
-            blocks: 256,
-            block_bytes: 1024 * 1024,
-            lan: 25e6,
-            wan: 1.0,
-            churn: 0.0,
-            slow: 0.0,
-            slow_speed: 0.1,
-            spread: 1.0,
-            quorum: 1.0,
-            to_neighbour: Duration::from_micros(500),
-            to_coordinator: Duration::from_millis(10),
-            seed: 1,
-            check: false,
-        }
-    }
-}
-
 impl Case {
+    /// 200 equal nodes, 256 MiB in 256 blocks, a WAN like a node's link.
+    pub const DEFAULT: Self = Self {
+        nodes: 200,
+        blocks: 256,
+        block_bytes: 1024 * 1024,
+        lan: 25e6,
+        wan: 1.0,
+        churn: 0.0,
+        slow: 0.0,
+        slow_speed: 0.1,
+        spread: 1.0,
+        quorum: 1.0,
+        to_neighbour: Duration::from_micros(500),
+        to_coordinator: Duration::from_millis(10),
+        seed: 1,
+        check: false,
+    };
+
     /// Bytes of the package.
     pub(super) fn package_bytes(&self) -> f64 {
         f64::from(self.blocks) * f64::from(self.block_bytes)
@@ -119,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_bound_is_the_narrowest_place() {
-        let case = Case { nodes: 4, blocks: 100, block_bytes: 1000, lan: 1000.0, ..Case::default() };
+        let case = Case { nodes: 4, blocks: 100, block_bytes: 1000, lan: 1000.0, ..Case::DEFAULT };
         let bound = |case: &Case, speeds: &[f64]| case.bound(speeds);
         let equal = [1000.0; 4];
         assert_eq!(bound(&Case { wan: 0.5, ..case }, &equal), 200.0, "the WAN");
@@ -138,6 +135,6 @@ mod tests {
         picked.dedup();
         assert_eq!(picked.len(), 20);
         assert!(picked.iter().all(|node| *node < 50));
-        assert_eq!(Case { churn: 1.0, nodes: 9, ..Case::default() }.victims(&mut Rng::new(1)).len(), 8, "one lives");
+        assert_eq!(Case { churn: 1.0, nodes: 9, ..Case::DEFAULT }.victims(&mut Rng::new(1)).len(), 8, "one lives");
     }
 }

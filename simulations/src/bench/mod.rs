@@ -3,8 +3,8 @@
 //!
 //! What is real: every decision, the neighbours that the coordinator would name, announcements and reports in batches, the
 //! time of grace of a lost holder. What is modelled: links by their rates (no slow start, no loss), messages by a fixed
-//! latency, disks and hashing by nothing. A connection sends one block after the other, as the node's does. Where a
-//! request is taken back, what was sent of it until then is lost.
+//! latency, disks and hashing by nothing. A connection sends one block after the other, as the node's does. A
+//! request that is taken back is served all the same, as there.
 //!
 //! The bound is the greatest of: what the site lacks over the WAN's rate; the package over the link of the slowest node
 //! that the quorum needs; all their copies over everything that can send.
@@ -20,10 +20,10 @@ pub use case::Case;
 pub use outcome::Outcome;
 pub use table::{Row, rows};
 
-/// Runs one case. The same case has the same outcome.
+/// Runs one case until the quorum is done, or for thirty bounds. The same case has the same outcome.
 ///
 /// # Panics
-/// If the cores break an invariant, or the site is not done after a thousand bounds.
+/// If the cores break an invariant.
 pub fn run(case: &Case) -> Outcome {
     world::World::new(case).run()
 }

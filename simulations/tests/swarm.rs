@@ -1,0 +1,48 @@
+//! How near a site comes to the least possible time, kept from getting worse: small cases of `shoal-sim bench swarm`.
+
+use shoal_simulations::bench::{Case, Outcome, run};
+
+const SMALL: Case = Case { nodes: 60, blocks: 128, ..Case::DEFAULT };
+
+/// Runs a case whose nodes must all be done within `ratio_max` bounds, with every byte over the WAN once.
+fn within(ratio_max: f64, case: &Case) -> Outcome {
+    let outcome = run(&Case { check: true, ..case.clone() });
+    assert_eq!(outcome.done[0], case.nodes - (case.nodes as f64 * (1.0 - case.quorum)).round() as usize, "{outcome}");
+    assert!((1.0..=1.001).contains(&outcome.wan_copies), "WAN-ONCE: {outcome}");
+    assert!((1.0..=ratio_max).contains(&outcome.ratio()), "at most {ratio_max}: {outcome}");
+    outcome
+}
+
+#[test]
+fn a_thin_wan_is_the_bound() {
+    within(1.04, &Case { wan: 0.25, ..SMALL });
+}
+
+#[test]
+fn a_wan_like_a_link_and_a_fast_one_keep_all_links_busy() {
+    within(1.21, &Case { wan: 1.0, ..SMALL });
+    within(1.12, &Case { wan: 4.0, ..SMALL });
+}
+
+#[test]
+fn a_few_nodes_and_a_full_mesh_come_near_the_bound() {
+    within(1.12, &Case { nodes: 8, wan: 4.0, ..SMALL });
+    within(1.15, &Case { nodes: 24, wan: 1.0, ..SMALL });
+}
+
+#[test]
+fn all_end_near_together() {
+    let outcome = within(1.12, &Case { wan: 4.0, ..SMALL });
+    let spread = outcome.ratio() - outcome.ratio_at(0.5);
+    assert!(spread < 0.03, "half is done at {} and all at {}", outcome.ratio_at(0.5), outcome.ratio());
+}
+
+#[test]
+fn slow_nodes_that_the_quorum_does_not_need_slow_nobody_much() {
+    within(1.27, &Case { slow: 0.05, quorum: 0.95, ..SMALL });
+}
+
+#[test]
+fn runs_repeat() {
+    assert_eq!(run(&Case { nodes: 24, blocks: 32, ..SMALL }), run(&Case { nodes: 24, blocks: 32, ..SMALL }));
+}
