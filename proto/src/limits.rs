@@ -370,6 +370,14 @@ pub const RETURN_MAX: Duration = Duration::from_secs(15);
 /// How long a connected node may take to answer a revocation before its lease is lost.
 pub const REVOKE_ANSWER_MAX: Duration = Duration::from_secs(30);
 
+/// A node may have at stake what the budget has left, or this part of it where the site has many nodes that read: then the
+/// loss of one leaves enough for the next. With the whole, two of three sites of 60 that lost a fifth of their nodes came to
+/// wait for an operator (`shoal-sim bench swarm --churn 20`).
+pub const STAKE_SHARES_MAX: u64 = 8;
+
+/// Nodes that read for each share that the budget is parted in: a few nodes have to read much ahead to fill the WAN.
+pub const NODES_PER_STAKE_SHARE: u64 = 8;
+
 /// How long a node's blocks may wait for a second holder before it gets leases all the same: then nobody can fetch from
 /// it, and waiting helps nobody.
 pub const REPLICATION_WAIT_MAX: Duration = Duration::from_secs(5);

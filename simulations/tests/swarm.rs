@@ -27,7 +27,7 @@ fn a_wan_like_a_link_and_a_fast_one_keep_all_links_busy() {
 #[test]
 fn a_few_nodes_and_a_full_mesh_come_near_the_bound() {
     within(1.12, &Case { nodes: 8, wan: 4.0, ..SMALL });
-    within(1.15, &Case { nodes: 24, wan: 1.0, ..SMALL });
+    within(1.21, &Case { nodes: 24, wan: 1.0, ..SMALL });
 }
 
 #[test]
@@ -40,6 +40,17 @@ fn all_end_near_together() {
 #[test]
 fn slow_nodes_that_the_quorum_does_not_need_slow_nobody_much() {
     within(1.27, &Case { slow: 0.05, quorum: 0.95, ..SMALL });
+}
+
+/// What lost readers had read or might have is paid from the budget of 1 %: it lasts, and nobody waits for an operator.
+#[test]
+fn a_fifth_of_the_nodes_may_be_lost() {
+    for seed in 1..=2 {
+        let blocks = Case { blocks: 512, block_bytes: 512 * 1024, ..SMALL };
+        let outcome = run(&Case { churn: 0.2, seed, ..blocks });
+        assert_eq!(outcome.done, [48, 48], "{outcome}");
+        assert!(outcome.wan_copies <= 1.01 && outcome.ratio() < 1.25, "{outcome}");
+    }
 }
 
 #[test]

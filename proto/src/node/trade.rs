@@ -159,23 +159,26 @@ impl Trade {
     pub(super) fn landed(&mut self, block: BlockIndex, now: Time) {
         if self.lacking.remove(&block).is_some() {
             self.exchange.handle(exchange::Input::Landed { block, from: Source::Wan }, now);
-            self.say_later(block, now);
+            self.say(block, REPORT_DELAY, now);
         }
     }
 
     /// A block that a neighbour sent is stored; says whether it was lacking.
     pub(super) fn fetched(&mut self, node: NodeId, block: BlockIndex, bytes: u64, took: Duration, now: Time) -> bool {
+        // The site's second copy: its reader's stake is free, and the coordinator may grant it more.
+        let second = self.exchange.copies(block) <= 1;
         self.exchange.handle(exchange::Input::Fetched { node, block, bytes, took }, now);
         let lacked = self.lacking.remove(&block).is_some();
         if lacked {
-            self.say_later(block, now);
+            self.say(block, if second { Duration::ZERO } else { REPORT_DELAY }, now);
         }
         lacked
     }
 
-    fn say_later(&mut self, block: BlockIndex, now: Time) {
+    /// Has the coordinator told that the block landed, at the latest after `delay`.
+    fn say(&mut self, block: BlockIndex, delay: Duration, now: Time) {
         self.unsaid.push(block);
-        let delay = if self.unsaid.len() >= REPORT_BLOCKS { Duration::ZERO } else { REPORT_DELAY };
+        let delay = if self.unsaid.len() >= REPORT_BLOCKS { Duration::ZERO } else { delay };
         let at = now + delay;
         self.say_at = Some(self.say_at.map_or(at, |earlier| earlier.min(at)));
     }

@@ -11,7 +11,7 @@ use super::{BlockRange, Notice, Output, Why};
 use crate::id::{BlockIndex, LeaseId};
 use crate::limits::{
     LEASE_BYTES_MAX, LEASE_BYTES_MIN, LEASE_RATE_GUESS, LEASE_RUNS_MAX, LEASE_TIME_MIN, LEASED_BYTES_PER_NODE_MAX,
-    LEASES_PER_NODE_MAX, REPLICATION_WAIT_MAX, SLOW_READER_REST,
+    LEASES_PER_NODE_MAX, NODES_PER_STAKE_SHARE, REPLICATION_WAIT_MAX, SLOW_READER_REST, STAKE_SHARES_MAX,
 };
 use crate::rng::mix;
 use crate::time::Time;
@@ -124,7 +124,8 @@ impl Site {
         self.members.iter().filter(|member| member.reads()).count()
     }
 
-    /// Bytes that the member may have at stake beyond what it has: the budget could pay for them if it were lost.
+    /// Bytes that the member may have at stake beyond what it has: the budget could pay for them if it were lost, and at a
+    /// large site for several such losses.
     /// None if it has to wait until others have what it read.
     fn stake_room(&mut self, slot: usize, now: Time) -> Option<u64> {
         let alone = self.members.iter().enumerate().all(|(other, member)| other == slot || !member.up);
@@ -133,7 +134,8 @@ impl Site {
         }
         let away = self.members.iter().filter(|member| member.away_until.is_some());
         let away: u64 = away.map(|member| member.at_stake_bytes).sum();
-        let bound = self.budget.left_bytes().saturating_sub(away);
+        let shares = (self.candidates() as u64 / NODES_PER_STAKE_SHARE).clamp(1, STAKE_SHARES_MAX);
+        let bound = self.budget.left_bytes().saturating_sub(away) / shares;
         let member = &self.members[slot];
         let room = bound.saturating_sub(member.at_stake_bytes);
         if member.at_stake_bytes == 0 {

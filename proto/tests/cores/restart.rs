@@ -136,7 +136,7 @@ fn a_short_absence_costs_nothing_and_a_long_one_is_paid_from_the_budget() {
 
 #[test]
 fn what_is_granted_to_a_node_that_returns_is_not_taken_for_lost() {
-    let web = package("web", 40);
+    let web = package("web", 800);
     let mut site = Site::new(2);
     site.create(&deployment(1, &[&web], &[A, B]));
     let mut returns_with_leases = 0;

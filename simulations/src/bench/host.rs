@@ -55,10 +55,11 @@ impl Host {
         }
     }
 
-    /// A block landed; when the coordinator is to be told, if that is sooner than was known.
-    pub(super) fn landed(&mut self, block: BlockIndex, now: Time) -> Option<Time> {
+    /// A block landed; when the coordinator is to be told, if that is sooner than was known. The site's second copy is told
+    /// at once.
+    pub(super) fn landed(&mut self, block: BlockIndex, second: bool, now: Time) -> Option<Time> {
         self.unsaid.push(block);
-        let at = if self.unsaid.len() >= REPORT_BLOCKS { now } else { now + REPORT_DELAY };
+        let at = if second || self.unsaid.len() >= REPORT_BLOCKS { now } else { now + REPORT_DELAY };
         let sooner = self.report_at.is_none_or(|set| at < set);
         self.report_at = if sooner { Some(at) } else { self.report_at };
         sooner.then_some(at)

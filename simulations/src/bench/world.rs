@@ -179,7 +179,8 @@ impl World {
             Sender::Wan => self.leased_block_read(to, block),
             Sender::Node(from) => {
                 let asked = self.hosts[to].asked.remove(&(from, block));
-                self.fetched(to, block);
+                let second = self.hosts[to].core.copies(block) <= 1;
+                self.fetched(to, block, second);
                 let took = asked.map_or(Duration::ZERO, |asked| self.now.since(asked));
                 self.tell(to, exchange::Input::Fetched { node: id(from), block, bytes, took });
                 self.tell(from, exchange::Input::UploadDone { node: id(to), request: u64::from(block.0) });
@@ -188,12 +189,12 @@ impl World {
     }
 
     /// A node has one block more.
-    fn fetched(&mut self, node: usize, block: BlockIndex) {
+    fn fetched(&mut self, node: usize, block: BlockIndex, second: bool) {
         let host = &mut self.hosts[node];
         if host.core.have().contains(block) {
             return;
         }
-        if let Some(at) = host.landed(block, self.now) {
+        if let Some(at) = host.landed(block, second, self.now) {
             self.queue.push(at, Event::Report(node));
         }
     }
@@ -202,7 +203,7 @@ impl World {
         let bytes = u64::from(self.case.block_bytes);
         self.wan_bytes += bytes as f64;
         self.hosts[reader].reads = false;
-        self.fetched(reader, block);
+        self.fetched(reader, block, false);
         let ended = self.hosts[reader].leases.front_mut().and_then(|lease| {
             lease.blocks.pop_front();
             lease.read_bytes += bytes;
