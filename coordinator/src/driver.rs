@@ -13,6 +13,7 @@ mod logs;
 mod operator;
 mod origins;
 mod plan;
+mod rollback;
 mod status;
 mod tokens;
 mod trial;
@@ -245,7 +246,7 @@ impl Server {
             touched: BTreeSet::new(),
             config,
         };
-        server.secrets.forget(|id| !server.core.is_over(id));
+        server.forget_secrets();
         server.admit_members().await?;
         server.settle().await?;
         server.say_ready();

@@ -95,6 +95,7 @@ fn job(run: StepRun, manifest: &Manifest, surroundings: Surroundings) -> Option<
     Some(steps::StepRun {
         deployment: run.deployment,
         release: manifest.release.clone(),
+        rollback_from: manifest.rollback.as_ref().map(|rollback| rollback.from.clone()),
         node: surroundings.node,
         site: surroundings.site,
         step: step.name.clone(),

@@ -41,6 +41,19 @@ pub struct Manifest {
     pub waves: Vec<Wave>,
     /// What becomes of target nodes that are not connected.
     pub offline: Offline,
+    /// What it takes back, if it does.
+    pub rollback: Option<Rollback>,
+}
+
+/// That a deployment goes back to an earlier one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// The deployment that it takes back.
+    pub of: DeploymentId,
+    /// The release of that.
+    pub from: Name,
+    /// The deployment whose packages and steps it brings again.
+    pub to: DeploymentId,
 }
 
 /// One package of a manifest.
@@ -284,6 +297,8 @@ pub enum OnFailure {
     Fail,
     /// The step counts as done.
     Ignore,
+    /// The deployment fails, and the nodes that it changed go back to what they had before.
+    Rollback,
 }
 
 /// Which of a manifest's two lists a step is in.

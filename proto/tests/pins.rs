@@ -55,6 +55,7 @@ fn manifest(deployment: u64, of: &str, packages: &[u8]) -> Manifest {
         steps: Vec::new(),
         waves: Vec::new(),
         offline: shoal_proto::manifest::Offline::Wait,
+        rollback: None,
     }
 }
 
@@ -307,6 +308,7 @@ impl Control {
             blocks: vec![vec![1000]; 2],
             sources: Vec::new(),
             variables: Default::default(),
+            back: Default::default(),
         };
         self.tell(coordinator::Input::Create(Box::new(created)))
     }
@@ -369,4 +371,26 @@ fn what_was_staged_is_kept_until_a_deployment_that_began_after_it_has_succeeded(
 
     let mut control = control.restarted();
     assert_eq!(control.connect(ME), [Welcome, Neighbours]);
+}
+
+#[test]
+fn the_release_before_is_kept_from_when_the_next_begins_until_one_has_succeeded_everywhere() {
+    let mut control = Control::new();
+    control.connect(ME);
+    control.connect(OTHER);
+    control.create(1, "web", false);
+    assert_eq!(control.acquired(1), [End(1)], "nothing follows it");
+    assert_eq!(control.create(2, "other", false), [Sent(2), Says::Acquire(2)], "of another name");
+    assert_eq!(control.create(3, "web", false), [Sent(1), Sent(3), Says::Acquire(3)]);
+    let cause = "no more".to_owned();
+    assert_eq!(control.tell(coordinator::Input::Stop { deployment: DeploymentId(3), cause }), [End(3)]);
+    assert_eq!(control.reconnect(ME), [Welcome, Sent(1), Sent(2), Says::Acquire(2), Neighbours], "3 came nowhere");
+    control.create(4, "web", true);
+    assert_eq!(control.acquired(4), [], "a stage changes nothing that runs");
+    let mut control = control.restarted();
+    control.connect(ME);
+    control.connect(OTHER);
+    assert_eq!(control.create(5, "web", false), [Sent(5), Says::Acquire(5)], "4 and 1 were told with the connection");
+    assert_eq!(control.acquired(5), [End(1), End(4), End(5)]);
+    assert_eq!(control.reconnect(ME), [Welcome, Sent(2), Says::Acquire(2), Neighbours]);
 }

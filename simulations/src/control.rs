@@ -9,6 +9,7 @@ use shoal_proto::directory::{DirectoryRecord, Token};
 use shoal_proto::id::{DeploymentId, Epoch};
 use shoal_proto::manifest::Signed;
 use shoal_proto::origin::HttpOrigin;
+use shoal_proto::rollout::back::Back;
 use shoal_proto::rollout::view::Waiting;
 use shoal_proto::rollout::{self, Actor, Change, Now, Operator, Options, Which};
 use shoal_proto::runs::StepRecord;
@@ -264,6 +265,7 @@ impl World {
             }
             // Steps in a storm name no variables.
             Output::Variables { .. } => {}
+            Output::RollBack { of } => self.take_back(of),
             Output::Notice(notice) => self.take_notice(notice),
             Output::StepOutput { .. } | Output::Persist(_) => {}
         }
@@ -319,6 +321,19 @@ impl World {
         }
     }
 
+    /// Begins all that takes a deployment back, as the real shell does.
+    fn take_back(&mut self, of: DeploymentId) {
+        loop {
+            let Some(core) = self.control.process.as_ref().map(|process| &process.core) else { return };
+            let Ok(way) = core.way_back(of, false) else { return };
+            let signed = Signed::seal(&way.manifest, |_| Vec::new()).expect("manifests in scenarios are small");
+            let Some(release) = core.created(way.to) else { return };
+            let created = way.created(signed, release);
+            self.totals.rollbacks += 1;
+            self.feed_coordinator(Input::Create(Box::new(created)));
+        }
+    }
+
     /// The operator starts a deployment; again later if the coordinator is away.
     pub(crate) fn create(&mut self, plan: usize) {
         if self.control.plans[plan] == PlanStand::Answered {
@@ -340,6 +355,7 @@ impl World {
             blocks: self.scenario.packages_of(deployment).map(|package| package.blocks.clone()).collect(),
             sources: Vec::new(),
             variables: Default::default(),
+            back: Back::same(&manifest),
         };
         // Every other operator looks first; the others find out by being the second.
         let held = process.core.holder(&manifest.name, &manifest.targets()).is_some();
@@ -398,6 +414,7 @@ impl World {
                     0 => Operator::Fail(which),
                     1 => Operator::Exclude(Which { actor: Some(*actor), step: None }),
                     2 | 3 => Operator::Ignore(which),
+                    4 => Operator::Rollback,
                     _ => Operator::Retry(which),
                 }
             }

@@ -187,6 +187,7 @@ impl Scenario {
             steps: plan.steps.clone(),
             waves: waves::resolve(&plan.waves, self, plan),
             offline: plan.offline,
+            rollback: None,
         }
     }
 }
@@ -300,6 +301,7 @@ fn step(text: &str, before: bool, rng: &mut Rng) -> Step {
     let on_failure = match rng.below(8) {
         0 => OnFailure::Fail,
         1 | 2 => OnFailure::Ignore,
+        3 if !before => OnFailure::Rollback,
         _ => OnFailure::Pause,
     };
     Step {

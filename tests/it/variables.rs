@@ -85,8 +85,8 @@ fn variables_come_where_they_belong_and_secrets_nowhere_else() {
     holding(&mesh.path(""), SECRET, &mut found);
     assert_eq!(
         found,
-        ["osl-1.conf", "osl-2.conf", "password"],
-        "neither journals, logs nor the secrets of what is over"
+        ["d1", "osl-1.conf", "osl-2.conf", "password"],
+        "neither journals nor logs; the coordinator's own file, for a rollback"
     );
 }
 

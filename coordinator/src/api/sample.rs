@@ -80,6 +80,8 @@ pub(crate) fn succeeded() -> Status {
         id: DeploymentId(12),
         name: "storefront".to_owned(),
         release: "2026.11.3".to_owned(),
+        takes_back: None,
+        taken_back_by: Vec::new(),
         state: DeploymentState::Succeeded,
         stage: Stage::Done,
         started: at(0),

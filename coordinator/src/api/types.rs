@@ -324,6 +324,8 @@ pub enum Action {
     Promote,
     /// Ends it; steps that run are killed.
     Cancel,
+    /// Has the nodes that it changed go back to the release before; one that is under way is ended first.
+    Rollback,
     /// Answers failed steps.
     Answer {
         /// What.

@@ -60,6 +60,12 @@ pub struct Status {
     pub name: String,
     /// The deployment file's release.
     pub release: String,
+    /// The deployment that it takes back, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes_back: Option<String>,
+    /// The deployments that took it back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taken_back_by: Vec<String>,
     /// How it stands.
     pub state: DeploymentState,
     /// What it is at.

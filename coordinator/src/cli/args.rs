@@ -126,6 +126,9 @@ pub enum Command {
     Promote(IdArgs),
     /// End a deployment; steps that run are killed
     Cancel(IdArgs),
+    /// Have the nodes that a deployment changed go back to the release before, from their own caches; one that is under way
+    /// is ended first
+    Rollback(IdArgs),
     /// Answer a failed step: run it again
     Retry(AnswerArgs),
     /// Answer a failed step: go on as if it had succeeded

@@ -151,6 +151,7 @@ async fn ask(
         Command::Release(args) => done(terminal, client.operator(args.id, &Action::Release).await?)?,
         Command::Promote(args) => done(terminal, client.operator(args.id, &Action::Promote).await?)?,
         Command::Cancel(args) => done(terminal, client.operator(args.id, &Action::Cancel).await?)?,
+        Command::Rollback(args) => done(terminal, client.operator(args.id, &Action::Rollback).await?)?,
         Command::Retry(args) => answer(client, terminal, Answer::Retry, args).await?,
         Command::Ignore(args) => answer(client, terminal, Answer::Ignore, args).await?,
         Command::Exclude(args) => answer(client, terminal, Answer::Exclude, args).await?,
@@ -237,7 +238,9 @@ async fn status(client: &Client, terminal: &mut Terminal, args: StatusArgs) -> R
     }
     let status = client.status(args.id, false).await?;
     match (terminal.format, &status.summary) {
-        (Format::Table, Some(summary)) => terminal.text(&summary::render(summary, terminal.paint)),
+        (Format::Table, Some(summary)) => {
+            terminal.text(&(summary::render(summary, terminal.paint) + &render::taken_back(&status)))
+        }
         (Format::Table, None) => terminal.text(&render::status(&status, terminal.paint)),
         (Format::Json | Format::Jsonl, _) => terminal.json(&status),
     }

@@ -179,6 +179,7 @@ pub fn status(status: &Status, paint: Paint) -> String {
         count(sites, "site"),
         count(status.steps_total, "step"),
     );
+    text.push_str(&taken_back(status));
     let _ = writeln!(text, "{}", gate(&status.gate));
     for reason in &status.waiting {
         let _ = writeln!(text, "{} {}", paint.paint(Style::Warn, "waits:"), printable(reason));
@@ -189,6 +190,13 @@ pub fn status(status: &Status, paint: Paint) -> String {
     text.push_str(&targets(status, paint));
     text.push_str(&failures(&status.failures(), paint));
     text
+}
+
+/// Which deployment takes which back, a line each.
+pub fn taken_back(status: &Status) -> String {
+    let takes = status.takes_back.iter().map(|of| format!("it takes {of} back\n"));
+    let taken = status.taken_back_by.iter().map(|by| format!("{by} takes it back: `shoal watch {by}`\n"));
+    takes.chain(taken).collect()
 }
 
 fn gate(gate: &Gate) -> String {

@@ -132,6 +132,9 @@ async fn conclude(client: &Client, terminal: &mut Terminal, id: DeploymentId) ->
         // The last event said it.
         Format::Jsonl => {}
     }
+    for by in &status.taken_back_by {
+        terminal.note(&format!("{by} takes {id} back: `shoal watch {by}`"));
+    }
     Ok(Exit::of_deployment(summary.outcome, summary.excluded.len()))
 }
 

@@ -22,6 +22,7 @@ pub(super) fn of_action(id: DeploymentId, action: &Action) -> Act {
         Action::Release => ("release", id.to_string()),
         Action::Promote => ("promote", id.to_string()),
         Action::Cancel => ("cancel", id.to_string()),
+        Action::Rollback => ("rollback", id.to_string()),
         Action::Answer { answer, node, step } => {
             let command = match answer {
                 Answer::Retry => "retry",

@@ -82,6 +82,7 @@ impl Server {
                 self.standby(to, &site, deployment, package, standby).await?;
             }
             Output::Variables { to, deployment } => self.tell_variables(to, deployment).await?,
+            Output::RollBack { of } => self.roll_back(of),
             Output::Disconnect(node) => self.control.disconnect(node).await.map_err(|_| ServeError::MeshStopped)?,
             Output::Run { run, manifest } => self.run_step(run, &manifest),
             Output::Kill { run } => {
@@ -208,7 +209,7 @@ impl Server {
                 info!(%deployment, ?outcome, "a deployment is over");
                 self.touched.insert(*deployment);
                 self.values.remove(deployment);
-                self.secrets.forget(|id| !self.core.is_over(id));
+                self.forget_secrets();
             }
         }
         Ok(())

@@ -15,6 +15,7 @@ use shoal_proto::id::{Name, NodeId, PlanHash};
 use shoal_proto::limits::VARIABLE_BYTES_MAX;
 use shoal_proto::manifest::{Action, Manifest, On, Package, Signed};
 use shoal_proto::rollout::Options;
+use shoal_proto::rollout::back::Back;
 use shoal_proto::rollout::basis::plan_hash;
 use shoal_proto::rollout::plan::{self, NodeFacts};
 use shoal_proto::rollout::spec::{DeploymentSpec, SourceSpec};
@@ -148,7 +149,8 @@ impl Server {
         let Settled { mut variables, secrets } =
             settle(&spec.variables, &request.variables, &files, &meant).map_err(|error| wrong(&error))?;
         variables.prints = secrets.iter().map(|secret| self.secrets.print(secret)).collect();
-        check_templates(&manifest, &variables, &secrets).map_err(|error| wrong(&error))?;
+        let back = Back::resolve(&spec, &manifest).map_err(|error| wrong(&error))?;
+        check_templates(&manifest, &back, &variables, &secrets).map_err(|error| wrong(&error))?;
         // The plan may order packages otherwise than the file.
         let by_name: BTreeMap<_, _> = found.iter().map(|found| (&found.package.name, found)).collect();
         let in_order = || manifest.packages.iter().filter_map(|package| by_name.get(&package.name));
@@ -158,8 +160,13 @@ impl Server {
         let signed = Signed::seal(&manifest, |bytes| self.identity.sign(bytes)).map_err(|error| wrong(&error))?;
         let options = Options::for_targets(&manifest, &nodes, request.stage_only);
         let sites = plan::sites(&manifest, &nodes);
-        let hash = plan_hash(&manifest, &options, &sites, &variables);
-        Ok(Planned { created: Created { signed, options, sites, blocks, sources, variables }, manifest, hash, secrets })
+        let hash = plan_hash(&manifest, &options, &sites, &variables, &back);
+        Ok(Planned {
+            created: Created { signed, options, sites, blocks, sources, variables, back },
+            manifest,
+            hash,
+            secrets,
+        })
     }
 
     fn node_facts(&self) -> Vec<NodeFacts> {
@@ -175,7 +182,7 @@ impl Server {
     }
 }
 
-fn lost() -> ApiError {
+pub(super) fn lost() -> ApiError {
     ApiError::new(ErrorCode::Failed, "the deployment did not start")
 }
 
@@ -240,10 +247,15 @@ struct ScriptError {
 }
 
 /// Fills in every script for every machine that runs it, as far as it can be before anything ran.
-fn check_templates(manifest: &Manifest, variables: &Variables, secrets: &[String]) -> Result<(), ScriptError> {
+fn check_templates(
+    manifest: &Manifest,
+    back: &Back,
+    variables: &Variables,
+    secrets: &[String],
+) -> Result<(), ScriptError> {
     // One machine of each that see the same.
     let machines: BTreeMap<u16, NodeId> = variables.set_of.iter().map(|(node, set)| (*set, *node)).collect();
-    for step in manifest.before_acquire.iter().chain(&manifest.steps) {
+    for step in manifest.before_acquire.iter().chain(&manifest.steps).chain(back.own()) {
         let on: Vec<Option<NodeId>> = match step.on {
             On::Coordinator => vec![None],
             On::Node | On::Site | On::Always => machines.values().copied().map(Some).collect(),

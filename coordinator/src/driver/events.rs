@@ -168,6 +168,9 @@ fn draft(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draf
         Change::Released => Draft::plain(EventKind::Operator, "an operator released the gate"),
         Change::GateOpened => Draft::plain(EventKind::GateOpened, "the gate is open"),
         Change::Closing { end: End::Failure { cause } } => Draft::plain(EventKind::Stage, format!("failing: {cause}")),
+        Change::Closing { end: End::Rollback { cause } } => {
+            Draft::plain(EventKind::Stage, format!("failing, and to be rolled back: {cause}"))
+        }
         Change::Closing { end: End::Cancel } => Draft::plain(EventKind::Operator, "an operator cancelled it"),
         Change::Killing => Draft::plain(EventKind::Stage, "what still runs is killed"),
         Change::Finished { outcome } => Draft::plain(

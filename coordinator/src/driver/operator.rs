@@ -141,6 +141,10 @@ impl Server {
 
     fn operate(&mut self, id: DeploymentId, action: &Action) -> Result<Done, ApiError> {
         let (command, message) = self.operator(id, action)?;
+        if command == Operator::Rollback && self.core.is_over(id) {
+            let message = self.take_back(id)?;
+            return Ok(Done { schema: DoneSchema::V1, message, nodes: Vec::new() });
+        }
         let now = self.now();
         let refused = |error| ApiError::new(ErrorCode::Conflict, format!("{id}: {error}"));
         self.core.operate(id, command, now).map_err(refused)?;
@@ -176,6 +180,10 @@ impl Server {
             Action::Release => (Operator::Release, format!("the gate of {id} is released")),
             Action::Promote => (Operator::Promote, format!("the next wave of {id} begins")),
             Action::Cancel => (Operator::Cancel, format!("{id} is cancelled: what runs is being ended")),
+            Action::Rollback => (
+                Operator::Rollback,
+                format!("{id} is being ended, and is rolled back then: `shoal status {id}` says by which deployment"),
+            ),
             Action::Answer { answer, node, step } => {
                 let actor = node.as_ref().map(|name| self.actor(id, name)).transpose()?;
                 let step = step.as_ref().map(|name| self.step(id, name)).transpose()?;

@@ -73,6 +73,8 @@ impl Server {
             id,
             name: rollout.name.to_string(),
             release: rollout.release.to_string(),
+            takes_back: manifest.rollback.as_ref().map(|rollback| rollback.of.to_string()),
+            taken_back_by: self.core.taken_back_by(id).map(|id| id.to_string()).collect(),
             state: state(rollout.state),
             stage: stage(rollout.stage),
             started: began.into(),

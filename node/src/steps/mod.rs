@@ -49,6 +49,8 @@ pub struct StepRun {
     pub timeout: Duration,
     /// The packages that this machine holds, verified, as `SHOAL_PACKAGE_<NAME>`.
     pub packages: Vec<PackageFile>,
+    /// In a rollback, the release that is taken back.
+    pub rollback_from: Option<Name>,
     /// What earlier steps wrote to `$SHOAL_OUTPUT`, as `SHOAL_VALUE_<KEY>`.
     pub values: BTreeMap<String, String>,
     /// The deployment's variables that this machine may see, as `SHOAL_VAR_<NAME>`.

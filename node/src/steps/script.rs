@@ -116,6 +116,9 @@ pub(super) fn variables(run: &StepRun) -> BTreeMap<String, std::ffi::OsString> {
     }
     all.insert("SHOAL_DEPLOYMENT".into(), run.deployment.to_string().into());
     all.insert("SHOAL_RELEASE".into(), run.release.as_str().into());
+    if let Some(from) = &run.rollback_from {
+        all.insert("SHOAL_ROLLBACK_FROM".into(), from.as_str().into());
+    }
     all.insert("SHOAL_NODE".into(), run.node.as_str().into());
     all.insert("SHOAL_SITE".into(), run.site.as_str().into());
     all.insert("SHOAL_STEP".into(), run.step.as_str().into());

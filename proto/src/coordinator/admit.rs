@@ -56,8 +56,8 @@ impl Coordinator {
         };
         let (since, last) = self.deployments.iter().rev().find(same)?;
         let well = last.rollout.outcome() == Some(&Outcome::Succeeded) && !last.rollout.was_forgiving();
-        let plan = |manifest, Created { options, sites, variables, .. }: &Created| {
-            plan_hash(manifest, options, sites, variables)
+        let plan = |manifest, Created { options, sites, variables, back, .. }: &Created| {
+            plan_hash(manifest, options, sites, variables, back)
         };
         let did = || plan(&last.manifest, &last.created);
         (well && !created.options.stage_only && did() == plan(manifest, created)).then_some(*since)

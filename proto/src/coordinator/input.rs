@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::directory::DirectoryRecord;
 use crate::id::{ContentId, DeploymentId, Name, NodeId, PackageIndex};
 use crate::manifest::{Manifest, Signed};
+use crate::rollout::back::Back;
 use crate::rollout::variables::Variables;
 use crate::rollout::{self, Options, Outcome, StepOutcome};
 use crate::runs::StepRecord;
@@ -83,6 +84,8 @@ pub struct Created {
     pub sources: Vec<u8>,
     /// Its variables, without the secrets' own text.
     pub variables: Variables,
+    /// What runs when a later deployment goes back to it.
+    pub back: Back,
 }
 
 impl Created {
@@ -225,6 +228,11 @@ pub enum Output {
         to: NodeId,
         /// Of which deployment.
         deployment: DeploymentId,
+    },
+    /// Have what a deployment changed taken back, as [`super::Coordinator::way_back`] says: the shell has the key that signs.
+    RollBack {
+        /// The deployment, which is over.
+        of: DeploymentId,
     },
     /// End a node's connection, after what was said to it before.
     Disconnect(NodeId),

@@ -9,6 +9,7 @@
 //! connected; so [`Coordinator::new`] with the journal's records, plus the nodes' hellos and wants, is the state again.
 
 mod admit;
+mod back;
 mod budgets;
 mod input;
 mod kept;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use admit::Held;
+pub use back::{NoWayBack, WayBack};
 pub use budgets::BudgetWait;
 pub use input::{AllowReading, BudgetOf, Created, Input, Notice, Output, Part, Record, WanTotals};
 pub use view::{DeploymentView, ReadTrouble, SiteView};
@@ -71,6 +73,9 @@ pub enum OperateError {
     /// It has no target node there.
     #[error("{0} has no node in site `{1}`: `shoal status {0}` shows its sites")]
     NoSite(DeploymentId, Name),
+    /// There is nothing to go back to.
+    #[error(transparent)]
+    NoWayBack(#[from] NoWayBack),
     /// It is over.
     #[error("{0} is over: nothing is read for it any more")]
     Over(DeploymentId),
@@ -187,6 +192,8 @@ impl Coordinator {
             new.carry_out(id, effects);
             new.decide(id, rollout::Input::Tick, now);
         }
+        let ended: Vec<_> = new.deployments.keys().copied().filter(|id| new.is_over(*id)).collect();
+        ended.into_iter().for_each(|id| new.go_back_from(id));
         new.settle(now);
         Ok(new)
     }
@@ -222,6 +229,9 @@ impl Coordinator {
     /// Why nothing changed.
     pub fn operate(&mut self, id: DeploymentId, command: Operator, now: Now) -> Result<(), OperateError> {
         let deployment = self.deployments.get(&id).ok_or(OperateError::NoDeployment(id))?;
+        if command == Operator::Rollback && deployment.rollout.outcome().is_none() {
+            self.check_way_back(id, true)?;
+        }
         let decision = deployment.rollout.decide(rollout::Input::Operator(command), now);
         if let Some(refusal) = decision.refused {
             return Err(refusal.into());
@@ -394,6 +404,7 @@ impl Coordinator {
         self.note_wan_bounds(id);
         let online: Vec<_> = self.told.keys().copied().collect();
         for node in online {
+            self.tell_releases_before(node, id);
             self.tell_kept(node, id);
             self.decide(id, rollout::Input::NodeOnline(node), now);
         }

@@ -102,7 +102,9 @@ impl Coordinator {
         let kept: Vec<_> = self.kept_by(from).collect();
         for id in kept {
             self.tell_kept(from, id);
-            self.decide(id, rollout::Input::NodeOnline(from), now);
+            if self.deployments[&id].rollout.keeps(from) {
+                self.decide(id, rollout::Input::NodeOnline(from), now);
+            }
         }
     }
 

@@ -95,5 +95,6 @@ impl Coordinator {
         let effects = self.runs.on_end(id);
         self.carry_out_runs(effects);
         self.outbox.push_back(Output::Notice(Notice::Finished { deployment: id, outcome }));
+        self.go_back_from(id);
     }
 }

@@ -85,14 +85,17 @@ fn operator(command: Operator, sight: &Sight<'_>) -> Result<Vec<Change>, Refusal
     if state.finished.is_some() {
         return Err(Refusal::Over);
     }
-    if command == Operator::Cancel {
-        return cancel(sight);
+    match command {
+        Operator::Cancel => return cancel(sight),
+        Operator::Rollback => return roll_back(sight),
+        _ => {}
     }
     if state.closing.is_some() {
         return Err(Refusal::Ending);
     }
     match command {
         Operator::Cancel => cancel(sight),
+        Operator::Rollback => roll_back(sight),
         Operator::Pause if state.paused => Err(Refusal::Paused),
         Operator::Pause => Ok(vec![Change::Paused]),
         Operator::Resume if state.paused => Ok(vec![Change::Resumed]),
@@ -111,9 +114,22 @@ fn cancel(sight: &Sight<'_>) -> Result<Vec<Change>, Refusal> {
     let scripts_left = sight.state.opened.is_some_and(|step| step.phase.is_last());
     match &sight.state.closing {
         None => Ok(vec![Change::Closing { end: End::Cancel }]),
-        Some(End::Failure { .. }) if !sight.state.killing && !scripts_left => Ok(vec![Change::Killing]),
+        Some(End::Failure { .. } | End::Rollback { .. }) if !sight.state.killing && !scripts_left => {
+            Ok(vec![Change::Killing])
+        }
         Some(_) => Err(Refusal::Ending),
     }
+}
+
+fn roll_back(sight: &Sight<'_>) -> Result<Vec<Change>, Refusal> {
+    let state = sight.state;
+    if matches!(state.closing, Some(End::Success | End::Rollback { .. })) {
+        return Err(Refusal::Ending);
+    }
+    let closing = Change::Closing { end: End::Rollback { cause: "an operator rolled it back".to_owned() } };
+    let scripts_left = state.opened.is_some_and(|step| step.phase.is_last());
+    let kills = !state.killing && !scripts_left;
+    Ok(std::iter::once(closing).chain(kills.then_some(Change::Killing)).collect())
 }
 
 fn release(sight: &Sight<'_>) -> Result<Vec<Change>, Refusal> {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::Options;
+use super::back::Back;
 use super::variables::Variables;
 use crate::codec;
 use crate::id::{DeploymentId, FileHash, Name, NodeId, PackageId, PlanHash, ValuesHash};
@@ -20,6 +21,7 @@ pub fn plan_hash(
     options: &Options,
     sites: &BTreeMap<NodeId, Name>,
     variables: &Variables,
+    back: &Back,
 ) -> PlanHash {
     let numberless = Manifest { deployment: DeploymentId(0), ..manifest.clone() };
     let manifest = codec::encode(&numberless, MANIFEST_BYTES_MAX).expect("a manifest that was made fits");
@@ -31,6 +33,8 @@ pub fn plan_hash(
         hasher.update(&node.0).update(name.as_bytes()).update(b"\n").update(site.as_str().as_bytes()).update(b"\n");
     }
     hasher.update(&variables_hash(variables).0);
+    let back = codec::encode(back, MANIFEST_BYTES_MAX).expect("it was made from a file that gave a manifest");
+    hasher.update(&back);
     PlanHash(*hasher.finalize().as_bytes())
 }
 

@@ -123,6 +123,9 @@ pub enum Operator {
     /// Ends the deployment: kills what runs, then runs the `always_after` scripts. Said again while a failed deployment
     /// waits for steps that still run, it kills those.
     Cancel,
+    /// Ends the deployment, kills what runs, and has the nodes that it changed go back to what they had before; also while
+    /// it ends because it failed.
+    Rollback,
     /// Has nothing start and nothing be fetched; steps that run are let finish. A deployment that is ending is not held up.
     Pause,
     /// Goes on after a pause.

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`spec`], [`units`], [`select`], [`nearest`] | the deployment file as a person writes it |
 //! | [`plan`], `waves` | from that file, the nodes and the resolved packages to a manifest |
+//! | [`back`] | what goes back to a release, and what that runs |
 //! | [`variables`] | which values each machine sees, and who is told which secret |
 //! | [`basis`], [`forecast`] | what a plan stands on and what moved since; what it would move, and from where |
 //! | [`gate`], [`share`] | the arithmetic of quorums, failure budgets and windows |
@@ -20,6 +21,7 @@
 
 mod answer;
 mod away;
+pub mod back;
 pub mod basis;
 mod course;
 mod effect;
@@ -49,7 +51,7 @@ pub mod view;
 mod waves;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -60,7 +62,7 @@ pub use input::{Actor, Failure, Input, Now, Operator, Refusal, StepOutcome, Whic
 pub use record::{Change, End, Exclusion, Outcome, Record};
 
 use crate::id::{Generation, Name, NodeId};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Phase};
 use crate::time::Time;
 use course::Course;
 use sight::{Sight, Soft};
@@ -167,6 +169,23 @@ impl Rollout {
             (Some(node), Some(outcome)) => !orders::is_forgotten(&sight, outcome, node),
             (member, _) => member.is_some(),
         }
+    }
+
+    /// Whether it brought its release to a node: it succeeded, with the node, and not only staged.
+    pub fn released_to(&self, node: NodeId) -> bool {
+        let well = matches!(self.state.finished, Some(Outcome::Succeeded | Outcome::SucceededWithout { .. }));
+        well && !self.stage_only && self.state.is_live(Actor::Node(node))
+    }
+
+    /// Whether it is over and what it changed is to be taken back.
+    pub fn is_to_be_rolled_back(&self) -> bool {
+        self.state.finished.is_some() && matches!(self.state.closing, Some(End::Rollback { .. }))
+    }
+
+    /// The nodes on which one of `steps` was to run: they may be changed.
+    pub fn changed(&self) -> BTreeSet<NodeId> {
+        let steps = self.state.runs.keys().filter(|(step, _)| step.phase == Phase::Steps);
+        steps.filter_map(|(_, actor)| actor.node()).collect()
     }
 
     /// The generation of its orders.

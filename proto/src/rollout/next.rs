@@ -149,7 +149,7 @@ fn outcome(sight: &Sight<'_>, end: &End) -> Outcome {
     match end {
         End::Success if excluded == 0 => Outcome::Succeeded,
         End::Success => Outcome::SucceededWithout { excluded: u32::try_from(excluded).unwrap_or(u32::MAX) },
-        End::Failure { cause } => Outcome::Failed { cause: cause.clone() },
+        End::Failure { cause } | End::Rollback { cause } => Outcome::Failed { cause: cause.clone() },
         End::Cancel => Outcome::Cancelled,
     }
 }

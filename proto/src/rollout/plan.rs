@@ -12,14 +12,18 @@ use thiserror::Error;
 use super::Options;
 use super::nearest::nearest;
 use super::select::{SelectError, Selector, Traits};
-use super::spec::{AcquireSpec, CheckSpec, DeploymentSpec, GateSpec, SourceSpec, StepSpec, StragglersSpec};
+use super::spec::{
+    AcquireSpec, CheckSpec, DeploymentSpec, GateSpec, RollbackSpec, SourceSpec, StepSpec, StragglersSpec,
+};
 use crate::codec::{self, CodecError};
 use crate::id::{DeploymentId, Name, NodeId, PackageIndex};
 use crate::limits::{
     ATTEMPTS_MAX, BACKOFF, KEEP_MAX, MANIFEST_BYTES_MAX, NODES_MAX, PACKAGES_PER_DEPLOYMENT_MAX, SCRIPT_BYTES_MAX,
     STEP_TIMEOUT, STEPS_MAX, TARGETS_MAX, TIMEOUT_MAX, WAVES_MAX,
 };
-use crate::manifest::{Acquire, Action, Gate, Group, Manifest, On, Package, Probe, Source, Step, Stragglers};
+use crate::manifest::{
+    Acquire, Action, Gate, Group, Manifest, On, OnFailure, Package, Probe, Source, Step, Stragglers,
+};
 
 /// How long a check asks unless the file says otherwise.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -127,8 +131,11 @@ pub fn resolve(
     let packages = packages_of(spec, packages)?;
     let groups = groups(spec, nodes, &packages)?;
     let context = Context { packages: &packages, groups: &groups };
-    let before = spec.before_acquire.iter().map(|step| context.step(step, true));
-    let steps = spec.steps.iter().map(|step| context.step(step, false));
+    let list = |steps: &[StepSpec], before| {
+        // What only a rollback runs is in no manifest but that of a rollback.
+        let own = steps.iter().filter(|step| step.rollback != Some(RollbackSpec::Only));
+        own.map(|step| context.step(step, before)).collect::<Result<Vec<_>, _>>()
+    };
     let manifest = Manifest {
         deployment,
         coordinator,
@@ -136,15 +143,21 @@ pub fn resolve(
         release: spec.release.clone(),
         acquire: Acquire { source: source(spec.acquire.source), swarm: spec.acquire.swarm },
         gate: gate(&spec.acquire)?,
-        before_acquire: before.collect::<Result<_, _>>()?,
-        steps: steps.collect::<Result<_, _>>()?,
+        before_acquire: list(&spec.before_acquire, true)?,
+        steps: list(&spec.steps, false)?,
         waves: super::waves::resolve(&spec.waves, nodes, &groups)?,
         offline: super::waves::offline(spec)?,
+        rollback: None,
         packages,
         groups,
     };
     codec::encode(&manifest, MANIFEST_BYTES_MAX).map_err(PlanError::TooLarge)?;
     Ok(manifest)
+}
+
+/// A step of `spec` that is not in `manifest`, which `spec` gave.
+pub(super) fn step(spec: &StepSpec, manifest: &Manifest, before: bool) -> Result<Step, PlanError> {
+    Context { packages: &manifest.packages, groups: &manifest.groups }.step(spec, before)
 }
 
 impl Options {
@@ -308,6 +321,9 @@ impl Context<'_> {
                 spec,
                 "`always_after` is for steps of `before_acquire`: move the step there, or remove it",
             ));
+        }
+        if before && spec.on_failure == OnFailure::Rollback {
+            return Err(wrong(spec, "nothing is changed yet that could be rolled back: write `on_failure: fail`"));
         }
         super::waves::check_always(spec, before)?;
         let action = self.action(spec, before)?;

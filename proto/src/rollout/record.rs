@@ -198,6 +198,11 @@ pub enum End {
         /// Why, for people.
         cause: String,
     },
+    /// It cannot go on, or is not to; the nodes that it changed go back to what they had before.
+    Rollback {
+        /// Why, for people.
+        cause: String,
+    },
     /// An operator cancelled it.
     Cancel,
 }

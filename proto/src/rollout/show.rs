@@ -224,6 +224,7 @@ fn steps_of(sight: &Sight<'_>, actor: Actor) -> Vec<StepView> {
         let run = sight.state.runs.get(&(step, actor));
         let details = sight.manifest.step(step)?;
         let own = match (actor, step.phase) {
+            (Actor::Coordinator, Phase::Always) => return None,
             (Actor::Coordinator, _) => On::Coordinator,
             (Actor::Node(_), Phase::Always) => On::Always,
             (Actor::Node(_), _) => On::Node,

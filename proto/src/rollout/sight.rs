@@ -79,6 +79,8 @@ pub(super) enum Verdict {
     Ask,
     /// The deployment fails.
     Fail,
+    /// It fails, and goes back to what was before.
+    RollBack,
     /// It counts as done.
     Accept,
     /// The deployment goes on without the node: the failure budget of its wave has room for it.
@@ -172,7 +174,7 @@ impl<'a> Sight<'a> {
     pub(super) fn verdict(&self, step: StepRef, actor: Actor, run: &Run) -> Verdict {
         let (Some(step), Some(outcome)) = (self.manifest.step(step), &run.outcome) else { return Verdict::Ask };
         match verdict(outcome, run, step) {
-            final_one @ (Verdict::Ask | Verdict::Fail) => {
+            final_one @ (Verdict::Ask | Verdict::Fail | Verdict::RollBack) => {
                 // What a site or the coordinator was to do is missing for all.
                 let node = actor.node().filter(|node| step.on == On::Node && self.affords(*node));
                 node.map_or(final_one, Verdict::Drop)
@@ -227,5 +229,6 @@ fn verdict(outcome: &StepOutcome, run: &Run, step: &Step) -> Verdict {
         OnFailure::Pause => Verdict::Ask,
         OnFailure::Fail => Verdict::Fail,
         OnFailure::Ignore => Verdict::Accept,
+        OnFailure::Rollback => Verdict::RollBack,
     }
 }

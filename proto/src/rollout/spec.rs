@@ -235,8 +235,20 @@ pub struct StepSpec {
     pub window: Option<Share>,
     /// In `steps`, `sync: barrier`: all nodes of a wave start it together, once all can.
     pub sync: Option<SyncSpec>,
+    /// Whether a rollback to this release runs it: `skip` if it does not, `only` if nothing else does.
+    pub rollback: Option<RollbackSpec>,
     /// In `before_acquire`: a script that runs at the deployment's end, whatever it was.
     pub always_after: Option<String>,
+}
+
+/// What a step is to rollbacks, which run all that are not marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RollbackSpec {
+    /// They do not run it.
+    Skip,
+    /// Nothing else runs it.
+    Only,
 }
 
 /// How the starts of a step on the nodes of a wave hang together.
@@ -346,6 +358,7 @@ const PARTS: &[(&str, &[&str])] = &[
             "idempotent",
             "window",
             "sync",
+            "rollback",
             "always_after",
         ],
     ),
@@ -470,10 +483,9 @@ mod tests {
             let error = serde_json::from_str::<AcquireSpec>(text).unwrap_err().to_string();
             assert!(error.contains(wanted), "{error}");
         }
-        for later in ["waves", "rollback"] {
-            let text = format!(r#"{{"name": "x", "{later}": []}}"#);
-            let error = serde_json::from_str::<StepSpec>(&text).unwrap_err().to_string();
-            assert!(error.contains(&format!("unknown field `{later}`")), "{error}");
-        }
+        let error = serde_json::from_str::<StepSpec>(r#"{"name": "x", "waves": []}"#).unwrap_err().to_string();
+        assert!(error.contains("unknown field `waves`"), "{error}");
+        let error = serde_json::from_str::<StepSpec>(r#"{"name": "x", "rollback": "never"}"#).unwrap_err().to_string();
+        assert!(error.contains("unknown variant `never`, expected `skip` or `only`"), "{error}");
     }
 }

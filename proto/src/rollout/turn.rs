@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::input::Actor;
 use super::next::{describe, fail};
-use super::record::{Change, Exclusion};
+use super::record::{Change, End, Exclusion};
 use super::sight::{Sight, Verdict};
 use super::state::{Node, Run};
 use crate::id::{LaneIndex, Name, NodeId};
@@ -25,6 +25,10 @@ pub(super) fn judge(sight: &Sight<'_>) -> Judged {
         match sight.verdict(step, actor, run) {
             Verdict::Fail => {
                 return Judged { changes: vec![fail(describe(sight, step, actor, run))], asked: false };
+            }
+            Verdict::RollBack => {
+                let end = End::Rollback { cause: describe(sight, step, actor, run) };
+                return Judged { changes: vec![Change::Closing { end }], asked: false };
             }
             Verdict::Drop(node) => {
                 // The budget is counted anew after each.

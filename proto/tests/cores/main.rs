@@ -12,6 +12,7 @@ mod limits;
 mod nodes;
 mod plan;
 mod restart;
+mod rollback;
 mod site;
 mod standby;
 mod steps;

@@ -58,6 +58,7 @@ pub(crate) fn deployment(number: u64, packages: &[&Package], nodes: &[usize]) ->
         steps: Vec::new(),
         waves: Vec::new(),
         offline: shoal_proto::manifest::Offline::Wait,
+        rollback: None,
     }
 }
 

@@ -11,6 +11,7 @@ use shoal_proto::directory::{DirectoryRecord, Token};
 use shoal_proto::id::{BlockIndex, ContentId, DeploymentId, Epoch, LeaseId};
 use shoal_proto::manifest::{Manifest, Package, Signed};
 use shoal_proto::node;
+use shoal_proto::rollout::back::Back;
 use shoal_proto::rollout::{Now, Operator, Options, StepOutcome};
 use shoal_proto::time::{Time, WallTime};
 use shoal_proto::wan::{self, Absence, Lacking, Outcome};
@@ -223,6 +224,7 @@ impl Site {
             blocks: manifest.packages.iter().map(|package| self.contents[&content(package)].clone()).collect(),
             sources: Vec::new(),
             variables: Default::default(),
+            back: Back::same(manifest),
         };
         self.tell_coordinator(coordinator::Input::Create(Box::new(created)));
         self.settle();

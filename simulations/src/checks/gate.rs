@@ -355,6 +355,7 @@ mod tests {
             steps: vec![script("one"), script("two")],
             waves: Vec::new(),
             offline: shoal_proto::manifest::Offline::Wait,
+            rollback: None,
         };
         let created = Created {
             signed: Signed::seal(&manifest, |_| Vec::new()).unwrap(),
@@ -363,6 +364,7 @@ mod tests {
             blocks: Vec::new(),
             sources: Vec::new(),
             variables: Default::default(),
+            back: Default::default(),
         };
         let mut gate = Gate::default();
         gate.durable(&Record::Created(Box::new(created))).unwrap();

@@ -1,12 +1,13 @@
 //! PINNED: what a node reported as acquired for a deployment is among what its store was told to keep, until the deployment
-//! is over; what was staged, until a deployment of the same name that began after that has succeeded.
+//! is over; what was staged, until a deployment of the same name that began after that has succeeded; and the release before
+//! a deployment, from when the node acquires that.
 //!
 //! A second account, kept from the durable records. A store that was told nothing since its node started drops nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_proto::coordinator::Record;
-use shoal_proto::id::{DeploymentId, NodeId, PackageId};
+use shoal_proto::id::{DeploymentId, Name, NodeId, PackageId};
 use shoal_proto::manifest::Manifest;
 use shoal_proto::node::Pin;
 use shoal_proto::rollout::{Change, Outcome};
@@ -27,6 +28,8 @@ struct Deployment {
     began: Option<WallTime>,
     over: Option<WallTime>,
     needed: BTreeSet<(NodeId, PackageId)>,
+    /// What it brought to nodes that a later deployment may have to go back to.
+    released: BTreeSet<(NodeId, PackageId)>,
 }
 
 impl Pinned {
@@ -36,7 +39,8 @@ impl Pinned {
             Record::Created(created) => {
                 let Ok(manifest) = created.signed.open(|_, _| true) else { return };
                 let (id, stage_only) = (manifest.deployment, created.options.stage_only);
-                let deployment = Deployment { manifest, stage_only, began: None, over: None, needed: BTreeSet::new() };
+                let (needed, released) = (BTreeSet::new(), BTreeSet::new());
+                let deployment = Deployment { manifest, stage_only, began: None, over: None, needed, released };
                 self.deployments.insert(id, deployment);
             }
             Record::Rollout { deployment: id, record } => {
@@ -46,6 +50,8 @@ impl Pinned {
                     Change::Acquired { node, package } => {
                         let package = deployment.manifest.packages.get(package.index());
                         deployment.needed.extend(package.map(|package| (*node, package.id)));
+                        let name = deployment.manifest.name.clone();
+                        self.follows(*id, &name, *node);
                     }
                     // It may stay pinned there, but nobody needs it.
                     Change::Excluded { node, .. } => deployment.needed.retain(|(of, _)| of != node),
@@ -57,20 +63,35 @@ impl Pinned {
         }
     }
 
+    /// A node acquires for a deployment: by now it was told what that may have to go back to.
+    fn follows(&mut self, id: DeploymentId, name: &Name, node: NodeId) {
+        for (_, earlier) in self.deployments.range_mut(..id).filter(|(_, earlier)| earlier.manifest.name == *name) {
+            let of_node = earlier.released.iter().filter(|(of, _)| *of == node).copied();
+            earlier.needed.extend(of_node);
+        }
+    }
+
     fn finished(&mut self, id: DeploymentId, outcome: &Outcome, at: WallTime) {
         let well = matches!(outcome, Outcome::Succeeded | Outcome::SucceededWithout { .. });
         let Some(deployment) = self.deployments.get_mut(&id) else { return };
         deployment.over = Some(at);
         if !well || !deployment.stage_only {
-            deployment.needed.clear();
+            let needed = std::mem::take(&mut deployment.needed);
+            deployment.released.extend(needed.into_iter().filter(|_| well));
         }
+        let (staged, everywhere) = (deployment.stage_only, *outcome == Outcome::Succeeded);
         let (name, targets, began) =
             (deployment.manifest.name.clone(), deployment.manifest.targets(), deployment.began);
         let before = |earlier: &Deployment| {
             earlier.manifest.name == name && earlier.over.is_some_and(|over| began >= Some(over))
         };
         for (_, earlier) in self.deployments.range_mut(..id).filter(|(_, earlier)| well && before(earlier)) {
+            // A stage changes nothing that runs. Where nodes were left out, two such deployments do: they are not counted here.
+            if staged && !earlier.stage_only {
+                continue;
+            }
             earlier.needed.retain(|(node, _)| !targets.contains(node));
+            earlier.released.retain(|(node, _)| !(targets.contains(node) && (everywhere || earlier.stage_only)));
         }
     }
 
@@ -133,6 +154,7 @@ mod tests {
                 blocks: Vec::new(),
                 sources: Vec::new(),
                 variables: Default::default(),
+                back: Default::default(),
             };
             pinned.durable(&Record::Created(Box::new(created)));
             first.get_or_insert(manifest);

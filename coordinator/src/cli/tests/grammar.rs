@@ -135,6 +135,8 @@ fn the_grammar_is_sound_and_its_help_is_stable() {
       release      Open a manual gate
       promote      Begin the next wave: before the bake is over, or although too few nodes came through
       cancel       End a deployment; steps that run are killed
+      rollback     Have the nodes that a deployment changed go back to the release before, from their
+                   own caches; one that is under way is ended first
       retry        Answer a failed step: run it again
       ignore       Answer a failed step: go on as if it had succeeded
       exclude      Answer a failed step: go on without the node

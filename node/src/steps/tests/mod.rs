@@ -14,6 +14,7 @@ fn step(folder: &Path, action: Action) -> StepRun {
     StepRun {
         deployment: DeploymentId(12),
         release: name("r1"),
+        rollback_from: None,
         node: name("web-1"),
         site: name("syd"),
         step: name("restart"),

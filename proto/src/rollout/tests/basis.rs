@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::id::{FileHash, PlanHash, ValuesHash};
+use crate::rollout::back::Back;
 use crate::rollout::basis::{Basis, Target, moved, plan_hash};
 use crate::rollout::variables::{Value, Variables};
 
@@ -16,7 +17,8 @@ fn sites() -> BTreeMap<NodeId, Name> {
 #[test]
 fn a_plan_is_the_same_exactly_where_the_same_would_be_done() {
     let plan = || manifest(2, vec![script("vpn")], vec![script("restart")]);
-    let hash_of = |manifest: &Manifest| plan_hash(manifest, &options(false), &sites(), &Variables::default());
+    let hash_of =
+        |manifest: &Manifest| plan_hash(manifest, &options(false), &sites(), &Variables::default(), &Back::default());
     let first = hash_of(&plan());
     assert_eq!(hash_of(&Manifest { deployment: DeploymentId(77), ..plan() }), first, "its number is no part of it");
     let mut other_bytes = plan();
@@ -27,16 +29,20 @@ fn a_plan_is_the_same_exactly_where_the_same_would_be_done() {
     let moved = [(node(1), name("a")), (node(2), name("a"))].into();
     let port = Variables { own: [("port".to_owned(), Value::Plain("80".to_owned()))].into(), ..Variables::default() };
     let secret = Variables { prints: vec![[5; 32]], ..Variables::default() };
-    let others: [(&str, PlanHash); 9] = [
-        ("a variable", plan_hash(&plan(), &options(false), &sites(), &port)),
-        ("a secret", plan_hash(&plan(), &options(false), &sites(), &secret)),
+    let others: [(&str, PlanHash); 10] = [
+        ("a variable", plan_hash(&plan(), &options(false), &sites(), &port, &Back::default())),
+        ("a secret", plan_hash(&plan(), &options(false), &sites(), &secret, &Back::default())),
+        (
+            "a rollback to it",
+            plan_hash(&plan(), &options(false), &sites(), &Variables::default(), &Back::same(&plan())),
+        ),
         ("bytes", hash_of(&other_bytes)),
         ("script", hash_of(&other_script)),
         ("release", hash_of(&Manifest { release: name("2"), ..plan() })),
         ("one node more", hash_of(&manifest(3, vec![script("vpn")], vec![script("restart")]))),
-        ("stage only", plan_hash(&plan(), &options(true), &sites(), &Variables::default())),
-        ("a node's name", plan_hash(&plan(), &renamed, &sites(), &Variables::default())),
-        ("a node's site", plan_hash(&plan(), &options(false), &moved, &Variables::default())),
+        ("stage only", plan_hash(&plan(), &options(true), &sites(), &Variables::default(), &Back::default())),
+        ("a node's name", plan_hash(&plan(), &renamed, &sites(), &Variables::default(), &Back::default())),
+        ("a node's site", plan_hash(&plan(), &options(false), &moved, &Variables::default(), &Back::default())),
     ];
     let distinct: BTreeSet<PlanHash> = others.iter().map(|(_, hash)| *hash).chain([first]).collect();
     assert_eq!(distinct.len(), others.len() + 1, "{others:?}");

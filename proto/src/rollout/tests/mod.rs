@@ -89,6 +89,7 @@ fn manifest(nodes: u8, before_acquire: Vec<Step>, steps: Vec<Step>) -> Manifest 
         steps,
         waves: Vec::new(),
         offline: crate::manifest::Offline::Wait,
+        rollback: None,
     }
 }
 

@@ -117,6 +117,7 @@ impl Seed {
             56..=57 => Input::Operator(Operator::Ignore(which)),
             58 => Input::Operator(Operator::Exclude(which)),
             59 if self.outcome < 64 => Input::Operator(Operator::Cancel),
+            59 if self.outcome < 80 => Input::Operator(Operator::Rollback),
             60 if self.outcome < 64 => Input::Operator(Operator::Fail(which)),
             62 => Input::Operator(if self.outcome < 128 { Operator::Pause } else { Operator::Promote }),
             63 => Input::Operator(Operator::Resume),

@@ -22,6 +22,7 @@ struct World {
     failures: u8,
     retries: u8,
     cancels: u8,
+    rollbacks: u8,
     pauses: u8,
     promotes: u8,
     /// Jumps to where every bake and every wait before a retry is over.
@@ -140,7 +141,7 @@ impl World {
         let rollout = fresh(Arc::new(manifest), false);
         let nodes = vec![Target::default(); rollout.manifest().targets().len()];
         let (coordinator_crashes, node_crashes, failures, retries) = (1, 1, 0, 0);
-        let (cancels, pauses, promotes, now) = (0, 0, 0, Now::default());
+        let (cancels, rollbacks, pauses, promotes, now) = (0, 0, 0, 0, Now::default());
         let (journal, slow_orders, by_crash) = (Arc::default(), false, false);
         Self {
             rollout,
@@ -151,6 +152,7 @@ impl World {
             failures,
             retries,
             cancels,
+            rollbacks,
             pauses,
             promotes,
             now,
@@ -162,7 +164,7 @@ impl World {
     /// Two worlds with the same key have the same future.
     fn key(&self) -> [u8; 32] {
         let crashes = [self.coordinator_crashes, self.node_crashes, self.failures];
-        let commands = [self.retries, self.cancels, self.pauses, self.promotes];
+        let commands = [self.retries, self.cancels, self.rollbacks, self.pauses, self.promotes];
         // A jump passes all moments to come, so that what is to come is all that matters of time.
         let soft = (self.rollout.soft.since.is_some(), self.rollout.next_wake().map(|(_, why)| why));
         let all = (&self.rollout.state, &self.nodes, crashes, commands, soft);
@@ -192,6 +194,10 @@ impl World {
         if self.cancels > 0 && self.rollout.state.closing.is_none() {
             let cancelled = World { cancels: 0, ..self.clone() };
             cancelled.tell(&Input::Operator(Operator::Cancel), &mut worlds);
+        }
+        if self.rollbacks > 0 && self.rollout.outcome().is_none() {
+            let taken_back = World { rollbacks: 0, ..self.clone() };
+            taken_back.tell(&Input::Operator(Operator::Rollback), &mut worlds);
         }
         self.more_commands(&mut worlds);
         if let Some((at, Why::Bake | Why::Retry)) = self.rollout.next_wake() {
@@ -434,6 +440,39 @@ fn cancelled_at_any_moment_it_ends_and_cleans_up() {
         }
     };
     assert_long(walk(first, once, cleaned));
+}
+
+/// A step that fails for good has the deployment taken back; so does an operator at any moment, also while it ends.
+#[test]
+fn rolled_back_at_any_moment_it_ends_and_says_so_for_good() {
+    let always = Step { on: On::Always, ..script("always") };
+    let step = Step { on_failure: OnFailure::Rollback, ..script("one") };
+    let manifest = manifest(2, vec![], vec![step, always]);
+    let ends = |world: &World| {
+        is_over(world);
+        let of_step = |node: &Target| node.seen.iter().any(|((step, _), o)| *step == nth(0) && *o == Some(failed(1)));
+        let failed = world.nodes.iter().any(of_step);
+        let well = world.rollout.outcome() == Some(&Outcome::Succeeded);
+        assert!(!(failed && well), "a failure was passed over");
+        assert_eq!(world.rollout.is_to_be_rolled_back(), !well, "{:?}", world.rollout.outcome());
+        let again = World { coordinator_crashes: 1, ..world.clone() }.restarted(world.journal.len());
+        assert_eq!(again.rollout.is_to_be_rolled_back(), !well, "a restart forgets it");
+        for target in &world.nodes {
+            assert!(target.started.contains_key(&step_always()), "what always runs did not");
+            let ran = target.started.contains_key(&nth(0));
+            let number = u8::try_from(world.nodes.iter().position(|other| std::ptr::eq(other, target)).unwrap() + 1);
+            assert!(
+                !ran || world.rollout.changed().contains(&node(number.unwrap())),
+                "a changed node is not taken back"
+            );
+        }
+    };
+    let first = World { node_crashes: 0, failures: 1, rollbacks: 1, ..World::new(manifest) };
+    assert_long(walk(first, once, ends));
+}
+
+fn step_always() -> StepRef {
+    step(Phase::Always, 1)
 }
 
 /// Three nodes in two waves, the second with a window, and a bake between them.

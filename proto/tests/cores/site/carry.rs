@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use shoal_proto::coordinator::{self, Coordinator};
 use shoal_proto::exchange::FetchError;
-use shoal_proto::id::{BlockIndex, ContentId, NodeId};
+use shoal_proto::id::{BlockIndex, ContentId, DeploymentId, NodeId};
+use shoal_proto::manifest::Signed;
 use shoal_proto::node;
 use shoal_proto::origin::HttpOrigin;
 use shoal_proto::time::Time;
@@ -86,12 +87,23 @@ impl Site {
                     self.send(to, ToNode::Standby(standby));
                 }
                 coordinator::Output::Variables { .. } => {}
+                coordinator::Output::RollBack { of } => self.take_back(of),
                 coordinator::Output::Notice(notice) => self.notices.push(notice),
                 coordinator::Output::Disconnect(_)
                 | coordinator::Output::Run { .. }
                 | coordinator::Output::Kill { .. }
                 | coordinator::Output::StepOutput { .. } => {}
             }
+        }
+    }
+
+    /// Begins all that takes a deployment back, as the shell does.
+    fn take_back(&mut self, of: DeploymentId) {
+        while let Some(way) = self.coordinator.as_ref().and_then(|core| core.way_back(of, false).ok()) {
+            let signed = Signed::seal(&way.manifest, |_| Vec::new()).unwrap();
+            let to = way.to;
+            let created = self.coordinator.as_ref().and_then(|core| Some(way.created(signed, core.created(to)?)));
+            self.tell_coordinator(coordinator::Input::Create(Box::new(created.unwrap())));
         }
     }
 

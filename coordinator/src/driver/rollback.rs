@@ -1,0 +1,61 @@
+//! Rollbacks: the core says what goes back to what, here it is signed and begun.
+
+use shoal_proto::coordinator::{Input, NoWayBack, WayBack};
+use shoal_proto::id::DeploymentId;
+use shoal_proto::manifest::Signed;
+use tracing::{error, info};
+
+use super::Server;
+use crate::api::{ApiError, ErrorCode};
+
+impl Server {
+    /// A deployment ended in such a way that what it changed is taken back.
+    pub(super) fn roll_back(&mut self, of: DeploymentId) {
+        match self.begin_ways_back(of, false) {
+            Ok(by) => info!(%of, ?by, "a deployment is rolled back"),
+            Err(error) => error!(%of, error = error.message, "a deployment cannot be rolled back"),
+        }
+    }
+
+    /// An operator wants a deployment that is over taken back; says what was begun.
+    pub(super) fn take_back(&mut self, of: DeploymentId) -> Result<String, ApiError> {
+        let by = self.begin_ways_back(of, true)?;
+        let each = |by: &DeploymentId| {
+            let release = self.core.manifest(*by).map(|manifest| manifest.release.to_string()).unwrap_or_default();
+            format!("{by} takes {of} back to release {release}: `shoal watch {by}`")
+        };
+        Ok(by.iter().map(each).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Begins all that takes a deployment back: more than one where nodes had different releases before.
+    fn begin_ways_back(&mut self, of: DeploymentId, again: bool) -> Result<Vec<DeploymentId>, ApiError> {
+        let mut begun = Vec::new();
+        loop {
+            match self.core.way_back(of, again && begun.is_empty()) {
+                Ok(way) => begun.push(self.begin_way_back(way)?),
+                // What was just begun has its nodes.
+                Err(NoWayBack::WentOn { .. } | NoWayBack::NothingBefore(..)) if !begun.is_empty() => return Ok(begun),
+                Err(error) => return Err(ApiError::new(ErrorCode::Conflict, error.to_string())),
+            }
+        }
+    }
+
+    fn begin_way_back(&mut self, way: WayBack) -> Result<DeploymentId, ApiError> {
+        let (id, to) = (way.manifest.deployment, way.to);
+        let failed = |error: &dyn std::error::Error| {
+            ApiError::new(ErrorCode::Failed, format!("cannot go back to {to}: {error}"))
+        };
+        let signed = Signed::seal(&way.manifest, |bytes| self.identity.sign(bytes)).map_err(|error| failed(&error))?;
+        let release = self.core.created(to).ok_or_else(super::deploy::lost)?;
+        let created = way.created(signed, release);
+        tokio::task::block_in_place(|| self.secrets.keep(id, &self.secrets.of(to))).map_err(|error| failed(&error))?;
+        self.handle(Input::Create(Box::new(created)));
+        self.core.manifest(id).map(|_| id).ok_or_else(super::deploy::lost)
+    }
+
+    /// Drops the secrets of deployments whose steps will not run again, neither in a rollback.
+    pub(super) fn forget_secrets(&self) {
+        let needed = self.core.needed();
+        self.secrets.forget(|id| needed.contains(&id));
+    }
+}

@@ -1,0 +1,162 @@
+//! The way back from a deployment: which of its nodes go back to which release, as deployments of their own.
+//!
+//! What is to be taken back follows from the journal: a deployment that ended so, and whose nodes no later one has had. So
+//! it is found again after a restart, and done once: whatever took it back is a later one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use thiserror::Error;
+
+use super::{Coordinator, Created, Deployment, Output};
+use crate::id::{DeploymentId, Name, NodeId};
+use crate::manifest::{Manifest, Rollback, Signed};
+use crate::rollout::Options;
+use crate::rollout::back::Back;
+
+/// Why there is no way back from a deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NoWayBack {
+    /// It changed nothing.
+    #[error("{0} has run none of its steps on any node: there is nothing to take back")]
+    NothingRan(DeploymentId),
+    /// There was nothing before.
+    #[error("no node that {0} changed had a release of `{1}` before it: there is nothing to go back to")]
+    NothingBefore(DeploymentId, Name),
+    /// Its nodes went on.
+    #[error("the nodes that {of} changed went on with {by}: `shoal rollback {by}` takes that back")]
+    WentOn {
+        /// The deployment.
+        of: DeploymentId,
+        /// The newest that had some of its nodes.
+        by: DeploymentId,
+    },
+}
+
+/// A deployment that takes another one back, but for its signature.
+#[derive(Clone, Debug)]
+pub struct WayBack {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// The deployment that it goes back to.
+    pub to: DeploymentId,
+    options: Options,
+    sites: BTreeMap<NodeId, Name>,
+}
+
+impl Coordinator {
+    /// The next deployment that takes back what `of` changed: one for each release that its nodes had before. Nodes of one
+    /// that took it back already and came to nothing are meant if it is to be done `again`.
+    ///
+    /// # Errors
+    /// [`NoWayBack`], also when all was taken back.
+    pub fn way_back(&self, of: DeploymentId, again: bool) -> Result<WayBack, NoWayBack> {
+        let (to, nodes) = self.check_way_back(of, again)?;
+        let (taken, release) = (&self.deployments[&of], &self.deployments[&to]);
+        let rollback = Rollback { of, from: taken.manifest.release.clone(), to };
+        let manifest = release.created.back.manifest(&release.manifest, &nodes, self.next_deployment(), rollback);
+        let own = |node: &NodeId| nodes.contains(node);
+        let Options { mut names, .. } = release.created.options.clone();
+        names.retain(|node, _| own(node));
+        let mut sites = release.created.sites.clone();
+        sites.retain(|node, _| own(node));
+        Ok(WayBack { manifest, to, options: Options { names, stage_only: false }, sites })
+    }
+
+    /// The release that some of the nodes go back to, and which.
+    pub(super) fn check_way_back(
+        &self,
+        of: DeploymentId,
+        again: bool,
+    ) -> Result<(DeploymentId, BTreeSet<NodeId>), NoWayBack> {
+        let Some(taken) = self.deployments.get(&of) else { return Err(NoWayBack::NothingRan(of)) };
+        let changed = taken.rollout.changed();
+        if taken.created.options.stage_only || changed.is_empty() {
+            return Err(NoWayBack::NothingRan(of));
+        }
+        let later: Vec<_> =
+            self.of_name(&taken.manifest.name, after(of)).map(|(id, d)| (id, has(d, of, again))).collect();
+        let mut went_on = None;
+        let mut before = BTreeMap::<DeploymentId, BTreeSet<NodeId>>::new();
+        for node in changed {
+            match later.iter().rfind(|(_, has)| has.contains(&node)) {
+                Some((by, _)) => went_on = went_on.max(Some(*by)),
+                None => {
+                    let to = self.release_before(of, taken, node);
+                    to.map(|to| before.entry(to).or_default().insert(node));
+                }
+            }
+        }
+        match (before.pop_last(), went_on) {
+            (Some(found), _) => Ok(found),
+            (None, Some(by)) => Err(NoWayBack::WentOn { of, by }),
+            (None, None) => Err(NoWayBack::NothingBefore(of, taken.manifest.name.clone())),
+        }
+    }
+
+    /// The newest deployment before `of` that succeeded on a node; where that was a rollback, what it went back to.
+    fn release_before(&self, of: DeploymentId, taken: &Deployment, node: NodeId) -> Option<DeploymentId> {
+        let mut earlier = self.of_name(&taken.manifest.name, (Bound::Unbounded, Bound::Excluded(of)));
+        let found = earlier.rfind(|(_, earlier)| earlier.rollout.released_to(node));
+        found.map(|(id, _)| self.origin_of(id))
+    }
+
+    /// The deployment whose packages and steps one brings: itself, or what it goes back to.
+    pub(super) fn origin_of(&self, id: DeploymentId) -> DeploymentId {
+        let rollback = self.deployments.get(&id).and_then(|deployment| deployment.manifest.rollback.as_ref());
+        rollback.map_or(id, |rollback| rollback.to)
+    }
+
+    /// The deployments that took one back.
+    pub fn taken_back_by(&self, of: DeploymentId) -> impl Iterator<Item = DeploymentId> {
+        let later = self.deployments.range(after(of));
+        let takes = move |deployment: &Deployment| deployment.manifest.rollback.as_ref().is_some_and(|r| r.of == of);
+        later.filter(move |(_, deployment)| takes(deployment)).map(|(id, _)| *id)
+    }
+
+    /// Has a deployment taken back if it ended so and can be.
+    pub(super) fn go_back_from(&mut self, id: DeploymentId) {
+        let wants = self.deployments.get(&id).is_some_and(|deployment| deployment.rollout.is_to_be_rolled_back());
+        if wants && self.check_way_back(id, false).is_ok() {
+            self.outbox.push_back(Output::RollBack { of: id });
+        }
+    }
+
+    pub(super) fn of_name<'a>(
+        &'a self,
+        name: &'a Name,
+        range: (Bound<DeploymentId>, Bound<DeploymentId>),
+    ) -> impl DoubleEndedIterator<Item = (DeploymentId, &'a Deployment)> {
+        self.deployments
+            .range(range)
+            .filter(move |(_, deployment)| deployment.manifest.name == *name)
+            .map(|(id, deployment)| (*id, deployment))
+    }
+}
+
+impl WayBack {
+    /// The deployment, with its manifest signed; `release` is what it goes back to.
+    pub fn created(self, signed: Signed, release: &Created) -> Created {
+        Created {
+            signed,
+            options: self.options,
+            sites: self.sites,
+            // Nothing goes back to it: see `origin_of`.
+            back: Back::default(),
+            ..release.clone()
+        }
+    }
+}
+
+fn after(id: DeploymentId) -> (Bound<DeploymentId>, Bound<DeploymentId>) {
+    (Bound::Excluded(id), Bound::Unbounded)
+}
+
+/// The nodes that a deployment which came after `of` has or had, so that they are not taken back.
+fn has(deployment: &Deployment, of: DeploymentId, again: bool) -> BTreeSet<NodeId> {
+    let takes_back = deployment.manifest.rollback.as_ref().is_some_and(|rollback| rollback.of == of);
+    match deployment.rollout.outcome() {
+        Some(_) if again || !takes_back => deployment.rollout.changed(),
+        _ => deployment.created.sites.keys().copied().collect(),
+    }
+}

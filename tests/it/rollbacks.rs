@@ -1,0 +1,149 @@
+//! Rollbacks: the release before comes back from the nodes' own caches.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shoal_tests::{Mesh, Origin, package};
+
+/// Long: a debug build on a loaded machine.
+const WITHIN: Duration = Duration::from_secs(90);
+
+/// Packages that come meanwhile, at most.
+const FILLERS: u32 = 6;
+
+const SECRET: &str = "correct-horse-battery";
+
+/// A release of 1 MB and its number in bytes more, which waits for its gate.
+fn file(mesh: &Mesh, release: u32, on_failure: &str) -> String {
+    let folder = mesh.path("").display().to_string();
+    let ran = format!("{folder}/ran");
+    format!(
+        r#"
+name: shop
+release: "{release}"
+packages: {{ web: {{ feed: files, id: shop{release}.bin }} }}
+targets: [{{ select: all, packages: [web] }}]
+acquire: {{ gate: manual }}
+variables: [{{ name: password, value_file: "{folder}/password" }}]
+steps:
+  - {{ name: migrate, on: coordinator, rollback: skip, run: "echo migrate $SHOAL_RELEASE >> {ran}" }}
+  - {{ name: undo, on: coordinator, rollback: only, run: "echo undo $SHOAL_ROLLBACK_FROM >> {ran}" }}
+  - name: start
+    on_failure: {on_failure}
+    run: |
+      test "$SHOAL_VAR_PASSWORD" = {SECRET} || exit 4
+      echo start $SHOAL_RELEASE $SHOAL_NODE $(wc -c < $SHOAL_PACKAGE_WEB) >> {ran}
+      test ! -e {folder}/broken$SHOAL_RELEASE
+"#
+    )
+}
+
+fn filler(number: u32) -> String {
+    format!(
+        "name: filler{number}\nrelease: '1'\npackages: {{ it: {{ feed: files, id: filler{number}.bin }} }}\n\
+         targets: [{{ select: all, packages: [it] }}]\n"
+    )
+}
+
+/// What steps wrote, sorted where they ran at the same time; then it is forgotten.
+fn ran(mesh: &Mesh) -> Vec<String> {
+    let text = fs::read_to_string(mesh.path("ran")).unwrap_or_default();
+    let _ = fs::remove_file(mesh.path("ran"));
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.sort_by_key(|line| line.starts_with("start").then(|| line.clone()));
+    lines
+}
+
+fn mesh(origin: &Origin) -> Mesh {
+    for number in 1_u32..4 {
+        origin.put(&format!("shop{number}.bin"), package::bytes(number.into(), 1_000_000 + number as usize));
+    }
+    for number in 1..=FILLERS {
+        origin.put(&format!("filler{number}.bin"), package::bytes(10 + u64::from(number), 1_000_000));
+    }
+    let mut mesh = Mesh::start(&origin.feed(&["osl"]));
+    mesh.set_node_args(&["--cache-max", "3.5 MB"]);
+    mesh.join("osl", &["one", "two"]);
+    fs::write(mesh.path("password"), SECRET).unwrap();
+    mesh
+}
+
+fn release(mesh: &Mesh, number: u32, on_failure: &str) -> String {
+    let id = mesh.begin(&file(mesh, number, on_failure));
+    mesh.await_state(&id, "blocked", WITHIN);
+    id
+}
+
+fn go(mesh: &Mesh, id: &str, state: &str) -> Value {
+    assert_eq!(mesh.shoal(&["release", id]).code, 0);
+    mesh.await_state(id, state, WITHIN)
+}
+
+#[test]
+fn a_failed_release_goes_back_from_the_caches_without_a_byte_over_the_wan() {
+    let origin = Origin::start();
+    let mut mesh = mesh(&origin);
+    let first = release(&mesh, 1, "rollback");
+    go(&mesh, &first, "succeeded");
+    assert_eq!(ran(&mesh), ["migrate 1", "start 1 one 1000001", "start 1 two 1000001"]);
+
+    // What is needed to go back stays, though the cache is too small for all that comes meanwhile.
+    let second = release(&mesh, 2, "rollback");
+    let dropped = mesh.path("one/packages").join(blake3::hash(&package::bytes(11, 1_000_000)).to_hex().as_str());
+    // What its neighbour still has open is dropped the next time.
+    for number in 1..=FILLERS {
+        let ran = mesh.deploy(&filler(number), &["--watch", "-q"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        if number > 1 && !dropped.exists() {
+            break;
+        }
+    }
+    assert!(!dropped.exists(), "the cache makes room");
+    fs::write(mesh.path("broken2"), "").unwrap();
+    let (sent, asked) = (origin.sent("/"), origin.asked("/"));
+    go(&mesh, &second, "failed");
+    let taken = mesh.await_status(&second, "it is taken back", WITHIN, |status| !status["taken_back_by"].is_null());
+    let back = mesh.await_state(taken["taken_back_by"][0].as_str().unwrap(), "succeeded", WITHIN);
+    assert_eq!((&back["takes_back"], &back["release"]), (&json!("d2"), &json!("1")));
+    assert_eq!(back["summary"]["sites"][0]["wan_bytes"], 0, "{back:#}");
+    assert_eq!(back["coordinator_steps"].as_array().map(Vec::len), Some(1), "each is shown once: {back:#}");
+    assert_eq!((origin.sent("/"), origin.asked("/")), (sent, asked), "the feed is not even asked");
+    let wanted = ["migrate 2", "undo 2", "start 1 one 1000001", "start 1 two 1000001", "start 2 one 1000002"];
+    assert_eq!(ran(&mesh), [&wanted[..], &["start 2 two 1000002"]].concat());
+
+    // By hand, after it has succeeded, and with a restart between: the secret is still there for it.
+    let third = release(&mesh, 3, "pause");
+    go(&mesh, &third, "succeeded");
+    ran(&mesh);
+    mesh.kill_coordinator();
+    mesh.start_coordinator();
+    ["one", "two"].into_iter().for_each(|node| mesh.await_online(node));
+    let answer = mesh.shoal(&["rollback", &third]);
+    assert!(answer.code == 0 && answer.stdout.contains(&format!("takes {third} back to release 1")), "{answer:?}");
+    let by = mesh.status(&third)["taken_back_by"][0].as_str().unwrap().to_owned();
+    mesh.await_state(&by, "succeeded", WITHIN);
+    assert_eq!(ran(&mesh), ["undo 3", "start 1 one 1000001", "start 1 two 1000001"]);
+    let again = mesh.shoal(&["rollback", &third]);
+    assert!(again.code != 0 && again.stderr.contains(&format!("went on with {by}")), "{again:?}");
+}
+
+#[test]
+fn an_operator_rolls_back_what_is_under_way_and_is_told_where_nothing_was_before() {
+    let origin = Origin::start();
+    let mesh = mesh(&origin);
+    let first = release(&mesh, 1, "pause");
+    let refused = mesh.shoal(&["rollback", &first]);
+    assert!(refused.code != 0 && refused.stderr.contains("nothing to take back"), "{refused:?}");
+    go(&mesh, &first, "succeeded");
+    fs::write(mesh.path("broken2"), "").unwrap();
+    let second = release(&mesh, 2, "pause");
+    assert_eq!(mesh.shoal(&["release", &second]).code, 0);
+    mesh.await_state(&second, "paused", WITHIN);
+    assert_eq!(mesh.shoal(&["rollback", &second, "--reason", "CHG-1"]).code, 0);
+    mesh.await_state(&second, "failed", WITHIN);
+    mesh.await_status(&second, "it is taken back", WITHIN, |status| status["taken_back_by"] == json!(["d3"]));
+    mesh.await_state("d3", "succeeded", WITHIN);
+    let acts = mesh.shoal(&["audit", "ls"]).stdout;
+    assert!(acts.contains("rollback") && acts.contains("CHG-1"), "{acts}");
+}
