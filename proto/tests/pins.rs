@@ -309,6 +309,7 @@ impl Control {
             sources: Vec::new(),
             variables: Default::default(),
             back: Default::default(),
+            joins: Default::default(),
         };
         self.tell(coordinator::Input::Create(Box::new(created)))
     }

@@ -266,6 +266,8 @@ impl World {
             // Steps in a storm name no variables.
             Output::Variables { .. } => {}
             Output::RollBack { of } => self.take_back(of),
+            // No deployment of a storm means nodes by a selector.
+            Output::Join { .. } => {}
             Output::Notice(notice) => self.take_notice(notice),
             Output::StepOutput { .. } | Output::Persist(_) => {}
         }
@@ -356,6 +358,7 @@ impl World {
             sources: Vec::new(),
             variables: Default::default(),
             back: Back::same(&manifest),
+            joins: Default::default(),
         };
         // Every other operator looks first; the others find out by being the second.
         let held = process.core.holder(&manifest.name, &manifest.targets()).is_some();

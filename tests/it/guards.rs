@@ -92,6 +92,32 @@ fn an_answer_is_not_reused_for_nodes_that_fail_later() {
     mesh.await_state(&id, "succeeded", WITHIN);
 }
 
+#[test]
+fn a_late_joiner_has_the_package_and_runs_the_steps() {
+    let origin = Origin::start();
+    origin.put("web.bin", package::bytes(1, SIZE));
+    let mut mesh = mesh(&origin, &["one"]);
+    let (ran, go) = (mesh.path("ran").display().to_string(), mesh.path("go"));
+    let steps = format!(
+        "  - {{ name: first, run: 'until test -e {}; do sleep 0.05; done' }}\n  \
+         - {{ name: then, run: 'echo $SHOAL_NODE $(wc -c < $SHOAL_PACKAGE_WEB) >> {ran}' }}\n",
+        go.display()
+    );
+    let id = mesh.begin(&file(1, &["web"], &steps));
+    mesh.await_status(&id, "it runs", WITHIN, |status| status["nodes"][0]["steps"][0]["state"] == "running");
+    mesh.join("osl", &["late"]);
+    let of_late = |status: &Value| status["nodes"].as_array().unwrap().iter().position(|node| node["name"] == "late");
+    mesh.await_status(&id, "it is a target and has the package", WITHIN, |status| {
+        of_late(status).is_some_and(|node| status["nodes"][node]["acquired"] == true)
+    });
+    fs::write(go, "").unwrap();
+    mesh.await_state(&id, "succeeded", WITHIN);
+    let mut ran = lines(&mesh, "ran");
+    ran.sort();
+    assert_eq!(ran, [format!("late {SIZE}"), format!("one {SIZE}")]);
+    assert!(origin.sent("/osl/") <= once(), "{} bytes crossed", origin.sent("/osl/"));
+}
+
 /// What a disk spoilt after it was verified: the next release finds out when it takes segments from there, and reads those
 /// again.
 #[test]

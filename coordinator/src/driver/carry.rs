@@ -83,6 +83,7 @@ impl Server {
             }
             Output::Variables { to, deployment } => self.tell_variables(to, deployment).await?,
             Output::RollBack { of } => self.roll_back(of),
+            Output::Join { deployment, node } => self.join(deployment, node),
             Output::Disconnect(node) => self.control.disconnect(node).await.map_err(|_| ServeError::MeshStopped)?,
             Output::Run { run, manifest } => self.run_step(run, &manifest),
             Output::Kill { run } => {
@@ -249,7 +250,7 @@ fn entry(record: &Record) -> Entry {
     let stream = match record {
         Record::Directory(_) => "directory".to_owned(),
         Record::SiteLimit { .. } => "sites".to_owned(),
-        Record::Created(_) => "deployments".to_owned(),
+        Record::Created(_) | Record::Joined(_) => "deployments".to_owned(),
         Record::Rollout { deployment, .. }
         | Record::Acquired { deployment, .. }
         | Record::Read { deployment, .. }

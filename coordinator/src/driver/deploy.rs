@@ -17,6 +17,7 @@ use shoal_proto::manifest::{Action, Manifest, On, Package, Signed};
 use shoal_proto::rollout::Options;
 use shoal_proto::rollout::back::Back;
 use shoal_proto::rollout::basis::plan_hash;
+use shoal_proto::rollout::join::Joins;
 use shoal_proto::rollout::plan::{self, NodeFacts};
 use shoal_proto::rollout::spec::{DeploymentSpec, SourceSpec};
 use shoal_proto::rollout::variables::{Settled, Variables, settle};
@@ -151,6 +152,7 @@ impl Server {
         variables.prints = secrets.iter().map(|secret| self.secrets.print(secret)).collect();
         let back = Back::resolve(&spec, &manifest).map_err(|error| wrong(&error))?;
         check_templates(&manifest, &back, &variables, &secrets).map_err(|error| wrong(&error))?;
+        let joins = Joins::resolve(&spec, &manifest);
         // The plan may order packages otherwise than the file.
         let by_name: BTreeMap<_, _> = found.iter().map(|found| (&found.package.name, found)).collect();
         let in_order = || manifest.packages.iter().filter_map(|package| by_name.get(&package.name));
@@ -162,7 +164,7 @@ impl Server {
         let sites = plan::sites(&manifest, &nodes);
         let hash = plan_hash(&manifest, &options, &sites, &variables, &back);
         Ok(Planned {
-            created: Created { signed, options, sites, blocks, sources, variables, back },
+            created: Created { signed, options, sites, blocks, sources, variables, back, joins },
             manifest,
             hash,
             secrets,
@@ -170,15 +172,7 @@ impl Server {
     }
 
     fn node_facts(&self) -> Vec<NodeFacts> {
-        let facts = self.core.directory().members().map(|member| {
-            let membership = &member.membership;
-            let mut labels = BTreeMap::<String, BTreeSet<String>>::new();
-            for (key, value) in membership.all_labels() {
-                labels.entry(key).or_default().insert(value);
-            }
-            NodeFacts { id: membership.node, name: membership.name.clone(), site: membership.site.clone(), labels }
-        });
-        facts.collect()
+        self.core.directory().members().map(|member| NodeFacts::of(&member.membership)).collect()
     }
 }
 

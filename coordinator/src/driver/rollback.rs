@@ -1,7 +1,8 @@
-//! Rollbacks: the core says what goes back to what, here it is signed and begun.
+//! Deployments that nobody's file gave: rollbacks, and those that a node joins. The core says what they are, here they are
+//! signed.
 
 use shoal_proto::coordinator::{Input, NoWayBack, WayBack};
-use shoal_proto::id::DeploymentId;
+use shoal_proto::id::{DeploymentId, NodeId};
 use shoal_proto::manifest::Signed;
 use tracing::{error, info};
 
@@ -51,6 +52,19 @@ impl Server {
         tokio::task::block_in_place(|| self.secrets.keep(id, &self.secrets.of(to))).map_err(|error| failed(&error))?;
         self.handle(Input::Create(Box::new(created)));
         self.core.manifest(id).map(|_| id).ok_or_else(super::deploy::lost)
+    }
+
+    /// A node joined that a deployment under way means: that is signed anew, with the node.
+    pub(super) fn join(&mut self, deployment: DeploymentId, node: NodeId) {
+        let Some(joining) = self.core.joining(deployment, node) else { return };
+        match Signed::seal(&joining.manifest, |bytes| self.identity.sign(bytes)) {
+            Ok(signed) => {
+                info!(%deployment, node = self.node_name(node), "a node joins a deployment that runs");
+                let created = Box::new(joining.created(signed));
+                self.handle(Input::Join { node, created });
+            }
+            Err(error) => error!(%deployment, %error, "a node cannot join a deployment"),
+        }
     }
 
     /// Drops the secrets of deployments whose steps will not run again, neither in a rollback.

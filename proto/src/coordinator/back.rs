@@ -13,6 +13,7 @@ use crate::id::{DeploymentId, Name, NodeId};
 use crate::manifest::{Manifest, Rollback, Signed};
 use crate::rollout::Options;
 use crate::rollout::back::Back;
+use crate::rollout::join::Joins;
 
 /// Why there is no way back from a deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -143,6 +144,7 @@ impl WayBack {
             sites: self.sites,
             // Nothing goes back to it: see `origin_of`.
             back: Back::default(),
+            joins: Joins::default(),
             ..release.clone()
         }
     }

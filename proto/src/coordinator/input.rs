@@ -9,6 +9,7 @@ use crate::directory::DirectoryRecord;
 use crate::id::{ContentId, DeploymentId, Name, NodeId, PackageIndex};
 use crate::manifest::{Manifest, Signed};
 use crate::rollout::back::Back;
+use crate::rollout::join::Joins;
 use crate::rollout::variables::Variables;
 use crate::rollout::{self, Options, Outcome, StepOutcome};
 use crate::runs::StepRecord;
@@ -37,6 +38,13 @@ pub enum Input {
     Directory(DirectoryRecord),
     /// An operator started a deployment. Nothing happens if another one of its name has one of its nodes.
     Create(Box<Created>),
+    /// A deployment has one target node more, as [`super::Coordinator::joining`] says. Nothing happens if it does not by now.
+    Join {
+        /// The node.
+        node: NodeId,
+        /// The deployment.
+        created: Box<Created>,
+    },
     /// A step that runs on the coordinator is over.
     StepEnded {
         /// Which run of which step.
@@ -86,6 +94,8 @@ pub struct Created {
     pub variables: Variables,
     /// What runs when a later deployment goes back to it.
     pub back: Back,
+    /// Which nodes that join later it means.
+    pub joins: Joins,
 }
 
 impl Created {
@@ -102,6 +112,8 @@ pub enum Record {
     Directory(DirectoryRecord),
     /// A deployment began.
     Created(Box<Created>),
+    /// It has one target node more.
+    Joined(Box<Created>),
     /// Of a deployment.
     Rollout {
         /// Which.
@@ -228,6 +240,14 @@ pub enum Output {
         to: NodeId,
         /// Of which deployment.
         deployment: DeploymentId,
+    },
+    /// Sign a deployment anew, with a node that it means and that joined, as [`super::Coordinator::joining`] says. Answer:
+    /// [`Input::Join`].
+    Join {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// The node.
+        node: NodeId,
     },
     /// Have what a deployment changed taken back, as [`super::Coordinator::way_back`] says: the shell has the key that signs.
     RollBack {

@@ -12,6 +12,7 @@ mod admit;
 mod back;
 mod budgets;
 mod input;
+mod join;
 mod kept;
 mod late;
 mod ledgers;
@@ -34,6 +35,7 @@ pub use admit::Held;
 pub use back::{NoWayBack, WayBack};
 pub use budgets::BudgetWait;
 pub use input::{AllowReading, BudgetOf, Created, Input, Notice, Output, Part, Record, WanTotals};
+pub use join::Joining;
 pub use view::{DeploymentView, ReadTrouble, SiteView};
 
 use ledgers::Ledgers;
@@ -211,6 +213,7 @@ impl Coordinator {
             }
             Input::Directory(record) => self.record(Record::Directory(record)),
             Input::Create(created) => self.on_create(created, now),
+            Input::Join { node, created } => self.on_join(node, created, now),
             Input::StepEnded { run, outcome } => {
                 let effects = self.runs.on_ended(run, outcome);
                 self.carry_out_runs(effects);
@@ -339,6 +342,7 @@ impl Coordinator {
                 };
                 self.deployments.insert(deployment.manifest.deployment, deployment);
             }
+            Record::Joined(created) => self.apply_joined(created)?,
             Record::Rollout { deployment, record } => {
                 if let Some(deployment) = self.deployments.get_mut(deployment) {
                     deployment.rollout.apply(record);

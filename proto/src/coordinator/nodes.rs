@@ -99,6 +99,7 @@ impl Coordinator {
         self.stale_rosters.insert(site);
         self.rosters_at.get_or_insert(now.time + ROSTER_DELAY);
         self.for_each_ledger_of(from, &wan::Input::NodeUp { node: from }, now);
+        self.ask_to_join(from);
         let kept: Vec<_> = self.kept_by(from).collect();
         for id in kept {
             self.tell_kept(from, id);

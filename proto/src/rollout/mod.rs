@@ -5,6 +5,7 @@
 //! | [`spec`], [`units`], [`select`], [`nearest`] | the deployment file as a person writes it |
 //! | [`plan`], `waves` | from that file, the nodes and the resolved packages to a manifest |
 //! | [`back`] | what goes back to a release, and what that runs |
+//! | [`join`] | which nodes that join later it means, and where they go in |
 //! | [`variables`] | which values each machine sees, and who is told which secret |
 //! | [`basis`], [`forecast`] | what a plan stands on and what moved since; what it would move, and from where |
 //! | [`gate`], [`share`] | the arithmetic of quorums, failure budgets and windows |
@@ -29,6 +30,7 @@ pub mod forecast;
 pub mod gate;
 mod input;
 mod invariants;
+pub mod join;
 mod lanes;
 mod last;
 pub mod nearest;
@@ -51,6 +53,7 @@ pub mod view;
 mod waves;
 
 use std::borrow::Cow;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -129,17 +132,30 @@ impl Rollout {
     /// site is one of its own.
     pub fn new(manifest: impl Into<Arc<Manifest>>, options: Options, mut sites: BTreeMap<NodeId, Name>) -> Self {
         let (manifest, Options { mut names, stage_only }) = (manifest.into(), options);
-        let member = |node: NodeId| {
-            let id = || Name::new(node.to_string()).expect("hexadecimal digits are a name");
-            let member =
-                Member { name: names.remove(&node).unwrap_or_else(id), site: sites.remove(&node).unwrap_or_else(id) };
-            (node, member)
-        };
-        let members = manifest.targets().into_iter().map(member).collect();
+        let known = |node: NodeId| (node, member(node, names.remove(&node), sites.remove(&node)));
+        let members = manifest.targets().into_iter().map(known).collect();
         let course = Course::of(&manifest);
         let state = State::new(&manifest, &course);
         let (members, course) = (Arc::new(members), Arc::new(course));
         Self { manifest, members, course, stage_only, state, soft: Soft::default() }
+    }
+
+    /// Whether a node may still join it.
+    pub fn may_be_joined(&self) -> bool {
+        self.state.closing.is_none() && self.state.finished.is_none()
+    }
+
+    /// Nodes joined: `manifest` is its own with these in it, and in no other way another. For replay too.
+    pub fn join(&mut self, manifest: Arc<Manifest>, options: &Options, sites: &BTreeMap<NodeId, Name>) {
+        let course = Course::of(&manifest);
+        let mut members = BTreeMap::clone(&self.members);
+        for id in manifest.targets() {
+            if let Entry::Vacant(vacant) = members.entry(id) {
+                vacant.insert(member(id, options.names.get(&id).cloned(), sites.get(&id).cloned()));
+                self.state.join(id, &manifest, &course);
+            }
+        }
+        (self.manifest, self.members, self.course) = (manifest, Arc::new(members), Arc::new(course));
     }
 
     /// What is deployed.
@@ -311,6 +327,11 @@ impl Rollout {
         };
         presence.filter(|(node, _)| self.state.nodes.contains_key(node))
     }
+}
+
+fn member(node: NodeId, name: Option<Name>, site: Option<Name>) -> Member {
+    let id = || Name::new(node.to_string()).expect("hexadecimal digits are a name");
+    Member { name: name.unwrap_or_else(id), site: site.unwrap_or_else(id) }
 }
 
 /// What follows from a report and what that has others do, where it can be told without a copy of the state.

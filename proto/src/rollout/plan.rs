@@ -16,6 +16,7 @@ use super::spec::{
     AcquireSpec, CheckSpec, DeploymentSpec, GateSpec, RollbackSpec, SourceSpec, StepSpec, StragglersSpec,
 };
 use crate::codec::{self, CodecError};
+use crate::directory::Membership;
 use crate::id::{DeploymentId, Name, NodeId, PackageIndex};
 use crate::limits::{
     ATTEMPTS_MAX, BACKOFF, KEEP_MAX, MANIFEST_BYTES_MAX, NODES_MAX, PACKAGES_PER_DEPLOYMENT_MAX, SCRIPT_BYTES_MAX,
@@ -45,6 +46,17 @@ pub struct NodeFacts {
     pub site: Name,
     /// Its labels, each with its values.
     pub labels: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl NodeFacts {
+    /// What is known of a member.
+    pub fn of(membership: &Membership) -> Self {
+        let mut labels = BTreeMap::<String, BTreeSet<String>>::new();
+        for (key, value) in membership.all_labels() {
+            labels.entry(key).or_default().insert(value);
+        }
+        Self { id: membership.node, name: membership.name.clone(), site: membership.site.clone(), labels }
+    }
 }
 
 /// Why a deployment file gives no manifest.

@@ -3,6 +3,7 @@
 //! [`State::apply`] takes any record and never panics, since a journal may come from a broken disk; whether a state makes
 //! sense is asserted in `invariants.rs`. What to do next is decided in `next.rs`, never here.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
@@ -191,6 +192,18 @@ impl State {
             generation: Generation::default(),
             times: Times::default(),
             in_flight: 0,
+        }
+    }
+
+    /// One node more, which is behind.
+    pub(super) fn join(&mut self, id: NodeId, manifest: &Manifest, course: &Course) {
+        let packages = manifest.packages_of(id).map(|(package, _)| (package, PackageState::Missing));
+        let (lane, wave) = (course.lane_of(id), course.wave_of(id));
+        let node = Node { packages: packages.collect(), excluded: None, behind: true, lane, wave };
+        if let Entry::Vacant(vacant) = self.nodes.entry(id) {
+            vacant.insert(node);
+            self.behind += 1;
+            self.generation = self.generation.next();
         }
     }
 

@@ -7,6 +7,7 @@ mod agent;
 mod away;
 mod budgets;
 mod deployments;
+mod join;
 mod leases;
 mod limits;
 mod nodes;

@@ -12,6 +12,7 @@ use shoal_proto::id::{BlockIndex, ContentId, DeploymentId, Epoch, LeaseId};
 use shoal_proto::manifest::{Manifest, Package, Signed};
 use shoal_proto::node;
 use shoal_proto::rollout::back::Back;
+use shoal_proto::rollout::join::Joins;
 use shoal_proto::rollout::{Now, Operator, Options, StepOutcome};
 use shoal_proto::time::{Time, WallTime};
 use shoal_proto::wan::{self, Absence, Lacking, Outcome};
@@ -38,6 +39,8 @@ pub(crate) struct Site {
     contents: BTreeMap<ContentId, Vec<u32>>,
     /// Whether neighbours send what they are asked for.
     pub(crate) trades: bool,
+    /// Which nodes that join later deployments mean.
+    pub(crate) joins: Joins,
     /// Whether what neighbours say to each other is on its way until they are let.
     pub(crate) slow_talk: bool,
     /// Nodes that send wrong bytes.
@@ -71,6 +74,7 @@ impl Site {
             agents: (0..count).map(Agent::new).collect(),
             contents: BTreeMap::new(),
             trades: true,
+            joins: Joins::default(),
             slow_talk: false,
             liars: BTreeSet::new(),
             requests: BTreeMap::new(),
@@ -225,6 +229,7 @@ impl Site {
             sources: Vec::new(),
             variables: Default::default(),
             back: Back::same(manifest),
+            joins: self.joins.clone(),
         };
         self.tell_coordinator(coordinator::Input::Create(Box::new(created)));
         self.settle();

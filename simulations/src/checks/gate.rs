@@ -365,6 +365,7 @@ mod tests {
             sources: Vec::new(),
             variables: Default::default(),
             back: Default::default(),
+            joins: Default::default(),
         };
         let mut gate = Gate::default();
         gate.durable(&Record::Created(Box::new(created))).unwrap();

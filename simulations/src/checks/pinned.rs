@@ -155,6 +155,7 @@ mod tests {
                 sources: Vec::new(),
                 variables: Default::default(),
                 back: Default::default(),
+                joins: Default::default(),
             };
             pinned.durable(&Record::Created(Box::new(created)));
             first.get_or_insert(manifest);

@@ -3,6 +3,7 @@
 mod away;
 mod basis;
 mod forecast;
+mod join;
 mod pauses;
 mod plan;
 mod properties;

@@ -16,6 +16,10 @@ use crate::manifest::{Share, Wave};
 struct World {
     rollout: Rollout,
     journal: Arc<Vec<Record>>,
+    /// The deployment as it began; with a node more, that may still join; and where in the journal that did.
+    first: Arc<Manifest>,
+    joins: Option<Arc<Manifest>>,
+    joined_at: Option<usize>,
     nodes: Vec<Target>,
     coordinator_crashes: u8,
     node_crashes: u8,
@@ -138,14 +142,19 @@ impl Target {
 
 impl World {
     fn new(manifest: Manifest) -> Self {
-        let rollout = fresh(Arc::new(manifest), false);
+        let first = Arc::new(manifest);
+        let rollout = fresh(Arc::clone(&first), false);
         let nodes = vec![Target::default(); rollout.manifest().targets().len()];
         let (coordinator_crashes, node_crashes, failures, retries) = (1, 1, 0, 0);
         let (cancels, rollbacks, pauses, promotes, now) = (0, 0, 0, 0, Now::default());
         let (journal, slow_orders, by_crash) = (Arc::default(), false, false);
+        let (joins, joined_at) = (None, None);
         Self {
             rollout,
             journal,
+            first,
+            joins,
+            joined_at,
             nodes,
             coordinator_crashes,
             node_crashes,
@@ -167,7 +176,7 @@ impl World {
         let commands = [self.retries, self.cancels, self.rollbacks, self.pauses, self.promotes];
         // A jump passes all moments to come, so that what is to come is all that matters of time.
         let soft = (self.rollout.soft.since.is_some(), self.rollout.next_wake().map(|(_, why)| why));
-        let all = (&self.rollout.state, &self.nodes, crashes, commands, soft);
+        let all = (&self.rollout.state, &self.nodes, crashes, commands, soft, self.joins.is_some());
         *blake3::hash(&codec::encode(&all, 1 << 20).unwrap()).as_bytes()
     }
 
@@ -199,13 +208,16 @@ impl World {
             let taken_back = World { rollbacks: 0, ..self.clone() };
             taken_back.tell(&Input::Operator(Operator::Rollback), &mut worlds);
         }
+        if self.joins.is_some() && self.rollout.may_be_joined() {
+            self.with_a_node_more().tell(&Input::Tick, &mut worlds);
+        }
         self.more_commands(&mut worlds);
         if let Some((at, Why::Bake | Why::Retry)) = self.rollout.next_wake() {
             let day = Duration::from_secs(24 * 3600);
             let later = World { now: Now { time: at + day, ..self.now }, ..self.clone() };
             later.tell(&Input::Tick, &mut worlds);
         }
-        (0..self.nodes.len()).for_each(|index| self.successors_at(index, &mut worlds));
+        (0..self.rollout.members.len()).for_each(|index| self.successors_at(index, &mut worlds));
         worlds
     }
 
@@ -228,6 +240,15 @@ impl World {
             let promoted = World { promotes: self.promotes.saturating_sub(1), ..self.clone() };
             promoted.tell(&Input::Operator(Operator::Promote), worlds);
         }
+    }
+
+    fn with_a_node_more(&self) -> World {
+        let mut world = World { joined_at: Some(self.journal.len()), ..self.clone() };
+        if let Some(manifest) = world.joins.take() {
+            join(&mut world.rollout, &manifest);
+            world.nodes.push(Target::default());
+        }
+        world
     }
 
     /// Whether the gates in front of the steps of the node with this index are open.
@@ -340,11 +361,23 @@ impl World {
         let mut world = self.clone();
         (world.coordinator_crashes, world.by_crash) = (world.coordinator_crashes - 1, true);
         Arc::make_mut(&mut world.journal).truncate(records);
-        world.rollout = fresh(Arc::clone(self.rollout.manifest()), false);
-        world.journal.iter().for_each(|record| world.rollout.apply(record));
+        world.rollout = fresh(Arc::clone(&self.first), false);
+        // That a node joined is durable before anything that follows from it.
+        for index in 0..=records {
+            if self.joined_at == Some(index) {
+                join(&mut world.rollout, self.rollout.manifest());
+            }
+            world.journal.get(index).iter().for_each(|record| world.rollout.apply(record));
+        }
         world.nodes.iter_mut().for_each(Target::disconnect);
         world
     }
+}
+
+fn join(rollout: &mut Rollout, manifest: &Arc<Manifest>) {
+    let number = u8::try_from(manifest.targets().len()).unwrap();
+    let options = Options { names: [(node(number), name("late"))].into(), stage_only: false };
+    rollout.join(Arc::clone(manifest), &options, &[(node(number), name("a"))].into());
 }
 
 /// Visits every world that can be reached from `first`; `at_end` sees those where nothing can happen any more.
@@ -469,6 +502,30 @@ fn rolled_back_at_any_moment_it_ends_and_says_so_for_good() {
     };
     let first = World { node_crashes: 0, failures: 1, rollbacks: 1, ..World::new(manifest) };
     assert_long(walk(first, once, ends));
+}
+
+/// A node joins at any moment, behind the others: it runs what they run, after its gate, once, and the end waits for it.
+#[test]
+fn a_node_that_joins_at_any_moment_runs_what_the_others_run() {
+    let steps = || vec![script("one"), script("two")];
+    let ends = |world: &World| {
+        succeeds(world);
+        for target in &world.nodes {
+            assert!(target.acquired && target.started.len() == 2, "a node is left out: {:?}", target.started);
+        }
+    };
+    let each = |world: &World| {
+        for target in &world.nodes {
+            assert!(target.started.values().all(|times| *times == 1), "a step ran twice: {:?}", target.started);
+        }
+    };
+    let joins = Some(Arc::new(manifest(2, vec![], steps())));
+    assert_long(walk(World { joins, ..World::new(manifest(1, vec![], steps())) }, each, ends));
+    let canary = || waves::wave("canary", &[&[1]]);
+    let before = Manifest { waves: vec![canary(), waves::wave("rest", &[&[2]])], ..manifest(2, vec![], steps()) };
+    let after = Manifest { waves: vec![canary(), waves::wave("rest", &[&[2, 3]])], ..manifest(3, vec![], steps()) };
+    let first = World { node_crashes: 0, joins: Some(Arc::new(after)), ..World::new(before) };
+    assert_long(walk(first, each, ends));
 }
 
 fn step_always() -> StepRef {

@@ -88,6 +88,7 @@ impl Site {
                 }
                 coordinator::Output::Variables { .. } => {}
                 coordinator::Output::RollBack { of } => self.take_back(of),
+                coordinator::Output::Join { deployment, node } => self.join(deployment, node),
                 coordinator::Output::Notice(notice) => self.notices.push(notice),
                 coordinator::Output::Disconnect(_)
                 | coordinator::Output::Run { .. }
@@ -95,6 +96,14 @@ impl Site {
                 | coordinator::Output::StepOutput { .. } => {}
             }
         }
+    }
+
+    /// Signs a deployment anew, as the shell does.
+    fn join(&mut self, deployment: DeploymentId, node: NodeId) {
+        let joining = self.coordinator.as_ref().and_then(|core| core.joining(deployment, node)).unwrap();
+        let signed = Signed::seal(&joining.manifest, |_| Vec::new()).unwrap();
+        let created = Box::new(joining.created(signed));
+        self.tell_coordinator(coordinator::Input::Join { node, created });
     }
 
     /// Begins all that takes a deployment back, as the shell does.
