@@ -203,9 +203,8 @@ impl Node {
             }
             ToNode::End { deployment } => self.on_end(deployment),
             ToNode::WanRate(rates) => self.wan_rate.set(rates),
-            // For the deputy, which has noted it.
-            // Its steps' own affair: whoever runs them keeps these.
-            ToNode::Variables { .. } | ToNode::Standby(_) => {}
+            // The deputy has noted the one; whoever runs the steps keeps the other.
+            ToNode::Standby(_) | ToNode::Variables { .. } => {}
             // The shell opens signed manifests ([`Input::Deploy`]) and ends refused connections.
             ToNode::Deploy { .. } | ToNode::Refused { .. } => {}
         }
