@@ -1,4 +1,5 @@
-//! The secrets of deployments that are not over, or that may be gone back to: one file for each, apart from the journal, which is never made smaller.
+//! The secrets of deployments that are not over, or that may be gone back to: one file for each, apart from the journal,
+//! which is never made smaller.
 //!
 //! A deployment's file is on disk before the deployment is (ACKED-IS-KEPT) and goes when it is over. Only the coordinator's
 //! user reads it. In plans and in the journal a print stands for a secret: its BLAKE3 under a key that follows from the

@@ -4,6 +4,8 @@
 //! secret. Masked is the text as it was given, and each of its lines; a secret that a script writes in another form, such
 //! as base64, is not known.
 
+use shoal_proto::limits::SECRET_BYTES_MIN;
+
 /// What stands in the place of a secret.
 const MASK: &str = "***";
 
@@ -17,11 +19,15 @@ pub struct Masker {
 }
 
 impl Masker {
-    /// For these secrets. Lines of fewer than four letters are not looked for: they are in every text.
+    /// For these secrets. Lines of fewer than [`SECRET_BYTES_MIN`] letters are not looked for: they are in every text.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a String>) -> Self {
         let lines = |secret: &'a String| secret.lines().map(str::trim).chain([secret.as_str()]);
-        let mut secrets: Vec<String> =
-            secrets.into_iter().flat_map(lines).filter(|text| text.len() >= 4).map(str::to_owned).collect();
+        let mut secrets: Vec<String> = secrets
+            .into_iter()
+            .flat_map(lines)
+            .filter(|text| text.len() >= SECRET_BYTES_MIN)
+            .map(str::to_owned)
+            .collect();
         secrets.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         secrets.dedup();
         Self { secrets, held: String::new() }

@@ -19,7 +19,7 @@ pub(super) struct Neighbour {
     /// What it was asked for, and when.
     pub(super) requests: BTreeMap<BlockIndex, Time>,
     pub(super) window: Window,
-    /// When it delivered last.
+    /// When it last delivered, or said that it has room.
     pub(super) delivered_at: Time,
     /// It is asked for nothing before this.
     pub(super) rests_until: Time,

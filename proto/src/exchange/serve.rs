@@ -51,9 +51,11 @@ impl Uploads {
         }
         let offered = self.offers.remove(&node).is_some();
         let free = self.served.len() < UPLOADS_MAX && self.has_free_slot(now);
-        let least = self.refused.keys().filter_map(|refused| progress(*refused)).min();
-        let behind = least.is_some_and(|least| progress(node).is_some_and(|has| has > least + BEHIND_BLOCKS_MAX));
-        if free && (offered || !behind) {
+        let somebody_is_behind = || {
+            let least = self.refused.keys().filter_map(|refused| progress(*refused)).min();
+            least.is_some_and(|least| progress(node).is_some_and(|has| has > least + BEHIND_BLOCKS_MAX))
+        };
+        if free && (offered || !somebody_is_behind()) {
             self.refused.remove(&node);
             self.served.insert((node, request), now);
             return true;
