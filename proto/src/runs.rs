@@ -27,6 +27,8 @@ pub enum RunEffect {
     },
     /// Kill a run's processes.
     Kill(StepRun),
+    /// Report that a run can be started, and was not.
+    Ready(StepRun),
     /// Report that a run was started.
     Started(StepRun),
     /// Report how a run ended.
@@ -78,6 +80,16 @@ impl Runs {
         });
         let unseen = unseen.collect();
         (Self { runs }, unseen)
+    }
+
+    /// What follows from the question whether `run` can be started.
+    pub(crate) fn on_offer(&self, run: StepRun, manifest: &Manifest) -> Vec<RunEffect> {
+        match self.runs.get(&run) {
+            Some(Some(outcome)) => vec![ended(run, outcome)],
+            Some(None) => vec![RunEffect::Started(run)],
+            None if manifest.step(run.step).is_none() => Vec::new(),
+            None => vec![RunEffect::Ready(run)],
+        }
     }
 
     /// What follows from the order to run `run`.

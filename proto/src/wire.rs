@@ -104,6 +104,8 @@ pub enum ToCoordinator {
     },
     /// What the node has in its cache: said once it is welcome, and when packages were dropped.
     Inventory(Inventory),
+    /// The answer to [`ToNode::Offer`]: the node can run the step, and never started it.
+    StepReady(StepRun),
 }
 
 /// What a node has in its cache.
@@ -310,6 +312,13 @@ pub enum ToNode {
         deployment: DeploymentId,
         /// Them.
         told: Told,
+    },
+    /// Say whether a step can be run, which is not to start yet; if it was started before, how that stands.
+    Offer {
+        /// Which run of which step.
+        run: StepRun,
+        /// Orders older than the newest are refused.
+        generation: Generation,
     },
 }
 

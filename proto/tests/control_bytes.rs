@@ -98,6 +98,7 @@ samples!(to_coordinator, ToCoordinator {
             free_bytes: Some(1_000_000),
         }),
     ],
+    StepReady => [ToCoordinator::StepReady(run(Phase::Steps))],
 });
 
 samples!(to_node, ToNode {
@@ -125,6 +126,7 @@ samples!(to_node, ToNode {
         ToNode::WanRate(WanRates::default()),
         ToNode::WanRate(WanRates { rate: Some(0), away: Some(1_000_000), alone: Some(2_000_000) }),
     ],
+    Offer => [ToNode::Offer { run: run(Phase::Steps), generation: GENERATION }],
 });
 
 samples!(to_neighbour, ToNeighbour {

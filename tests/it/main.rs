@@ -7,6 +7,7 @@ mod cache;
 mod crashes;
 mod deploy;
 mod disks;
+mod elections;
 mod errors;
 mod feeds;
 mod github;

@@ -230,6 +230,11 @@ impl Mesh {
         self.nodes.remove(name).expect("it runs").kill();
     }
 
+    /// Has node `name` do nothing at all until it is killed; its connections stay for a while.
+    pub fn freeze_node(&self, name: &str) {
+        self.nodes[name].freeze();
+    }
+
     /// Runs the operator's command line.
     pub fn shoal(&self, args: &[&str]) -> Ran {
         self.shoal_with_token(&self.path("coordinator/admin.token"), args)

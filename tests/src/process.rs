@@ -50,10 +50,19 @@ impl Process {
 
     /// Asks it to end (`kill -TERM`) and waits until it has.
     pub fn terminate(&mut self, within: Duration) -> ExitStatus {
-        let command = format!("kill -TERM {}", self.child.id());
-        let sent = Command::new("sh").args(["-c", &command]).status().expect("there is a shell");
-        assert!(sent.success(), "{} cannot be asked to end", self.name);
+        self.signal("TERM");
         self.wait(within)
+    }
+
+    /// Has it do nothing at all, as a machine does that hangs (`kill -STOP`).
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    fn signal(&self, signal: &str) {
+        let command = format!("kill -{signal} {}", self.child.id());
+        let sent = Command::new("sh").args(["-c", &command]).status().expect("there is a shell");
+        assert!(sent.success(), "{} cannot be sent {signal}", self.name);
     }
 
     /// Waits until it ends by itself.

@@ -156,7 +156,7 @@ pub(super) fn outcome_words(outcome: &StepOutcome) -> String {
 
 fn draft(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draft> {
     Some(match change {
-        Change::StepOpened { .. } | Change::Started { .. } | Change::Ended { .. } => {
+        Change::StepOpened { .. } | Change::Elected { .. } | Change::Started { .. } | Change::Ended { .. } => {
             return of_step(change, manifest, created);
         }
         Change::WaveOpened { .. } | Change::WaveEnded { .. } | Change::Promoted { .. } => {
@@ -194,6 +194,11 @@ fn of_step(change: &Change, manifest: &Manifest, created: &Created) -> Option<Dr
             let wave = lane.and_then(|lane| wave_of_lane(lane, manifest));
             let wave = wave.map_or_else(String::new, |wave| format!(" in wave {wave}"));
             let message = format!("step {} begins{wave}", step_named(step));
+            Draft { step: Some((*step, 0)), ..Draft::plain(EventKind::Stage, message) }
+        }
+        Change::Elected { step, nodes } => {
+            let names: Vec<_> = nodes.iter().map(|node| name(&Actor::Node(*node))).collect();
+            let message = format!("{} is to run on {}, if that answers", step_named(step), names.join(", "));
             Draft { step: Some((*step, 0)), ..Draft::plain(EventKind::Stage, message) }
         }
         Change::Started { actor, step, attempt } => Draft {
@@ -250,6 +255,10 @@ fn of_node(change: &Change, manifest: &Manifest, created: &Created) -> Option<Dr
         }
         Change::Behind { node } => {
             (EventKind::Node, node, format!("the others go on without {}, which is offline", name(node)))
+        }
+        Change::Withdrawn { node, step } => {
+            let message = format!("{} was not told to run {}, and does not", name(node), step_name(*step, manifest));
+            (EventKind::Node, node, message)
         }
         Change::CaughtUp { node } => (EventKind::Node, node, format!("{} has caught up", name(node))),
         _ => return None,

@@ -44,6 +44,9 @@ impl Coordinator {
             ToCoordinator::AcquireFailed { deployment, package, cause } => {
                 self.decide(deployment, rollout::Input::AcquireFailed { node: from, package, cause }, now);
             }
+            ToCoordinator::StepReady(StepRun { deployment, step, .. }) => {
+                self.decide(deployment, rollout::Input::StepReady { node: from, step }, now);
+            }
             ToCoordinator::StepStarted(StepRun { deployment, step, attempt }) => {
                 let actor = Actor::Node(from);
                 self.decide(deployment, rollout::Input::StepStarted { actor, step, attempt }, now);

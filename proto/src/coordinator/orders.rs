@@ -21,6 +21,10 @@ impl Coordinator {
                 Effect::RunStep { actor, step, attempt, generation } => {
                     self.order_run(actor, StepRun { deployment: id, step, attempt }, generation);
                 }
+                Effect::OfferStep { node, step, generation } => {
+                    let run = StepRun { deployment: id, step, attempt: 1 };
+                    self.order(node, id, generation, ToNode::Offer { run, generation });
+                }
                 Effect::CancelStep { actor, step, attempt, generation } => {
                     self.order_kill(actor, StepRun { deployment: id, step, attempt }, generation);
                 }
@@ -67,6 +71,8 @@ impl Coordinator {
                 RunEffect::Run { run, manifest } => self.outbox.push_back(Output::Run { run, manifest }),
                 RunEffect::Kill(run) => self.outbox.push_back(Output::Kill { run }),
                 report @ (RunEffect::Started(_) | RunEffect::Ended { .. }) => self.reports.push_back(report),
+                // Nobody asks the coordinator whether it can.
+                RunEffect::Ready(_) => {}
             }
         }
     }
@@ -81,7 +87,7 @@ impl Coordinator {
             RunEffect::Ended { run: StepRun { deployment, step, attempt }, outcome } => {
                 (deployment, rollout::Input::StepEnded { actor, step, attempt, outcome })
             }
-            RunEffect::Persist(_) | RunEffect::Run { .. } | RunEffect::Kill(_) => return,
+            RunEffect::Persist(_) | RunEffect::Run { .. } | RunEffect::Kill(_) | RunEffect::Ready(_) => return,
         };
         self.decide(id, input, now);
     }

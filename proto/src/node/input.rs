@@ -272,6 +272,7 @@ impl From<RunEffect> for Output {
             RunEffect::Persist(record) => Self::Persist(record),
             RunEffect::Run { run, manifest } => Self::Run { run, manifest },
             RunEffect::Kill(run) => Self::Kill { run },
+            RunEffect::Ready(run) => Self::Coordinator(ToCoordinator::StepReady(run)),
             RunEffect::Started(run) => Self::Coordinator(ToCoordinator::StepStarted(run)),
             RunEffect::Ended { run, outcome } => Self::Coordinator(ToCoordinator::StepEnded { run, outcome }),
         }

@@ -195,6 +195,13 @@ impl Node {
                     self.carry_out(effects);
                 }
             }
+            ToNode::Offer { run, generation } => {
+                if let Some(deployment) = self.current(run.deployment, generation) {
+                    let manifest = Arc::clone(&deployment.manifest);
+                    let effects = self.runs.on_offer(run, &manifest);
+                    self.carry_out(effects);
+                }
+            }
             ToNode::Kill { run, generation } => {
                 if self.current(run.deployment, generation).is_some() {
                     let effects = self.runs.on_kill(run);

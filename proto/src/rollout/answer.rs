@@ -23,6 +23,10 @@ pub(super) fn changes(input: Input, sight: &Sight<'_>) -> Result<Vec<Change>, Re
     let fact = match input {
         Input::Acquired { node, package } => acquired(sight, node, package),
         Input::AcquireFailed { node, package, cause } => acquire_failed(sight, node, package, cause),
+        Input::StepReady { node, step } => {
+            let asked = sight.state.elected.contains(&(step, node));
+            asked.then(|| Change::Ordered { step, attempt: 1, actors: vec![Actor::Node(node)] })
+        }
         Input::StepStarted { actor, step, attempt } => {
             let run = current(sight, actor, step, attempt).filter(|run| run.stand == Stand::Ordered);
             run.map(|_| Change::Started { actor, step, attempt })

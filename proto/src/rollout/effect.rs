@@ -45,6 +45,16 @@ pub enum Effect {
         /// The order's generation.
         generation: Generation,
     },
+    /// The node shall say whether it can run this first attempt of a step `on: site`: with
+    /// [`super::Input::StepReady`] if it has never seen it, and otherwise as on [`Effect::RunStep`]. It starts nothing.
+    OfferStep {
+        /// Which node.
+        node: NodeId,
+        /// Which step.
+        step: StepRef,
+        /// The order's generation.
+        generation: Generation,
+    },
     /// The actor shall kill this attempt.
     CancelStep {
         /// Who.
@@ -75,7 +85,10 @@ impl Effect {
     /// The node that must be connected for this, if it is an order to one.
     pub fn node(&self) -> Option<NodeId> {
         match self {
-            Self::Acquire { node, .. } | Self::StopAcquire { node, .. } | Self::Forget { node, .. } => Some(*node),
+            Self::Acquire { node, .. }
+            | Self::StopAcquire { node, .. }
+            | Self::OfferStep { node, .. }
+            | Self::Forget { node, .. } => Some(*node),
             Self::RunStep { actor, .. } | Self::CancelStep { actor, .. } => actor.node(),
             Self::Finished { .. } => None,
         }

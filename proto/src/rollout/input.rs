@@ -86,6 +86,13 @@ pub enum Input {
         /// Why, for people.
         cause: String,
     },
+    /// A node that was asked for its site can run the first attempt of a step, and has not started it.
+    StepReady {
+        /// Which node.
+        node: NodeId,
+        /// Which step.
+        step: StepRef,
+    },
     /// An attempt was started: from here on it may have had effects.
     StepStarted {
         /// Who runs it.

@@ -114,6 +114,13 @@ fn check_waves(state: &State, course: &Course) {
 /// A step runs where it says, `on: site` once.
 fn check_places(sight: &Sight<'_>) {
     let mut seen = BTreeSet::new();
+    for (step, node) in &sight.state.elected {
+        assert!(!step.phase.is_last(), "{step:?} at the end is where its step was");
+        assert!(sight.manifest.step(*step).is_some_and(|step| step.on == On::Site), "{step:?} is no site's");
+        assert!(seen.insert((*step, sight.site(*node))), "two nodes are asked for {step:?} at {:?}", sight.site(*node));
+        let holds_all = sight.state.nodes.get(node).is_some_and(Node::is_ready);
+        assert!(step.phase != Phase::Steps || holds_all, "{node:?} is asked for {step:?} without its packages");
+    }
     for (step, actor) in sight.state.runs.keys() {
         let on = sight.manifest.step(*step).map(|step| step.on);
         let site = actor.node().and_then(|node| sight.site(node));

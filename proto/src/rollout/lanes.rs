@@ -50,7 +50,7 @@ fn within(sight: &Sight<'_>, wave: WaveIndex) -> Vec<Change> {
             under_way += 1;
             let step = StepRef { phase: Phase::Steps, index };
             let places = Places::of(sight, step, Some(lane));
-            let change = if places.done { Some(following(sight, lane)) } else { places.first(step) };
+            let change = if places.done { Some(following(sight, lane)) } else { places.first(sight, step) };
             // A step on the coordinator is everyone's, and ordered once.
             changes.extend(change.filter(|change| !changes.contains(change)));
         }

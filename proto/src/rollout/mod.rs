@@ -12,7 +12,7 @@
 //! | `input`, `record`, `effect` | what [`Rollout`] is told, what it journals, what it wants done |
 //! | `course` | which nodes go through the steps together, and after whom |
 //! | `answer`, `orders` | what an input means, what a change has others do |
-//! | `next`, `lanes`, `turn`, `away`, `last` | what follows from a state: of stages, of waves, of one step, for nodes that were away, at the end |
+//! | `next`, `lanes`, `turn`, `election`, `away`, `last` | what follows from a state: of stages, of waves, of one step, on sites, for nodes that were away, at the end |
 //! | `state`, `sight`, `invariants` | what survives a restart, what does not, what always holds |
 //! | [`view`], `show` | the status that a person sees |
 //!
@@ -26,6 +26,7 @@ pub mod back;
 pub mod basis;
 mod course;
 mod effect;
+mod election;
 pub mod forecast;
 pub mod gate;
 mod input;

@@ -5,6 +5,7 @@
 //! removes the reason for it.
 
 use super::away;
+use super::election;
 use super::input::{Actor, Failure, StepOutcome};
 use super::lanes::{self, Goes};
 use super::last;
@@ -23,6 +24,10 @@ pub(super) fn next(sight: &Sight<'_>) -> Vec<Change> {
     let orphans = orphans(sight);
     if !orphans.is_empty() {
         return orphans;
+    }
+    let void = election::void(sight);
+    if !void.is_empty() {
+        return void;
     }
     match &sight.state.closing {
         None => going(sight),
@@ -59,8 +64,11 @@ fn going(sight: &Sight<'_>) -> Vec<Change> {
         }
     }
     let Judged { changes, asked } = turn::judge(sight);
-    if asked || !changes.is_empty() {
+    if !changes.is_empty() {
         return changes;
+    }
+    if asked {
+        return election::all(sight);
     }
     let missed = away::catch_up(sight);
     if !missed.is_empty() {
@@ -92,7 +100,7 @@ fn before_gate(sight: &Sight<'_>) -> Vec<Change> {
     }
     let places = sight.state.opened.map(|step| (step, Places::of(sight, step, None)));
     match places {
-        Some((step, places)) if !places.done => places.first(step).into_iter().collect(),
+        Some((step, places)) if !places.done => places.first(sight, step).into_iter().collect(),
         _ => vec![next_before(sight).unwrap_or(Change::AcquireBegan)],
     }
 }

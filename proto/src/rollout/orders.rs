@@ -23,6 +23,9 @@ pub(super) fn after(change: &Change, sight: &Sight<'_>) -> Vec<Effect> {
             let order = |actor: &Actor| Effect::RunStep { actor: *actor, step: *step, attempt: *attempt, generation };
             actors.iter().map(order).collect()
         }
+        Change::Elected { step, nodes } => {
+            nodes.iter().map(|node| Effect::OfferStep { node: *node, step: *step, generation }).collect()
+        }
         Change::Paused => stop_acquiring(sight).collect(),
         Change::Resumed => {
             let began = sight.state.times.acquire_began.is_some();
@@ -48,7 +51,7 @@ pub(super) fn after(change: &Change, sight: &Sight<'_>) -> Vec<Effect> {
             let nodes = sight.state.nodes.iter().filter(|(_, node)| is_forgotten(sight, outcome, node));
             over.chain(nodes.map(|(node, _)| Effect::Forget { node: *node, generation })).collect()
         }
-        Change::Behind { .. } | Change::CaughtUp { .. } => Vec::new(),
+        Change::Behind { .. } | Change::CaughtUp { .. } | Change::Withdrawn { .. } => Vec::new(),
         Change::StepOpened { .. }
         | Change::Started { .. }
         | Change::Ended { .. }
@@ -74,7 +77,9 @@ pub(super) fn duties(actor: Actor, sight: &Sight<'_>) -> Vec<Effect> {
         return forgotten.map(|(node, _)| Effect::Forget { node, generation }).into_iter().collect();
     }
     let mut duties: Vec<Effect> = node.and_then(|(id, node)| transfer(id, node, sight)).into_iter().collect();
+    let asked = |step: &StepRef| actor.node().filter(|node| sight.state.elected.contains(&(*step, *node)));
     for step in steps(sight) {
+        duties.extend(asked(&step).map(|node| Effect::OfferStep { node, step, generation }));
         let Some(run) = sight.state.runs.get(&(step, actor)) else { continue };
         let attempt = run.attempt;
         match run.stand {

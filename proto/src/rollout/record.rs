@@ -172,6 +172,20 @@ pub enum Change {
         /// How it ended.
         outcome: Outcome,
     },
+    /// These nodes are asked, each for its site, whether they can run a step `on: site`. None of them may start it yet.
+    Elected {
+        /// Which step.
+        step: StepRef,
+        /// Who, one of each site.
+        nodes: Vec<NodeId>,
+    },
+    /// A node that was asked is not going to run the step: it never got an order to.
+    Withdrawn {
+        /// Which step.
+        step: StepRef,
+        /// Which node.
+        node: NodeId,
+    },
 }
 
 /// Why a node is excluded.

@@ -1,13 +1,13 @@
 //! How a state is shown: [`View`] and what stands in it.
 
 use super::course::WavePlan;
+use super::election;
 use super::input::{Actor, StepOutcome};
 use super::lanes::Tally;
 use super::orders::steps;
 use super::record::{Exclusion, Outcome};
 use super::sight::Sight;
 use super::state::{LaneStand, Node, Run, Stand};
-use super::turn::Places;
 use super::view::{
     GateView, NodeView, PackageState, PackageView, Stage, State, StepState, StepView, View, Waiting, WaveState,
     WaveView,
@@ -66,7 +66,7 @@ fn state(sight: &Sight<'_>, waiting: &[Waiting]) -> State {
     }
     let acquires = |(id, node): (NodeId, &Node)| node.failed().is_none() && sight.is_online(Actor::Node(id));
     let acquiring = sight.state.times.acquire_began.is_some() && sight.stragglers().any(acquires);
-    let running = sight.state.flying().any(|(_, actor, _)| sight.is_online(actor));
+    let running = sight.state.flying().any(|(_, actor, _)| sight.is_online(actor)) || !sight.state.elected.is_empty();
     let timed = waiting.iter().any(|waiting| matches!(waiting, Waiting::Bake { .. } | Waiting::Retry { .. }));
     if timed || waiting.is_empty() || acquiring || running { State::Running } else { State::Blocked }
 }
@@ -150,7 +150,8 @@ fn waiting(sight: &Sight<'_>) -> Vec<Waiting> {
     let nodes = count(acquirers().count());
     waiting.extend((nodes > 0).then_some(Waiting::Acquiring { nodes }));
     let mut running: std::collections::BTreeMap<StepRef, u32> = std::collections::BTreeMap::new();
-    state.flying().for_each(|(step, ..)| *running.entry(step).or_default() += 1);
+    let flying = state.flying().map(|(step, ..)| step).chain(state.elected.iter().map(|(step, _)| *step));
+    flying.for_each(|step| *running.entry(step).or_default() += 1);
     waiting.extend(running.into_iter().map(|(step, actors)| Waiting::Running { step, actors }));
     waiting
 }
@@ -196,7 +197,7 @@ fn yet_to_start<'a>(sight: &Sight<'a>) -> impl Iterator<Item = Actor> + use<'a> 
 fn empty_sites(sight: &Sight<'_>) -> Vec<Waiting> {
     let on_site = |step: StepRef| sight.manifest.step(step).is_some_and(|step| step.on == On::Site);
     let empty = turns(sight).filter(|(step, _)| on_site(*step)).flat_map(|(step, lane)| {
-        let sites = Places::without_node(sight, step, lane).into_iter();
+        let sites = election::without_node(sight, step, lane).into_iter();
         sites.map(move |site| Waiting::Site { site: site.clone(), step })
     });
     empty.collect()

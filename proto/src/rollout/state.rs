@@ -22,6 +22,8 @@ pub(super) struct State {
     pub(super) nodes: BTreeMap<NodeId, Node>,
     /// The last attempt of each step at each actor that was ordered.
     pub(super) runs: BTreeMap<(StepRef, Actor), Run>,
+    /// Nodes that are asked, each for its site, whether they can run a step; they have no run of it.
+    pub(super) elected: BTreeSet<(StepRef, NodeId)>,
     /// Runs of nodes that take part, and of the coordinator, whose last attempt ended otherwise than well.
     pub(super) troubled: BTreeSet<(StepRef, Actor)>,
     /// The step whose turn it is or was last, but for those of stage `steps`.
@@ -180,6 +182,7 @@ impl State {
             ready: nodes.values().filter(|node| node.is_ready()).count(),
             nodes,
             runs: BTreeMap::new(),
+            elected: BTreeSet::new(),
             troubled: BTreeSet::new(),
             opened: None,
             lanes: vec![Lane::default(); course.lanes.len()],
@@ -293,6 +296,8 @@ impl State {
                 self.closing = Some(end.clone());
             }
             Change::Killing => self.killing = true,
+            Change::Elected { step, nodes } => self.elected.extend(nodes.iter().map(|node| (*step, *node))),
+            Change::Withdrawn { step, node } => drop(self.elected.remove(&(*step, *node))),
             Change::Finished { outcome } => {
                 (self.finished, self.times.finished) = (Some(outcome.clone()), Some(at));
             }
@@ -308,6 +313,7 @@ impl State {
         let run = Run { attempt, tempfails, stand: Stand::Ordered, outcome, ordered: at, started, ended };
         let before = self.runs.insert((step, actor), run);
         self.troubled.remove(&(step, actor));
+        actor.node().map(|node| self.elected.remove(&(step, node)));
         if !before.is_some_and(|run| run.in_flight()) {
             self.count_in_flight(step, actor, |count| count + 1);
         }
@@ -418,6 +424,8 @@ fn changes_orders(change: &Change) -> bool {
         | Change::Killing
         | Change::Paused
         | Change::Resumed
+        | Change::Elected { .. }
+        | Change::Withdrawn { .. }
         | Change::Finished { .. } => true,
         Change::StepOpened { .. }
         | Change::Started { .. }

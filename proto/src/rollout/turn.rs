@@ -1,13 +1,14 @@
 //! A step's turn: who can run it and has not been told to, and what becomes of attempts that ended otherwise than well.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use super::election;
 use super::input::Actor;
 use super::next::{describe, fail};
 use super::record::{Change, End, Exclusion};
 use super::sight::{Sight, Verdict};
 use super::state::{Node, Run};
-use crate::id::{LaneIndex, Name, NodeId};
+use crate::id::{LaneIndex, NodeId};
 use crate::manifest::{On, Pace, Phase, Share, StepRef};
 
 /// What becomes of attempts that ended otherwise than well; whether an operator is asked.
@@ -86,16 +87,23 @@ impl Places {
     pub(super) fn of(sight: &Sight<'_>, step: StepRef, lane: Option<LaneIndex>) -> Self {
         match sight.manifest.step(step).map(|step| step.on) {
             Some(On::Node) => Self::nodes(sight, step, lane),
-            Some(On::Site) => Self::sites(sight, step, lane),
+            Some(On::Site) => election::places(sight, step, lane),
             Some(On::Coordinator) => Self::coordinator(sight, step),
             // At the end.
             Some(On::Always) | None => Self { done: true, free: Vec::new() },
         }
     }
 
-    /// The first attempts that can be ordered.
-    pub(super) fn first(self, step: StepRef) -> Option<Change> {
-        (!self.free.is_empty()).then_some(Change::Ordered { step, attempt: 1, actors: self.free })
+    /// The first attempts that can be ordered; on sites, who can be asked.
+    pub(super) fn first(self, sight: &Sight<'_>, step: StepRef) -> Option<Change> {
+        if self.free.is_empty() {
+            return None;
+        }
+        let on_site = sight.manifest.step(step).is_some_and(|step| step.on == On::Site);
+        Some(match on_site {
+            true => Change::Elected { step, nodes: self.free.into_iter().filter_map(Actor::node).collect() },
+            false => Change::Ordered { step, attempt: 1, actors: self.free },
+        })
     }
 
     fn nodes(sight: &Sight<'_>, step: StepRef, lane: Option<LaneIndex>) -> Self {
@@ -121,35 +129,6 @@ impl Places {
             Pace::Together => {}
         }
         places
-    }
-
-    /// One node of each site: the first that is connected and has what it needs. A site whose node was excluded has had
-    /// its turn, since the step may have run there; so has one where it ran for an earlier lane.
-    fn sites(sight: &Sight<'_>, step: StepRef, lane: Option<LaneIndex>) -> Self {
-        let site = |actor: Actor| actor.node().and_then(|node| sight.site(node));
-        let runs = sight.state.runs_of(step);
-        let had: BTreeMap<&Name, bool> = runs
-            .filter_map(|(actor, run)| Some((site(actor)?, run.is_done() || !sight.state.is_live(actor))))
-            .collect();
-        let mut places = Self { done: true, free: Vec::new() };
-        let mut chosen: BTreeSet<&Name> = BTreeSet::new();
-        for (id, node) in sight.live_in(lane) {
-            let Some(site) = sight.site(id) else { continue };
-            places.done &= had.get(site).is_some_and(|done| *done);
-            let able = sight.is_online(Actor::Node(id)) && (step.phase == Phase::Before || node.is_ready());
-            if able && !had.contains_key(site) && chosen.insert(site) {
-                places.free.push(Actor::Node(id));
-            }
-        }
-        places
-    }
-
-    /// Sites in which no node was told to run a step.
-    pub(super) fn without_node<'a>(sight: &Sight<'a>, step: StepRef, lane: Option<LaneIndex>) -> BTreeSet<&'a Name> {
-        let site = |actor: Actor| actor.node().and_then(|node| sight.site(node));
-        let had: BTreeSet<&Name> = sight.state.runs_of(step).filter_map(|(actor, _)| site(actor)).collect();
-        let sites = sight.live_in(lane).filter_map(|(id, _)| sight.site(id));
-        sites.filter(|site| !had.contains(site)).collect()
     }
 
     /// Once in all lanes together.

@@ -155,6 +155,7 @@ impl Gate {
             return Err(format!("{actor:?} starts {run:?} a second time"));
         }
         self.running.insert((actor, run));
+        self.once_in_site(actor, run)?;
         if !ready {
             return Err(format!("{actor:?} starts {run:?} and lacks a package"));
         }
@@ -190,6 +191,19 @@ impl Gate {
                 let lane = alone.as_ref().or(deployment.waves.lane_of(actor)).filter(|_| phase == Phase::Steps);
                 self.done(run.deployment, before, lane)
             }
+        }
+    }
+
+    /// A step `on: site` was started on no other node of its site.
+    fn once_in_site(&self, actor: Actor, run: StepRun) -> Result<(), String> {
+        let Some(deployment) = self.deployments.get(&run.deployment) else { return Ok(()) };
+        let of_site = deployment.manifest.step(run.step).is_some_and(|step| step.on == On::Site);
+        let site = |actor: &Actor| actor.node().and_then(|node| deployment.sites.get(&node));
+        let is_same = |other: &StepRun| (other.deployment, other.step) == (run.deployment, run.step);
+        let mut others = self.started.iter().filter(|(other, of)| is_same(of) && *other != actor);
+        match others.find(|(other, _)| of_site && site(other) == site(&actor)) {
+            Some((other, _)) => Err(format!("{actor:?} starts {run:?}, which {other:?} of its site has run")),
+            None => Ok(()),
         }
     }
 

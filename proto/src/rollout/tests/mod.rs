@@ -2,6 +2,7 @@
 
 mod away;
 mod basis;
+mod election;
 mod forecast;
 mod join;
 mod pauses;
@@ -179,6 +180,18 @@ impl Live {
         self.tell(Input::StepEnded { actor, step, attempt, outcome })
     }
 
+    /// Every node that is asked for its site says that it can run the step.
+    fn ready(&mut self) -> Said {
+        let asked: Vec<_> = self.rollout.state.elected.iter().copied().collect();
+        let mut all = Said { records: Vec::new(), effects: Vec::new(), refused: None };
+        for (step, node) in asked {
+            let said = self.tell(Input::StepReady { node, step });
+            all.records.extend(said.records);
+            all.effects.extend(said.effects);
+        }
+        all
+    }
+
     fn succeed(&mut self, actor: Actor, step: StepRef) -> Said {
         let attempt = self.rollout.state.runs[&(step, actor)].attempt;
         self.end(actor, step, attempt, StepOutcome::Succeeded)
@@ -223,6 +236,15 @@ fn runs(effects: &[Effect]) -> Vec<(Actor, StepRef, u32)> {
         _ => None,
     };
     effects.iter().filter_map(run).collect()
+}
+
+/// Who is asked for its site about a step.
+fn offers(effects: &[Effect]) -> Vec<(NodeId, StepRef)> {
+    let offer = |effect: &Effect| match effect {
+        Effect::OfferStep { node, step, .. } => Some((*node, *step)),
+        _ => None,
+    };
+    effects.iter().filter_map(offer).collect()
 }
 
 /// The runs that effects cancel.

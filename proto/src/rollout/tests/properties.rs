@@ -105,12 +105,17 @@ impl Seed {
             1 => Which { actor: Some(actor), step: None },
             _ => Which::default(),
         };
+        let asked: Vec<_> = live.rollout.state.elected.iter().copied().collect();
+        let asked = asked.get(usize::from(self.pick) % asked.len().max(1)).copied();
         match self.kind % 64 {
-            0..=7 => Input::NodeOnline(node),
+            // Often who is asked, at times anybody.
+            0..=1 => Input::StepReady { node, step },
+            26..=27 => asked.map_or(Input::Tick, |(step, node)| Input::StepReady { node, step }),
+            2..=7 => Input::NodeOnline(node),
             8..=11 => Input::NodeOffline(node),
             12..=23 => Input::Acquired { node, package: PackageIndex(u16::from(self.outcome > 250)) },
             24..=25 => Input::AcquireFailed { node, package: PackageIndex(0), cause: "full".to_owned() },
-            26..=31 => Input::StepStarted { actor, step, attempt },
+            28..=31 => Input::StepStarted { actor, step, attempt },
             32..=51 => Input::StepEnded { actor, step, attempt, outcome: outcome(self.outcome) },
             52..=53 => Input::Operator(Operator::Release),
             54..=55 => Input::Operator(Operator::Retry(which)),
@@ -141,10 +146,13 @@ fn bring_to_an_end(live: &mut Live) {
         }
         let view = live.rollout.view();
         let in_flight = live.rollout.state.runs.iter().find(|(_, run)| run.in_flight());
+        let asked = live.rollout.state.elected.first().copied();
         let lacking = view.nodes.iter().find(|node| !node.acquired && node.excluded.is_none());
         let waits_for = |wanted: fn(&view::Waiting) -> bool| view.waiting.iter().any(wanted);
         let input = if waits_for(|waiting| *waiting == view::Waiting::Resume) {
             Input::Operator(Operator::Resume)
+        } else if let Some((step, node)) = asked {
+            Input::StepReady { node, step }
         } else if let Some(((step, actor), run)) = in_flight {
             let (actor, step, attempt) = (*actor, *step, run.attempt);
             Input::StepEnded { actor, step, attempt, outcome: StepOutcome::Succeeded }

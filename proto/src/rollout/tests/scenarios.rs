@@ -23,9 +23,11 @@ fn stages_come_in_order_and_each_step_is_a_barrier() {
     let steps = vec![script("stop"), Step { on: On::Coordinator, ..script("migrate") }, script("start")];
     let mut live = Live::new(manifest(3, vec![vpn], steps));
     assert_eq!(runs(&live.tell(Input::Tick).effects), [], "nobody is connected");
-    assert_eq!(runs(&live.tell(Input::NodeOnline(node(3))).effects), [(on(3), before(0), 1)], "one node of site a");
-    assert_eq!(runs(&live.tell(Input::NodeOnline(node(1))).effects), [], "site a has its node");
-    assert_eq!(runs(&live.tell(Input::NodeOnline(node(2))).effects), [(on(2), before(0), 1)], "one node of site b");
+    assert_eq!(offers(&live.tell(Input::NodeOnline(node(3))).effects), [(node(3), before(0))], "one node of site a");
+    assert_eq!(runs(&live.ready().effects), [(on(3), before(0), 1)]);
+    assert_eq!(offers(&live.tell(Input::NodeOnline(node(1))).effects), [], "site a has its node");
+    assert_eq!(offers(&live.tell(Input::NodeOnline(node(2))).effects), [(node(2), before(0))], "one node of site b");
+    assert_eq!(runs(&live.ready().effects), [(on(2), before(0), 1)]);
     assert_eq!(live.rollout.view().stage, Stage::BeforeAcquire);
     live.succeed(on(3), before(0));
     let acquire = live.succeed(on(2), before(0)).effects;
@@ -360,35 +362,6 @@ fn a_node_that_gives_up_on_a_package_waits_for_an_answer() {
     live.operator(Operator::Fail(all()));
     let cause = "node `n2` gave up on package `web`: the disk is full".to_owned();
     assert_eq!(live.outcome(), Some(&Outcome::Failed { cause }));
-}
-
-#[test]
-fn a_step_on_a_site_never_runs_twice_there() {
-    let steps = vec![Step { on: On::Site, ..script("one") }, script("two")];
-    let mut live = Live::started(manifest(4, vec![], steps));
-    live.acquire_all();
-    live.tell(Input::NodeOffline(node(1)));
-    live.succeed(on(2), nth(0));
-    assert_eq!(live.rollout.view().state, State::Blocked);
-    assert_eq!(live.rollout.view().waiting[0], Waiting::Offline { node: node(1) });
-    let excluded = live.operator(Operator::Exclude(only(on(1)))).effects;
-    let second = [2, 3, 4].map(|number| (on(number), nth(1), 1));
-    assert_eq!(runs(&excluded), second, "not on node 3: it may have run on node 1");
-    assert_eq!(cancels(&excluded), [(on(1), nth(0), 1)]);
-}
-
-#[test]
-fn a_site_without_a_connected_node_is_waited_for() {
-    let steps = vec![Step { on: On::Site, ..script("one") }];
-    let mut live = Live::started(manifest(2, vec![], steps));
-    live.acquire(1);
-    live.tell(Input::NodeOffline(node(2)));
-    assert_eq!(runs(&live.acquire(2).effects), [(on(1), nth(0), 1)]);
-    live.succeed(on(1), nth(0));
-    let view = live.rollout.view();
-    assert_eq!(view.waiting, [Waiting::Site { site: name("b"), step: nth(0) }]);
-    assert_eq!(view.state, State::Blocked);
-    assert_eq!(runs(&live.tell(Input::NodeOnline(node(2))).effects), [(on(2), nth(0), 1)]);
 }
 
 #[test]

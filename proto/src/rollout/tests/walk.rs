@@ -34,6 +34,8 @@ struct World {
     /// Whether orders may be under way for a while. If not, they arrive at once: one that arrives late and one that was
     /// never sent lead to much the same, and the latter is walked in any case, as a crash between two effects.
     slow_orders: bool,
+    /// Whether nodes that crashed stay away.
+    lost_for_good: bool,
     /// Whether it came from the last one by a crash; no part of its key.
     by_crash: bool,
 }
@@ -54,6 +56,8 @@ struct Target {
     /// How often each step was really started.
     started: BTreeMap<StepRef, u32>,
     forgotten: bool,
+    /// It crashed, and nobody starts it again.
+    lost: bool,
 }
 
 impl Target {
@@ -63,6 +67,7 @@ impl Target {
             Effect::Acquire { generation, .. }
             | Effect::StopAcquire { generation, .. }
             | Effect::RunStep { generation, .. }
+            | Effect::OfferStep { generation, .. }
             | Effect::CancelStep { generation, .. }
             | Effect::Forget { generation, .. } => *generation,
             Effect::Finished { .. } => return,
@@ -76,6 +81,8 @@ impl Target {
             Effect::Acquire { .. } => self.acquiring = true,
             Effect::StopAcquire { .. } => self.acquiring = false,
             Effect::RunStep { step, attempt, .. } => self.run(number, step, attempt, may_start),
+            Effect::OfferStep { step, .. } if self.seen.contains_key(&(step, 1)) => self.report(number, step, 1),
+            Effect::OfferStep { step, .. } => self.send(Input::StepReady { node: node(number), step }),
             Effect::CancelStep { step, attempt, .. } => {
                 let outcome = self.seen.entry((step, attempt)).or_default();
                 outcome.get_or_insert(StepOutcome::Killed);
@@ -147,7 +154,7 @@ impl World {
         let nodes = vec![Target::default(); rollout.manifest().targets().len()];
         let (coordinator_crashes, node_crashes, failures, retries) = (1, 1, 0, 0);
         let (cancels, rollbacks, pauses, promotes, now) = (0, 0, 0, 0, Now::default());
-        let (journal, slow_orders, by_crash) = (Arc::default(), false, false);
+        let (journal, slow_orders, lost_for_good, by_crash) = (Arc::default(), false, false, false);
         let (joins, joined_at) = (None, None);
         Self {
             rollout,
@@ -166,6 +173,7 @@ impl World {
             promotes,
             now,
             slow_orders,
+            lost_for_good,
             by_crash,
         }
     }
@@ -275,7 +283,7 @@ impl World {
             told.nodes[index].outbox.pop_front();
             told.tell(report, worlds);
         }
-        if !target.connected {
+        if !target.connected && !target.lost {
             let mut connected = self.clone();
             connected.nodes[index].connected = true;
             connected.nodes[index].inbox.clear();
@@ -300,6 +308,7 @@ impl World {
             let mut crashed = self.clone();
             (crashed.node_crashes, crashed.by_crash) = (crashed.node_crashes - 1, true);
             crashed.nodes[index].crash();
+            crashed.nodes[index].lost = self.lost_for_good;
             crashed.tell(&Input::NodeOffline(node(number)), worlds);
         }
     }
@@ -588,4 +597,63 @@ fn waves_with_failures_end_and_no_attempt_runs_twice() {
         }
     };
     assert_long(walk(first, attempts, is_over));
+}
+
+/// A step of the site of nodes 1 and 3, and of that of node 2, before `acquire` or after the gate.
+fn of_sites(phase: Phase) -> World {
+    let step = || Step { on: On::Site, ..script("one") };
+    let (before, steps) = if phase == Phase::Before { (vec![step()], vec![]) } else { (vec![], vec![step()]) };
+    World::new(manifest(3, before, steps))
+}
+
+/// How often the only step was really started in the site of nodes 1 and 3.
+fn started_in_site(world: &World) -> u32 {
+    [0, 2].iter().map(|index| world.nodes[*index].started.values().sum::<u32>()).sum()
+}
+
+fn once_in_a_site(world: &World) {
+    once(world);
+    assert!(started_in_site(world) <= 1, "a step of a site ran on two of its nodes");
+    let knows = |target: &Target| target.seen.values().any(Option::is_some);
+    for (index, target) in world.nodes.iter().enumerate().filter(|(_, target)| !target.started.is_empty()) {
+        let ordered = world.rollout.state.runs.keys().any(|(_, actor)| actor.node() == Some(node(index as u8 + 1)));
+        assert!(ordered || knows(target), "a node runs a step that was given to another");
+    }
+}
+
+fn once_per_site(world: &World) {
+    succeeds(world);
+    assert_eq!(started_in_site(world), 1, "it ran on no node of the site");
+}
+
+/// Crashes of the coordinator at every record and effect, and of nodes at any moment; who is back is not asked twice.
+#[test]
+fn a_step_of_a_site_runs_once_whatever_crashes() {
+    assert_long(walk(of_sites(Phase::Before), once_in_a_site, once_per_site));
+    assert_long(walk(of_sites(Phase::Steps), once_in_a_site, once_per_site));
+}
+
+/// Offers and orders that are under way when their node or the coordinator is lost.
+#[test]
+fn an_offer_that_comes_late_starts_nothing() {
+    for (coordinator_crashes, node_crashes) in [(0, 1), (1, 0)] {
+        let first = World { coordinator_crashes, node_crashes, slow_orders: true, ..of_sites(Phase::Steps) };
+        assert_long(walk(first, once_in_a_site, once_per_site));
+    }
+}
+
+/// A node that is lost for good before it was ordered holds nothing up. One that was ordered may have run the step.
+#[test]
+fn a_node_lost_before_it_was_ordered_is_replaced() {
+    let ends = |world: &World| {
+        let lost: Vec<_> = (1u8..).zip(&world.nodes).filter(|(_, target)| target.lost).collect();
+        let ordered = |number: u8| world.rollout.state.runs.contains_key(&(before(0), on(number)));
+        let may_have_run = lost.iter().any(|(number, _)| ordered(*number));
+        let alone = lost.iter().any(|(number, _)| *number == 2);
+        let began = world.rollout.state.times.acquire_began.is_some();
+        assert!(began || may_have_run || alone, "a site waits for a node that is lost: {:#?}", world.rollout.view());
+        assert!(!began || started_in_site(world) == 1, "it goes on, and the step ran on no node of the site");
+    };
+    let first = World { lost_for_good: true, slow_orders: true, ..of_sites(Phase::Before) };
+    assert_long(walk(first, once_in_a_site, ends));
 }

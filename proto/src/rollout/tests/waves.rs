@@ -116,9 +116,11 @@ fn a_step_on_the_coordinator_or_a_site_runs_once_for_all_waves() {
     let waves = vec![wave("canary", &[&[1]]), wave("rest", &[&[3], &[2]])];
     let mut live = in_waves(3, steps, waves);
     live.succeed(Actor::Coordinator, nth(0));
+    live.ready();
     assert_eq!(runs(&live.succeed(on(1), nth(1)).effects), [(on(1), nth(2), 1)], "site a had its turn");
     let second = live.succeed(on(1), nth(2)).effects;
-    assert_eq!(runs(&second), [(on(2), nth(1), 1), (on(3), nth(2), 1)], "site b has it; a goes on");
+    assert_eq!(offers(&second), [(node(2), nth(1))], "site b has it");
+    assert_eq!(runs(&second), [(on(3), nth(2), 1)], "a goes on");
 }
 
 /// Nodes of which the first `failures` fail at the only step, with this budget in total and per site.
@@ -195,6 +197,7 @@ fn a_failure_of_a_site_or_the_coordinator_is_no_nodes_failure() {
         let actor = if step.on == On::Site { on(1) } else { Actor::Coordinator };
         let only = Wave { max_failures: Share::Percent(100), ..wave("all", &[&[1, 2]]) };
         let mut live = in_waves(2, vec![step], vec![only]);
+        live.ready();
         live.end(actor, nth(0), 1, failed(1));
         assert_eq!(live.rollout.view().state, State::Paused);
     }
