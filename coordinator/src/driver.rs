@@ -14,6 +14,7 @@ mod operator;
 mod origins;
 mod plan;
 mod rollback;
+mod scripts;
 mod status;
 mod tokens;
 mod trial;
@@ -167,7 +168,6 @@ pub struct Server {
     events_sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     runs: BTreeMap<StepRun, CancellationToken>,
-    values: BTreeMap<DeploymentId, BTreeMap<String, String>>,
     event_log: EventLog,
     /// What operators did that is not durable yet, and the newest that is.
     acts: Vec<Entry>,
@@ -234,7 +234,6 @@ impl Server {
             events_sender,
             events,
             runs: BTreeMap::new(),
-            values: BTreeMap::new(),
             event_log,
             acts: Vec::new(),
             secrets,

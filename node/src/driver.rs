@@ -152,7 +152,6 @@ pub struct Agent {
     /// Requests that wait for their verdict; dropped, they are refused.
     uploads: BTreeMap<u64, (ContentId, oneshot::Sender<bool>)>,
     runs: BTreeMap<StepRun, CancellationToken>,
-    values: BTreeMap<DeploymentId, BTreeMap<String, String>>,
     /// Variables of deployments, as the coordinator told them; in memory alone, since secrets are among them.
     variables: BTreeMap<DeploymentId, Told>,
     /// What the node may receive in all, and what of it over the WAN.
@@ -226,7 +225,6 @@ impl Agent {
             reads_waiting: BTreeMap::new(),
             uploads: BTreeMap::new(),
             runs: BTreeMap::new(),
-            values: BTreeMap::new(),
             variables: BTreeMap::new(),
             download,
             wan,
@@ -343,10 +341,10 @@ impl Agent {
             Event::Run(RunReport::Output { run, stream, text }) => {
                 self.handle(Input::StepOutput { run, stream, text });
             }
-            Event::Run(RunReport::Ended { run, outcome, values }) => {
+            Event::Run(RunReport::Ended { run, outcome, outputs }) => {
                 self.runs.remove(&run);
-                self.values.entry(run.deployment).or_default().extend(values);
                 info!(deployment = %run.deployment, step = %run.step.index, ?outcome, "a step ended");
+                self.handle(Input::StepWrote { run, outputs });
                 self.handle(Input::StepEnded { run, outcome });
             }
             Event::PackagesDropped => self.tell_inventory().await?,
@@ -439,7 +437,6 @@ impl Agent {
             other => {
                 if let ToNode::End { deployment } = &other {
                     self.variables.remove(deployment);
-                    self.values.remove(deployment);
                 }
                 self.handle(Input::Coordinator(other));
             }

@@ -3,12 +3,12 @@
 //! Used by the node for its steps and by the coordinator for its own. Whether a step may run, and that it does so once, is
 //! decided and written down before (GATE).
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use shoal_proto::id::Name;
 use shoal_proto::limits::CAUSE_BYTES_MAX;
 use shoal_proto::manifest::{Action, Manifest, Phase};
+use shoal_proto::outputs::{Named, Outputs};
 use shoal_proto::rollout::variables::Told;
 use shoal_proto::rollout::{Failure, StepOutcome};
 use shoal_proto::wire::{OutputStream, StepRun};
@@ -39,7 +39,7 @@ pub enum RunReport {
         /// How.
         outcome: StepOutcome,
         /// What it wrote for later steps.
-        values: BTreeMap<String, String>,
+        outputs: Outputs,
     },
 }
 
@@ -52,8 +52,8 @@ pub struct Surroundings {
     pub site: Name,
     /// Packages that are here, verified.
     pub packages: Vec<PackageFile>,
-    /// What earlier steps of the deployment wrote.
-    pub values: BTreeMap<String, String>,
+    /// What earlier steps of the deployment wrote that the step sees.
+    pub outputs: Named,
     /// The deployment's variables that the machine may see.
     pub variables: Told,
     /// Where scripts run.
@@ -69,7 +69,7 @@ pub async fn run_step<E: From<RunReport> + Send + 'static>(
     reports: mpsc::Sender<E>,
 ) {
     let masker = Masker::new(surroundings.variables.secret.values());
-    let (outcome, values) = match job(run, manifest, surroundings) {
+    let (outcome, outputs) = match job(run, manifest, surroundings) {
         Some(job) => {
             let (sender, receiver) = mpsc::channel(OUTPUT_CHUNKS);
             let running = async {
@@ -80,10 +80,10 @@ pub async fn run_step<E: From<RunReport> + Send + 'static>(
             let (outcome, ()) = tokio::join!(running, forward(run, receiver, &masker, &reports));
             without_secrets(told(outcome), &masker)
         }
-        None => (StepOutcome::Failed(Failure::Cause("the manifest has no such step".to_owned())), BTreeMap::new()),
+        None => (StepOutcome::Failed(Failure::Cause("the manifest has no such step".to_owned())), Outputs::new()),
     };
     // The driver is gone only when the process ends.
-    let _ = reports.send(RunReport::Ended { run, outcome, values }.into()).await;
+    let _ = reports.send(RunReport::Ended { run, outcome, outputs }.into()).await;
 }
 
 fn job(run: StepRun, manifest: &Manifest, surroundings: Surroundings) -> Option<steps::StepRun> {
@@ -102,7 +102,7 @@ fn job(run: StepRun, manifest: &Manifest, surroundings: Surroundings) -> Option<
         action,
         timeout: step.timeout,
         packages: surroundings.packages,
-        values: surroundings.values,
+        outputs: surroundings.outputs,
         variables: surroundings.variables,
         work_dir: surroundings.work_dir,
     })
@@ -139,23 +139,20 @@ async fn forward<E: From<RunReport>>(
 
 /// A cause may quote a secret, and is masked. A value for later steps may not hold one: it goes to other machines, and into
 /// the coordinator's journal for good.
-fn without_secrets(
-    (outcome, values): (StepOutcome, BTreeMap<String, String>),
-    masker: &Masker,
-) -> (StepOutcome, BTreeMap<String, String>) {
-    if let Some(key) = values.iter().find(|(_, value)| masker.whole(value) != **value).map(|(key, _)| key) {
+fn without_secrets((outcome, outputs): (StepOutcome, Outputs), masker: &Masker) -> (StepOutcome, Outputs) {
+    if let Some(key) = outputs.iter().find(|(_, value)| masker.whole(value) != **value).map(|(key, _)| key) {
         let cause =
             format!("`{key}` in $SHOAL_OUTPUT holds a secret, which is not handed to later steps: leave it out");
-        return (StepOutcome::Failed(Failure::Cause(cause)), BTreeMap::new());
+        return (StepOutcome::Failed(Failure::Cause(cause)), Outputs::new());
     }
     let outcome = match outcome {
         StepOutcome::Failed(Failure::Cause(cause)) => StepOutcome::Failed(Failure::Cause(masker.whole(&cause))),
         other => other,
     };
-    (outcome, values)
+    (outcome, outputs)
 }
 
-fn told(outcome: steps::Outcome) -> (StepOutcome, BTreeMap<String, String>) {
+fn told(outcome: steps::Outcome) -> (StepOutcome, Outputs) {
     let outcome = match outcome {
         steps::Outcome::Succeeded { values } => return (StepOutcome::Succeeded, values),
         steps::Outcome::Failed { exit_code: Some(code), .. } => StepOutcome::Failed(Failure::Exit(code)),
@@ -166,7 +163,7 @@ fn told(outcome: steps::Outcome) -> (StepOutcome, BTreeMap<String, String>) {
         steps::Outcome::TimedOut => StepOutcome::TimedOut,
         steps::Outcome::Killed => StepOutcome::Killed,
     };
-    (outcome, BTreeMap::new())
+    (outcome, Outputs::new())
 }
 
 /// Makes text of bytes that are cut anywhere.

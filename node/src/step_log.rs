@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::disk::keep_room;
 
-/// Bytes of one record: an outcome with its cause.
+/// Bytes of one record: an outcome with its cause, or what a step wrote for later ones.
 const RECORD_BYTES_MAX: usize = 64 * 1024;
 
 /// Bytes before each record: its length and the first half of its BLAKE3 hash.
@@ -99,7 +99,7 @@ impl StepLog {
 }
 
 fn frame(record: &StepRecord) -> Vec<u8> {
-    let bytes = codec::encode(record, RECORD_BYTES_MAX).expect("causes are cut to a few kilobytes");
+    let bytes = codec::encode(record, RECORD_BYTES_MAX).expect("causes and outputs are bounded to a few kilobytes");
     let len = u32::try_from(bytes.len()).expect("below the limit");
     [&len.to_le_bytes()[..], &blake3::hash(&bytes).as_bytes()[..16], &bytes].concat()
 }
@@ -139,7 +139,9 @@ fn forget(records: Vec<StepRecord>) -> Vec<StepRecord> {
     for record in records {
         match record {
             StepRecord::Forgotten(id) => kept.retain(|kept| match kept {
-                StepRecord::Started(run) | StepRecord::Ended { run, .. } => run.deployment != id,
+                StepRecord::Started(run) | StepRecord::Wrote { run, .. } | StepRecord::Ended { run, .. } => {
+                    run.deployment != id
+                }
                 StepRecord::Forgotten(_) => false,
             }),
             other => kept.push(other),

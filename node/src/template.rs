@@ -5,11 +5,13 @@
 //! not inserted into a script at all, because everybody on the machine can see the arguments of processes; scripts have it
 //! in their environment. A comment begins with `{//`, since `{#` stands in every other shell script.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Object, Value};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
+use shoal_proto::id::Name;
+use shoal_proto::outputs::Named;
 
 /// Steps of the template engine for one text, so that a loop comes to an end: enough for a hundred thousand values.
 const FUEL: u64 = 1_000_000;
@@ -21,8 +23,18 @@ pub struct Values<'a> {
     pub plain: &'a BTreeMap<String, String>,
     /// The others.
     pub secret: &'a BTreeMap<String, String>,
-    /// What earlier steps wrote, as `outputs.key`; `None` before any ran, where each key counts as there.
-    pub outputs: Option<&'a BTreeMap<String, String>>,
+    /// What earlier steps wrote, as `outputs.step.key`.
+    pub outputs: Outputs<'a>,
+}
+
+/// What earlier steps wrote, or are going to write. A step's name may be written with `_` where it has something else than
+/// letters and digits, which would be read as arithmetic: `outputs.db_migrate.version`, or `outputs["db-migrate"].version`.
+#[derive(Clone, Copy, Debug)]
+pub enum Outputs<'a> {
+    /// What they wrote.
+    Written(&'a Named),
+    /// The names of the steps that come before, when none ran yet: whatever key is named counts as there.
+    Of(&'a [&'a Name]),
 }
 
 /// What a text is rendered for.
@@ -57,7 +69,34 @@ pub fn render(text: &str, values: Values<'_>, purpose: Purpose) -> Result<String
             "`{name}` is a secret, and others can see a script's text while it runs: write `\"{variable}\"`"
         )));
     }
+    if let Outputs::Of(steps) = values.outputs {
+        check_steps(&template.undeclared_variables(true), steps)?;
+    }
     template.render(context(values)).map_err(|error| told(&error))
+}
+
+/// Names the step whose outputs are asked for and that is not there or too late.
+fn check_steps(named: &HashSet<String>, steps: &[&Name]) -> Result<(), TemplateError> {
+    let asked = named.iter().filter_map(|name| name.strip_prefix("outputs."));
+    let asked = asked.map(|path| path.split_once('.').map_or(path, |(step, _)| step));
+    let known = |step: &str| steps.iter().any(|name| name.as_str() == step || plain(name) == step);
+    // Of several, the first by name, whatever order they are found in.
+    match asked.filter(|step| !known(step)).min() {
+        None => Ok(()),
+        Some(step) => {
+            let steps: Vec<_> = steps.iter().map(|name| format!("`{name}`")).collect();
+            let steps = if steps.is_empty() { "none does".to_owned() } else { format!("{} do", steps.join(", ")) };
+            Err(TemplateError(format!(
+                "`outputs.{step}`: no step `{step}` comes before this one and writes where it is seen here: {steps}; what \
+                 one wrote is `outputs.STEP.KEY`"
+            )))
+        }
+    }
+}
+
+/// A step's name as a template may write it.
+fn plain(name: &Name) -> String {
+    name.as_str().chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect()
 }
 
 fn engine(purpose: Purpose) -> Result<Environment<'static>, Error> {
@@ -83,11 +122,19 @@ fn engine(purpose: Purpose) -> Result<Environment<'static>, Error> {
 fn context(values: Values<'_>) -> Value {
     let variables = values.plain.iter().chain(values.secret);
     let variables = variables.map(|(name, text)| (name.clone(), Value::from(text.as_str())));
-    let outputs = match values.outputs {
-        Some(outputs) => Value::from_serialize(outputs),
-        None => Value::from_object(AnyOutput),
+    variables.chain([("outputs".to_owned(), outputs(values.outputs))]).collect()
+}
+
+fn outputs(outputs: Outputs<'_>) -> Value {
+    let steps: Vec<(&Name, Value)> = match outputs {
+        Outputs::Written(written) => {
+            written.iter().map(|(step, outputs)| (step, Value::from_serialize(outputs))).collect()
+        }
+        Outputs::Of(steps) => steps.iter().map(|step| (*step, Value::from_object(AnyOutput))).collect(),
     };
-    variables.chain([("outputs".to_owned(), outputs)]).collect()
+    let plain = steps.iter().map(|(step, value)| (plain(step), value.clone()));
+    let exact = steps.iter().map(|(step, value)| (step.to_string(), value.clone()));
+    plain.chain(exact).collect::<BTreeMap<_, _>>().into_iter().collect()
 }
 
 /// Whether a shell reads a text as one word and nothing else.
@@ -100,7 +147,7 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// Stands for outputs that are not known yet: each is there.
+/// Stands for a step's outputs that are not known yet: each is there.
 #[derive(Debug)]
 struct AnyOutput;
 
@@ -132,11 +179,18 @@ mod tests {
         pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
     }
 
-    fn rendered(text: &str, purpose: Purpose, outputs: Option<&[(&str, &str)]>) -> Result<String, String> {
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn rendered_with(text: &str, purpose: Purpose, outputs: Outputs<'_>) -> Result<String, String> {
         let (plain, secret) = (map(&[("port", "8080"), ("motd", "it's $HOME")]), map(&[("password", "hunter2")]));
-        let outputs = outputs.map(map);
-        let values = Values { plain: &plain, secret: &secret, outputs: outputs.as_ref() };
-        render(text, values, purpose).map_err(|error| error.to_string())
+        render(text, Values { plain: &plain, secret: &secret, outputs }, purpose).map_err(|error| error.to_string())
+    }
+
+    fn rendered(text: &str, purpose: Purpose) -> Result<String, String> {
+        let outputs = vec![(name("db-size"), map(&[("size", "12"), ("hostile", "$(reboot)")]))];
+        rendered_with(text, purpose, Outputs::Written(&outputs))
     }
 
     #[test]
@@ -149,12 +203,13 @@ mod tests {
             ("echo {{ motd | quote }}", r"echo 'it'\''s $HOME'"),
             ("echo \"{{ motd | safe }}\"", "echo \"it's $HOME\""),
             ("docker ps --format '{% raw %}{{.Names}}{% endraw %}'", "docker ps --format '{{.Names}}'"),
-            ("echo {{ outputs.size }} {{ port | default('1') }}", "echo 12 8080"),
+            ("echo {{ outputs.db_size.size }} {{ port | default('1') }}", "echo 12 8080"),
+            ("echo {{ outputs['db-size'].size }}", "echo 12"),
         ];
         for (text, wanted) in table {
-            assert_eq!(rendered(text, Purpose::Script, Some(&[("size", "12")])).as_deref(), Ok(wanted), "{text}");
+            assert_eq!(rendered(text, Purpose::Script).as_deref(), Ok(wanted), "{text}");
         }
-        let file = rendered("motd = {{ motd }}\npassword = {{ password }}\n", Purpose::File, Some(&[]));
+        let file = rendered("motd = {{ motd }}\npassword = {{ password }}\n", Purpose::File);
         assert_eq!(file.as_deref(), Ok("motd = it's $HOME\npassword = hunter2\n"));
     }
 
@@ -162,7 +217,8 @@ mod tests {
     fn what_cannot_be_filled_in_is_an_error_with_its_line() {
         let table = [
             ("a\n{{ prot }}", "line 2: it names a variable or an output that there is not"),
-            ("{{ outputs.sice }}", "line 1: it names a variable or an output that there is not"),
+            ("{{ outputs.db_size.sice }}", "line 1: it names a variable or an output that there is not"),
+            ("{{ outputs.size }}", "line 1: it names a variable or an output that there is not"),
             ("{{ motd }}", "line 1: the value is no plain word for a shell"),
             ("{{ password }}", "`password` is a secret"),
             ("{{ password | quote }}", "`password` is a secret"),
@@ -177,16 +233,29 @@ mod tests {
             ),
         ];
         for (text, wanted) in table {
-            let error = rendered(text, Purpose::Script, Some(&[("size", "12")])).unwrap_err();
+            let error = rendered(text, Purpose::Script).unwrap_err();
             assert!(error.contains(wanted), "{text}: {error}");
         }
-        let hostile = rendered("echo {{ outputs.size }}", Purpose::Script, Some(&[("size", "$(reboot)")]));
+        let hostile = rendered("echo {{ outputs.db_size.hostile }}", Purpose::Script);
         assert!(hostile.unwrap_err().contains("no plain word"), "what another machine wrote is not run");
     }
 
     #[test]
-    fn before_any_step_every_output_counts_as_there_and_variables_are_checked() {
-        assert!(rendered("{{ outputs.any }} {{ port }}", Purpose::Script, None).is_ok());
-        assert!(rendered("{{ outputs.any }} {{ prot }}", Purpose::Script, None).is_err());
+    fn before_any_step_what_steps_may_write_counts_as_there_and_all_else_is_checked() {
+        let (migrate, size) = (name("migrate"), name("db-size"));
+        let rendered = |text: &str| rendered_with(text, Purpose::Script, Outputs::Of(&[&migrate, &size]));
+        for text in
+            ["{{ outputs.migrate.any }} {{ port }}", "{{ outputs.db_size.any }}", "{{ outputs['db-size'].any }}"]
+        {
+            assert_eq!(rendered(text).map(drop), Ok(()), "{text}");
+        }
+        assert!(rendered("{{ outputs.migrate.any }} {{ prot }}").is_err());
+        let unknown = "`outputs.migrat`: no step `migrat` comes before this one and writes where it is seen here: \
+                       `migrate`, `db-size` do; what one wrote is `outputs.STEP.KEY`";
+        assert_eq!(rendered("{{ outputs.migrat.any }}"), Err(unknown.to_owned()));
+        assert!(rendered("{{ outputs['migrat'].any }}").is_err(), "also where the name is a text");
+        assert!(rendered("{{ outputs.size }}").unwrap_err().contains("outputs.STEP.KEY"));
+        let none = rendered_with("{{ outputs.migrate.any }}", Purpose::Script, Outputs::Of(&[]));
+        assert!(none.unwrap_err().contains("seen here: none does"));
     }
 }

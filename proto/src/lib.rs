@@ -19,6 +19,7 @@
 //! | [`rollout`] | from deployment file to manifest, and what happens when: stages, gate, steps |
 //! | [`join`] | join strings |
 //! | [`directory`] | who is where: tokens, members, sites, neighbours |
+//! | [`outputs`] | what steps write for later ones, and who sees it |
 //! | [`runs`] | which runs of steps were started, each at most once |
 //! | [`node`] | all decisions of a node, joined from the cores above |
 //! | [`coordinator`] | all decisions of the coordinator, joined from the cores above |
@@ -36,6 +37,7 @@ pub mod manifest;
 pub mod mirrors;
 pub mod node;
 pub mod origin;
+pub mod outputs;
 mod rendezvous;
 pub mod rng;
 pub mod rollout;

@@ -254,6 +254,14 @@ pub const STEP_VALUES_MAX: usize = 64;
 /// Bytes of the file `$SHOAL_OUTPUT`, with the same reason.
 pub const STEP_VALUES_BYTES_MAX: u64 = 16 * 1024;
 
+/// Bytes that steps on sites and the coordinator hand on to steps on nodes, in one deployment: they go with each order to
+/// run a step, to up to a thousand nodes.
+pub const SHARED_OUTPUTS_BYTES_MAX: u64 = 64 * 1024;
+
+/// Bytes of what steps on nodes wrote for later ones there that the coordinator keeps of one deployment, for people to look
+/// at: twenty short values of each of a thousand nodes.
+pub const OUTPUTS_KEPT_BYTES_MAX: u64 = 512 * 1024;
+
 /// Room that a node keeps on its disk for the step log beyond what is in it at start: some 4,000 runs of steps, each with a
 /// record of how it began and how it ended.
 pub const STEP_LOG_ROOM_BYTES: u64 = 256 * 1024;

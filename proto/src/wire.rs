@@ -10,6 +10,7 @@ use crate::content::BlockSet;
 use crate::id::{ContentId, DeploymentId, Epoch, Generation, LeaseId, Name, NodeId, PackageId, PackageIndex, RecipeId};
 use crate::manifest::{Signed, StepRef};
 use crate::origin::HttpOrigin;
+use crate::outputs::{ByStep, Outputs};
 use crate::rollout::StepOutcome;
 use crate::rollout::variables::Told;
 use crate::wan::{self, BlockRange, HeldLease, Lacking};
@@ -106,6 +107,13 @@ pub enum ToCoordinator {
     Inventory(Inventory),
     /// The answer to [`ToNode::Offer`]: the node can run the step, and never started it.
     StepReady(StepRun),
+    /// A step that is about to end well wrote values for later steps.
+    StepWrote {
+        /// Which run of which step.
+        run: StepRun,
+        /// What.
+        outputs: Outputs,
+    },
 }
 
 /// What a node has in its cache.
@@ -319,6 +327,14 @@ pub enum ToNode {
         run: StepRun,
         /// Orders older than the newest are refused.
         generation: Generation,
+    },
+    /// What steps on the coordinator and on the node's site wrote that its later steps see; comes before the order to run
+    /// one, and replaces what was said before.
+    Outputs {
+        /// Of which deployment.
+        deployment: DeploymentId,
+        /// What, by step.
+        outputs: ByStep,
     },
 }
 

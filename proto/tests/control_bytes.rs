@@ -10,6 +10,7 @@ use shoal_proto::id::{PackageId, PackageIndex, RecipeId, StepIndex};
 use shoal_proto::limits::CONTROL_MESSAGE_BYTES_MAX;
 use shoal_proto::manifest::{Phase, Signed, StepRef};
 use shoal_proto::origin::HttpOrigin;
+use shoal_proto::outputs::Outputs;
 use shoal_proto::rollout::variables::Told;
 use shoal_proto::rollout::{Failure, StepOutcome};
 use shoal_proto::wan::{BlockRange, HeldLease, Lacking, Outcome};
@@ -98,6 +99,7 @@ samples!(to_coordinator, ToCoordinator {
             free_bytes: Some(1_000_000),
         }),
     ],
+    StepWrote => [ToCoordinator::StepWrote { run: run(Phase::Steps), outputs: outputs() }],
     StepReady => [ToCoordinator::StepReady(run(Phase::Steps))],
 });
 
@@ -126,6 +128,7 @@ samples!(to_node, ToNode {
         ToNode::WanRate(WanRates::default()),
         ToNode::WanRate(WanRates { rate: Some(0), away: Some(1_000_000), alone: Some(2_000_000) }),
     ],
+    Outputs => [ToNode::Outputs { deployment: DEPLOYMENT, outputs: [(run(Phase::Before).step, outputs())].into() }],
     Offer => [ToNode::Offer { run: run(Phase::Steps), generation: GENERATION }],
 });
 
@@ -220,6 +223,10 @@ fn lease_ended(outcome: Outcome, fault: Option<FaultKind>) -> ToCoordinator {
     let fault = fault.map(|kind| Fault { kind, cause: "bad".into() });
     let end = LeaseEnd { content: CONTENT, lease: LEASE, read_bytes: 70_000, landed: blocks(), outcome, fault };
     ToCoordinator::LeaseEnded { end, begun: lacking() }
+}
+
+fn outputs() -> Outputs {
+    [("version".to_owned(), "4.2".to_owned())].into()
 }
 
 fn step_ended(outcome: StepOutcome) -> ToCoordinator {

@@ -195,6 +195,7 @@ impl World {
         let verdict = self.checks.gate.durable(&record);
         self.verify("GATE", verdict);
         self.checks.pinned.durable(&record);
+        self.checks.handed.durable(&record);
         if let Record::Rollout { record, .. } = &record
             && let Change::Acquired { node, .. } = &record.change
         {
@@ -253,11 +254,11 @@ impl World {
                     self.break_link(link, Duration::from_millis(100));
                 }
             }
-            Output::Run { run, .. } => {
+            Output::Run { run, outputs, .. } => {
                 if let Some(process) = &mut self.control.process {
                     process.running.insert(run);
                 }
-                self.start_step(Place::Coordinator, self.control.life, run);
+                self.start_step(Place::Coordinator, self.control.life, run, &outputs);
             }
             Output::Kill { run } => {
                 let (at, life) = (self.now + Duration::from_millis(20), self.control.life);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use shoal_proto::id::{BlockIndex, ContentId};
 use shoal_proto::manifest::{Phase, Signed};
 use shoal_proto::node::{Input, Node, Output, Pin, What};
+use shoal_proto::outputs::{Named, Outputs};
 use shoal_proto::rollout::{Actor, Failure, StepOutcome};
 use shoal_proto::runs::StepRecord;
 use shoal_proto::time::Time;
@@ -212,12 +213,12 @@ impl World {
                 let life = self.hosts[node].life;
                 self.queue.push(at, Event::Sealed { node, life, content });
             }
-            Output::Run { run, .. } => {
+            Output::Run { run, outputs, .. } => {
                 let life = self.hosts[node].life;
                 if let Some(process) = &mut self.hosts[node].process {
                     process.running.insert(run);
                 }
-                self.start_step(Place::Node(node), life, run);
+                self.start_step(Place::Node(node), life, run, &outputs);
             }
             Output::Kill { run } => {
                 let (at, life) = (self.now + Duration::from_millis(20), self.hosts[node].life);
@@ -231,7 +232,7 @@ impl World {
     }
 
     /// A step's process begins, wherever it runs: the moment that GATE is about.
-    pub(crate) fn start_step(&mut self, place: Place, life: u32, run: StepRun) {
+    pub(crate) fn start_step(&mut self, place: Place, life: u32, run: StepRun, outputs: &Named) {
         self.totals.steps += 1;
         let actor = self.actor(place);
         let written = match place {
@@ -245,6 +246,8 @@ impl World {
         };
         let verdict = self.checks.gate.started(actor, run, ready);
         self.verify("GATE", verdict);
+        let verdict = self.checks.handed.started(actor, run, outputs);
+        self.verify("OUTPUTS", verdict);
         let at = self.now + self.within(Duration::from_millis(5), Duration::from_secs(4));
         self.queue.push(at, Event::StepOver { place, life, run });
     }
@@ -284,11 +287,23 @@ impl World {
         } else {
             StepOutcome::Succeeded
         };
+        // Two of three steps write something.
+        let writes = outcome == StepOutcome::Succeeded && !run.step.index.index().is_multiple_of(3);
+        let outputs = writes.then(|| Outputs::from([("by".to_owned(), format!("{actor:?} {run:?}"))]));
         match place {
             Place::Coordinator => {
-                self.feed_coordinator(shoal_proto::coordinator::Input::StepEnded { run, outcome });
+                use shoal_proto::coordinator::Input;
+                if let Some(outputs) = outputs {
+                    self.feed_coordinator(Input::StepWrote { run, outputs });
+                }
+                self.feed_coordinator(Input::StepEnded { run, outcome });
             }
-            Place::Node(node) => self.feed_node(node, Input::StepEnded { run, outcome }),
+            Place::Node(node) => {
+                if let Some(outputs) = outputs {
+                    self.feed_node(node, Input::StepWrote { run, outputs });
+                }
+                self.feed_node(node, Input::StepEnded { run, outcome });
+            }
         }
     }
 

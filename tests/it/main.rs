@@ -16,6 +16,7 @@ mod liars;
 mod limits;
 mod nuget;
 mod origins;
+mod outputs;
 mod plan;
 mod real;
 mod registry;

@@ -39,6 +39,7 @@ pub(crate) fn step(name: &str, state: StepState) -> StepStatus {
         started: None,
         error: None,
         duration_ms: ended.then_some(1_200),
+        outputs: std::collections::BTreeMap::new(),
         tail: Vec::new(),
     }
 }

@@ -56,6 +56,8 @@ schema! {
     SummarySchema = "shoal.summary/v1";
     /// Schema of [`Logs`].
     LogsSchema = "shoal.logs/v1";
+    /// Schema of [`Outputs`].
+    OutputsSchema = "shoal.outputs/v1";
     /// Schema of [`Events`].
     EventsSchema = "shoal.events/v1";
     /// Schema of [`Audit`].

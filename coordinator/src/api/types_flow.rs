@@ -1,10 +1,12 @@
 //! What comes piece by piece while a deployment goes on: output of its steps, and events.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use shoal_proto::id::DeploymentId;
 
 use super::text::{Timestamp, as_text};
-use super::types::{EventsSchema, LogsSchema};
+use super::types::{EventsSchema, LogsSchema, OutputsSchema};
 
 /// Answer to `GET /v1/deployments/{id}/logs`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +22,31 @@ pub struct Logs {
     pub next: u64,
     /// Whether no more lines will come after these.
     pub ended: bool,
+}
+
+/// What the steps of a deployment wrote for later ones; the command line makes it from [`super::types::Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outputs {
+    /// What this is.
+    pub schema: OutputsSchema,
+    /// The deployment's id.
+    #[serde(with = "as_text")]
+    pub id: DeploymentId,
+    /// What each of them wrote, if it wrote anything: those on the coordinator first.
+    pub outputs: Vec<StepOutputs>,
+}
+
+/// What one step wrote on one machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepOutputs {
+    /// The node, or `coordinator`.
+    pub node: String,
+    /// The step.
+    pub step: String,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// What, by key.
+    pub values: BTreeMap<String, String>,
 }
 
 /// One line of a step's output.

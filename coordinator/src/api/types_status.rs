@@ -1,5 +1,7 @@
 //! How a deployment stands: [`Status`], and the figures of its sites.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use shoal_proto::id::DeploymentId;
 
@@ -236,6 +238,9 @@ pub struct StepStatus {
     /// How long the last attempt took, if it ended.
     #[serde(default)]
     pub duration_ms: Option<u64>,
+    /// What the last attempt wrote to `$SHOAL_OUTPUT` for later steps, as far as that is kept.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<String, String>,
     /// The last lines that it wrote, if it failed; at most [`super::limits::TAIL_LINES_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tail: Vec<String>,

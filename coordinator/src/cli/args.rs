@@ -116,6 +116,8 @@ pub enum Command {
     Watch(WatchArgs),
     /// What a deployment's steps wrote
     Logs(LogsArgs),
+    /// The values that a deployment's steps handed on by $SHOAL_OUTPUT
+    Outputs(OutputsArgs),
     /// Pause a deployment: nothing starts and nothing is fetched; steps that run are let finish
     Pause(IdArgs),
     /// Go on after a pause
@@ -326,6 +328,19 @@ pub struct LogsArgs {
     /// Go on until the deployment ends
     #[arg(long)]
     pub follow: bool,
+}
+
+/// Arguments of `outputs`.
+#[derive(Args, Debug)]
+pub struct OutputsArgs {
+    /// Which deployment, such as d12
+    pub id: DeploymentId,
+    /// Of this node only; `coordinator` for its own steps
+    #[arg(long)]
+    pub node: Option<Name>,
+    /// Of this step only
+    #[arg(long)]
+    pub step: Option<Name>,
 }
 
 /// A deployment.

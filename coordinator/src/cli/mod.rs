@@ -10,6 +10,7 @@ pub mod deploy;
 pub mod exit;
 pub mod logs;
 pub mod man;
+pub mod outputs;
 pub mod plan;
 pub mod progress;
 pub mod recipe;
@@ -146,6 +147,7 @@ async fn ask(
         Command::Token(command) => tokens(client, terminal, command).await?,
         Command::Status(args) => status(client, terminal, args).await?,
         Command::Logs(args) => logs::run(client, terminal, args).await?,
+        Command::Outputs(args) => outputs::run(client, terminal, args).await?,
         Command::Pause(args) => done(terminal, client.operator(args.id, &Action::Pause).await?)?,
         Command::Resume(args) => done(terminal, client.operator(args.id, &Action::Resume).await?)?,
         Command::Release(args) => done(terminal, client.operator(args.id, &Action::Release).await?)?,

@@ -12,6 +12,7 @@ use shoal_proto::coordinator::{Notice, Output, Part, Record};
 use shoal_proto::id::{ContentId, DeploymentId, Name, NodeId, PackageIndex, RecipeId};
 use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, RECORD_BYTES_MAX};
 use shoal_proto::manifest::Manifest;
+use shoal_proto::outputs::Named;
 use shoal_proto::rollout::variables::Told;
 use shoal_proto::wan;
 use shoal_proto::wire::{Frame, Grant, Origin, Standby, StepRun, ToNode};
@@ -85,7 +86,7 @@ impl Server {
             Output::RollBack { of } => self.roll_back(of),
             Output::Join { deployment, node } => self.join(deployment, node),
             Output::Disconnect(node) => self.control.disconnect(node).await.map_err(|_| ServeError::MeshStopped)?,
-            Output::Run { run, manifest } => self.run_step(run, &manifest),
+            Output::Run { run, manifest, outputs } => self.run_step(run, &manifest, outputs),
             Output::Kill { run } => {
                 if let Some(cancel) = self.runs.get(&run) {
                     cancel.cancel();
@@ -169,7 +170,7 @@ impl Server {
         }
     }
 
-    fn run_step(&mut self, run: StepRun, manifest: &Arc<Manifest>) {
+    fn run_step(&mut self, run: StepRun, manifest: &Arc<Manifest>, outputs: Named) {
         let cancel = CancellationToken::new();
         self.runs.insert(run, cancel.clone());
         let name = |text: &str| Name::new(text).expect("a good name");
@@ -181,7 +182,7 @@ impl Server {
             node: name("coordinator"),
             site: name("coordinator"),
             packages: packages.collect(),
-            values: self.values.get(&run.deployment).cloned().unwrap_or_default(),
+            outputs,
             variables: self.variables(None, run.deployment).unwrap_or_default(),
             work_dir: self.config.data_dir.join("work").join(run.deployment.to_string()),
         };
@@ -209,7 +210,6 @@ impl Server {
             Notice::Finished { deployment, outcome } => {
                 info!(%deployment, ?outcome, "a deployment is over");
                 self.touched.insert(*deployment);
-                self.values.remove(deployment);
                 self.forget_secrets();
             }
         }

@@ -7,25 +7,25 @@ use std::path::Path;
 use std::sync::Arc;
 
 use shoal_node::store::Store;
-use shoal_node::template::{self, Purpose, TemplateError};
 use shoal_proto::codec;
 use shoal_proto::content::Layout;
 use shoal_proto::coordinator::{Created, Input};
-use shoal_proto::id::{Name, NodeId, PlanHash};
+use shoal_proto::id::PlanHash;
 use shoal_proto::limits::VARIABLE_BYTES_MAX;
-use shoal_proto::manifest::{Action, Manifest, On, Package, Signed};
+use shoal_proto::manifest::{Manifest, Package, Signed};
 use shoal_proto::rollout::Options;
 use shoal_proto::rollout::back::Back;
 use shoal_proto::rollout::basis::plan_hash;
 use shoal_proto::rollout::join::Joins;
 use shoal_proto::rollout::plan::{self, NodeFacts};
 use shoal_proto::rollout::spec::{DeploymentSpec, SourceSpec};
-use shoal_proto::rollout::variables::{Settled, Variables, settle};
+use shoal_proto::rollout::variables::{Settled, settle};
 
 use tracing::info;
 
 use super::acts::done;
 use super::carry::SOURCES_BYTES_MAX;
+use super::scripts::check_templates;
 use super::{Event, ServeError, Server};
 use crate::api::command::Reply;
 use crate::api::types::{Act, DeployRequest, Deployment, Plan};
@@ -230,43 +230,6 @@ fn read_values(spec: &DeploymentSpec) -> Result<BTreeMap<String, String>, ApiErr
             .next("it is a file of the coordinator's machine, which its user can read")
     };
     paths.into_iter().map(|path| read(path).map_err(|error| wrong(path, error))).collect()
-}
-
-/// Why a script cannot be filled in.
-#[derive(Debug, thiserror::Error)]
-#[error("step `{step}`: {error}")]
-struct ScriptError {
-    step: Name,
-    error: TemplateError,
-}
-
-/// Fills in every script for every machine that runs it, as far as it can be before anything ran.
-fn check_templates(
-    manifest: &Manifest,
-    back: &Back,
-    variables: &Variables,
-    secrets: &[String],
-) -> Result<(), ScriptError> {
-    // One machine of each that see the same.
-    let machines: BTreeMap<u16, NodeId> = variables.set_of.iter().map(|(node, set)| (*set, *node)).collect();
-    for step in manifest.before_acquire.iter().chain(&manifest.steps).chain(back.own()) {
-        let on: Vec<Option<NodeId>> = match step.on {
-            On::Coordinator => vec![None],
-            On::Node | On::Site | On::Always => machines.values().copied().map(Some).collect(),
-        };
-        let script = match &step.action {
-            Action::Script { run } => Some(run),
-            Action::Unpack { .. } | Action::Check { .. } | Action::Template { .. } => None,
-        };
-        for text in script.into_iter().chain(&step.always_after) {
-            for told in on.iter().filter_map(|machine| variables.told(*machine, secrets)) {
-                let values = template::Values { plain: &told.plain, secret: &told.secret, outputs: None };
-                let rendered = template::render(text, values, Purpose::Script);
-                rendered.map_err(|error| ScriptError { step: step.name.clone(), error })?;
-            }
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn feed_error(error: FeedError) -> ApiError {

@@ -248,10 +248,10 @@ impl Server {
     pub(super) fn on_run_report(&mut self, report: RunReport) {
         match report {
             RunReport::Output { run, stream, text } => self.keep_output(None, run, stream, &text),
-            RunReport::Ended { run, outcome, values } => {
+            RunReport::Ended { run, outcome, outputs } => {
                 self.runs.remove(&run);
                 self.end_output(None, run);
-                self.values.entry(run.deployment).or_default().extend(values);
+                self.handle(shoal_proto::coordinator::Input::StepWrote { run, outputs });
                 self.handle(shoal_proto::coordinator::Input::StepEnded { run, outcome });
             }
         }

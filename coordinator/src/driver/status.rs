@@ -282,6 +282,7 @@ fn step_status(step: &StepView) -> StepStatus {
         started: step.started.map(Into::into),
         error,
         duration_ms: began.zip(step.ended).map(|(began, ended)| ended.0.saturating_sub(began.0)),
+        outputs: step.outputs.clone(),
         tail: Vec::new(),
     }
 }

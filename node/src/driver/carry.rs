@@ -8,6 +8,7 @@ use shoal_proto::id::{BlockIndex, ContentId, LeaseId, NodeId, PackageId, RecipeI
 use shoal_proto::limits::INVENTORY_PACKAGES_MAX;
 use shoal_proto::manifest::Manifest;
 use shoal_proto::node::{Input, Opened, Output, What};
+use shoal_proto::outputs::Named;
 use shoal_proto::wan::{self, Lacking};
 use shoal_proto::wire::{Frame, Grant, Inventory, LeaseEnd, Neighbour, StepRun, ToCoordinator};
 use tokio_util::sync::CancellationToken;
@@ -60,7 +61,7 @@ impl Agent {
             }
             Output::MakeRoom => self.make_room(),
             Output::Persist(record) => tokio::task::block_in_place(|| self.step_log.append(&record))?,
-            Output::Run { run, manifest } => self.run_step(run, &manifest),
+            Output::Run { run, manifest, outputs } => self.run_step(run, &manifest, outputs),
             Output::Kill { run } => {
                 if let Some(cancel) = self.runs.get(&run) {
                     cancel.cancel();
@@ -216,7 +217,7 @@ impl Agent {
         });
     }
 
-    fn run_step(&mut self, run: StepRun, manifest: &Arc<Manifest>) {
+    fn run_step(&mut self, run: StepRun, manifest: &Arc<Manifest>, outputs: Named) {
         let cancel = CancellationToken::new();
         self.runs.insert(run, cancel.clone());
         let me = self.membership.identity.node_id();
@@ -228,7 +229,7 @@ impl Agent {
             node: self.config.name.clone(),
             site: self.site.clone(),
             packages: packages.collect(),
-            values: self.values.get(&run.deployment).cloned().unwrap_or_default(),
+            outputs,
             variables: self.variables.get(&run.deployment).cloned().unwrap_or_default(),
             work_dir: self.config.data_dir.join("work").join(run.deployment.to_string()),
         };

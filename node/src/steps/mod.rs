@@ -23,11 +23,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use shoal_proto::id::{DeploymentId, Name, PackageIndex};
 use shoal_proto::manifest::{Action, Probe};
+use shoal_proto::outputs::Named;
 use shoal_proto::rollout::variables::Told;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::template::{self, Purpose};
+use crate::template::{self, Outputs, Purpose};
 pub use mask::Masker;
 
 /// A step to run, with all that it sees.
@@ -51,8 +52,9 @@ pub struct StepRun {
     pub packages: Vec<PackageFile>,
     /// In a rollback, the release that is taken back.
     pub rollback_from: Option<Name>,
-    /// What earlier steps wrote to `$SHOAL_OUTPUT`, as `SHOAL_VALUE_<KEY>`.
-    pub values: BTreeMap<String, String>,
+    /// What earlier steps wrote to `$SHOAL_OUTPUT`, as `SHOAL_OUTPUT_<STEP>_<KEY>`, and as `SHOAL_VALUE_<KEY>` what the last
+    /// of them wrote that wrote the key.
+    pub outputs: Named,
     /// The deployment's variables that this machine may see, as `SHOAL_VAR_<NAME>`.
     pub variables: Told,
     /// Where scripts run; made if it is missing.
@@ -156,7 +158,7 @@ pub async fn run(run: &StepRun, output: &mpsc::Sender<OutputChunk>, cancel: &Can
 /// What templates of a step are filled in with.
 fn values(run: &StepRun) -> template::Values<'_> {
     let Told { plain, secret } = &run.variables;
-    template::Values { plain, secret, outputs: Some(&run.values) }
+    template::Values { plain, secret, outputs: Outputs::Written(&run.outputs) }
 }
 
 async fn check_in_time(

@@ -105,8 +105,13 @@ fn environment(run: &StepRun, values_file: &Path) -> BTreeMap<String, std::ffi::
 /// What a step of any kind knows of its run, by the names that scripts see.
 pub(super) fn variables(run: &StepRun) -> BTreeMap<String, std::ffi::OsString> {
     let mut all = BTreeMap::new();
-    for (key, value) in &run.values {
-        all.insert(format!("SHOAL_VALUE_{}", variable(key)), value.into());
+    for (step, outputs) in &run.outputs {
+        let step = variable(step.as_str());
+        for (key, value) in outputs {
+            all.insert(format!("SHOAL_OUTPUT_{step}_{}", variable(key)), value.into());
+            // Later steps come later, and what they say is newer.
+            all.insert(format!("SHOAL_VALUE_{}", variable(key)), value.into());
+        }
     }
     for (name, value) in run.variables.plain.iter().chain(&run.variables.secret) {
         all.insert(format!("SHOAL_VAR_{}", variable(name)), value.into());

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::directory::DirectoryRecord;
 use crate::id::{ContentId, DeploymentId, Name, NodeId, PackageIndex};
 use crate::manifest::{Manifest, Signed};
+use crate::outputs::{Named, Outputs};
 use crate::rollout::back::Back;
 use crate::rollout::join::Joins;
 use crate::rollout::variables::Variables;
@@ -44,6 +45,13 @@ pub enum Input {
         node: NodeId,
         /// The deployment.
         created: Box<Created>,
+    },
+    /// A step that runs on the coordinator, and is about to end well, wrote values for later steps.
+    StepWrote {
+        /// Which run of which step.
+        run: StepRun,
+        /// What.
+        outputs: Outputs,
     },
     /// A step that runs on the coordinator is over.
     StepEnded {
@@ -256,12 +264,14 @@ pub enum Output {
     },
     /// End a node's connection, after what was said to it before.
     Disconnect(NodeId),
-    /// Run a step here. Answer: `StepEnded`.
+    /// Run a step here. Answer: `StepEnded`, after `StepWrote` if it wrote anything.
     Run {
         /// Which run of which step.
         run: StepRun,
         /// The manifest it belongs to.
         manifest: Arc<Manifest>,
+        /// What earlier steps wrote that it sees.
+        outputs: Named,
     },
     /// Kill the processes of a step that runs here. Answer: `StepEnded`.
     Kill {

@@ -214,6 +214,10 @@ impl Coordinator {
             Input::Directory(record) => self.record(Record::Directory(record)),
             Input::Create(created) => self.on_create(created, now),
             Input::Join { node, created } => self.on_join(node, created, now),
+            Input::StepWrote { run, outputs } => {
+                let effects = self.runs.on_wrote(run, outputs);
+                self.carry_out_runs(effects);
+            }
             Input::StepEnded { run, outcome } => {
                 let effects = self.runs.on_ended(run, outcome);
                 self.carry_out_runs(effects);

@@ -51,6 +51,10 @@ impl Coordinator {
                 let actor = Actor::Node(from);
                 self.decide(deployment, rollout::Input::StepStarted { actor, step, attempt }, now);
             }
+            ToCoordinator::StepWrote { run: StepRun { deployment, step, attempt }, outputs } => {
+                let actor = Actor::Node(from);
+                self.decide(deployment, rollout::Input::StepWrote { actor, step, attempt, outputs }, now);
+            }
             ToCoordinator::StepEnded { run: StepRun { deployment, step, attempt }, outcome } => {
                 let actor = Actor::Node(from);
                 self.decide(deployment, rollout::Input::StepEnded { actor, step, attempt, outcome }, now);

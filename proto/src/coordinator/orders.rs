@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Coordinator, Notice, Output, Record};
 use crate::id::{DeploymentId, Generation, NodeId};
+use crate::outputs::ByStep;
 use crate::rollout::{self, Actor, Effect, Now, Outcome};
 use crate::runs::RunEffect;
 use crate::wire::{StepRun, ToNode};
@@ -36,13 +37,24 @@ impl Coordinator {
 
     fn order_run(&mut self, actor: Actor, run: StepRun, generation: Generation) {
         match actor {
-            Actor::Node(node) => self.order(node, run.deployment, generation, ToNode::Run { run, generation }),
+            Actor::Node(node) => {
+                self.tell_outputs(node, run.deployment, generation);
+                self.order(node, run.deployment, generation, ToNode::Run { run, generation });
+            }
             Actor::Coordinator => {
                 let Some(deployment) = self.deployments.get(&run.deployment) else { return };
                 let manifest = Arc::clone(&deployment.manifest);
-                let effects = self.runs.on_run(run, &manifest);
+                let effects = self.runs.on_run(run, &manifest, &ByStep::new());
                 self.carry_out_runs(effects);
             }
+        }
+    }
+
+    /// Tells a node that is about to run a step what steps elsewhere wrote that it sees.
+    fn tell_outputs(&mut self, node: NodeId, id: DeploymentId, generation: Generation) {
+        let outputs = self.deployments.get(&id).and_then(|deployment| deployment.rollout.outputs_for(node));
+        if let Some(outputs) = outputs {
+            self.order(node, id, generation, ToNode::Outputs { deployment: id, outputs });
         }
     }
 
@@ -68,9 +80,13 @@ impl Coordinator {
         for effect in effects {
             match effect {
                 RunEffect::Persist(record) => self.outbox.push_back(Output::Persist(Record::Step(record))),
-                RunEffect::Run { run, manifest } => self.outbox.push_back(Output::Run { run, manifest }),
+                RunEffect::Run { run, manifest, outputs } => {
+                    self.outbox.push_back(Output::Run { run, manifest, outputs });
+                }
                 RunEffect::Kill(run) => self.outbox.push_back(Output::Kill { run }),
-                report @ (RunEffect::Started(_) | RunEffect::Ended { .. }) => self.reports.push_back(report),
+                report @ (RunEffect::Started(_) | RunEffect::Wrote { .. } | RunEffect::Ended { .. }) => {
+                    self.reports.push_back(report);
+                }
                 // Nobody asks the coordinator whether it can.
                 RunEffect::Ready(_) => {}
             }
@@ -83,6 +99,9 @@ impl Coordinator {
         let (id, input) = match report {
             RunEffect::Started(StepRun { deployment, step, attempt }) => {
                 (deployment, rollout::Input::StepStarted { actor, step, attempt })
+            }
+            RunEffect::Wrote { run: StepRun { deployment, step, attempt }, outputs } => {
+                (deployment, rollout::Input::StepWrote { actor, step, attempt, outputs })
             }
             RunEffect::Ended { run: StepRun { deployment, step, attempt }, outcome } => {
                 (deployment, rollout::Input::StepEnded { actor, step, attempt, outcome })

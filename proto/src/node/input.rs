@@ -10,6 +10,7 @@ use super::{Pin, What};
 use crate::exchange::FetchError;
 use crate::id::{BlockIndex, ContentId, Epoch, Generation, LeaseId, Name, NodeId};
 use crate::manifest::Manifest;
+use crate::outputs::{Named, Outputs};
 use crate::rollout::StepOutcome;
 use crate::runs::{RunEffect, StepRecord};
 use crate::wan::Lacking;
@@ -140,6 +141,13 @@ pub enum Input {
         /// The text.
         text: String,
     },
+    /// A step that is about to end well wrote values for later steps.
+    StepWrote {
+        /// Which run of which step.
+        run: StepRun,
+        /// What.
+        outputs: Outputs,
+    },
     /// A step is over.
     StepEnded {
         /// Which run of which step.
@@ -252,12 +260,14 @@ pub enum Output {
     Persist(StepRecord),
     /// Read over the WAN at most this fast, in bytes a second; none for as fast as can be.
     WanRate(Option<u64>),
-    /// Run a step. Answer: `StepEnded`.
+    /// Run a step. Answer: `StepEnded`, after `StepWrote` if it wrote anything.
     Run {
         /// Which run of which step.
         run: StepRun,
         /// The manifest it belongs to.
         manifest: Arc<Manifest>,
+        /// What earlier steps wrote that it sees.
+        outputs: Named,
     },
     /// Kill a step's processes. Answer: `StepEnded`.
     Kill {
@@ -270,7 +280,8 @@ impl From<RunEffect> for Output {
     fn from(effect: RunEffect) -> Self {
         match effect {
             RunEffect::Persist(record) => Self::Persist(record),
-            RunEffect::Run { run, manifest } => Self::Run { run, manifest },
+            RunEffect::Run { run, manifest, outputs } => Self::Run { run, manifest, outputs },
+            RunEffect::Wrote { run, outputs } => Self::Coordinator(ToCoordinator::StepWrote { run, outputs }),
             RunEffect::Kill(run) => Self::Kill { run },
             RunEffect::Ready(run) => Self::Coordinator(ToCoordinator::StepReady(run)),
             RunEffect::Started(run) => Self::Coordinator(ToCoordinator::StepStarted(run)),

@@ -33,6 +33,7 @@ use wan_rate::WanRate;
 
 use crate::id::{ContentId, DeploymentId, Generation, NodeId, PackageIndex};
 use crate::manifest::{Manifest, Package};
+use crate::outputs::ByStep;
 use crate::runs::{RunEffect, Runs, StepRecord};
 use crate::time::Time;
 use crate::wire::{AcquireStats, ToCoordinator, ToNode};
@@ -74,6 +75,8 @@ struct Deployment {
     generation: Generation,
     manifest: Arc<Manifest>,
     acquiring: BTreeMap<PackageIndex, Acquiring>,
+    /// What steps elsewhere wrote that steps here see.
+    shared: ByStep,
 }
 
 /// How far the acquisition of one package is.
@@ -114,6 +117,10 @@ impl Node {
             Input::Deploy { manifest, generation } => self.on_deploy(Arc::new(*manifest), generation),
             Input::OpenFailed { content, cause } | Input::SealFailed { content, cause } => {
                 self.on_content_failed(content, &cause);
+            }
+            Input::StepWrote { run, outputs } => {
+                let effects = self.runs.on_wrote(run, outputs);
+                self.carry_out(effects);
             }
             Input::StepEnded { run, outcome } => {
                 let effects = self.runs.on_ended(run, outcome);
@@ -190,8 +197,8 @@ impl Node {
             ToNode::StopAcquire { deployment, generation } => self.on_stop_acquire(deployment, generation),
             ToNode::Run { run, generation } => {
                 if let Some(deployment) = self.current(run.deployment, generation) {
-                    let manifest = Arc::clone(&deployment.manifest);
-                    let effects = self.runs.on_run(run, &manifest);
+                    let (manifest, shared) = (Arc::clone(&deployment.manifest), deployment.shared.clone());
+                    let effects = self.runs.on_run(run, &manifest, &shared);
                     self.carry_out(effects);
                 }
             }
@@ -200,6 +207,11 @@ impl Node {
                     let manifest = Arc::clone(&deployment.manifest);
                     let effects = self.runs.on_offer(run, &manifest);
                     self.carry_out(effects);
+                }
+            }
+            ToNode::Outputs { deployment, outputs } => {
+                if let Some(deployment) = self.deployments.get_mut(&deployment) {
+                    deployment.shared = outputs;
                 }
             }
             ToNode::Kill { run, generation } => {
@@ -230,6 +242,7 @@ impl Node {
             generation,
             manifest: Arc::clone(&manifest),
             acquiring: BTreeMap::new(),
+            shared: ByStep::new(),
         });
         if generation >= deployment.generation {
             deployment.generation = generation;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::input::{Actor, Failure, Input, Operator, Refusal, StepOutcome, Which};
 use super::next::describe;
+use super::outputs;
 use super::record::{Change, End, Exclusion};
 use super::sight::Sight;
 use super::state::{Run, Stand};
@@ -30,6 +31,10 @@ pub(super) fn changes(input: Input, sight: &Sight<'_>) -> Result<Vec<Change>, Re
         Input::StepStarted { actor, step, attempt } => {
             let run = current(sight, actor, step, attempt).filter(|run| run.stand == Stand::Ordered);
             run.map(|_| Change::Started { actor, step, attempt })
+        }
+        Input::StepWrote { actor, step, attempt, outputs } => {
+            let run = current(sight, actor, step, attempt);
+            run.and_then(|run| outputs::wrote(sight, (step, actor), run, outputs))
         }
         Input::StepEnded { actor, step, attempt, outcome } => {
             let run = current(sight, actor, step, attempt).filter(|run| run.outcome.is_none());

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::id::{NodeId, PackageIndex};
 use crate::manifest::StepRef;
+use crate::outputs::Outputs;
 use crate::time::{Time, WallTime};
 
 /// The moment at which something is decided.
@@ -101,6 +102,17 @@ pub enum Input {
         step: StepRef,
         /// Which attempt, from 1.
         attempt: u32,
+    },
+    /// An attempt that is about to end well wrote values for later steps.
+    StepWrote {
+        /// Who runs it.
+        actor: Actor,
+        /// Which step.
+        step: StepRef,
+        /// Which attempt, from 1.
+        attempt: u32,
+        /// What.
+        outputs: Outputs,
     },
     /// An attempt has ended, or was cancelled before it started.
     StepEnded {

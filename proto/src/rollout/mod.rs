@@ -14,6 +14,7 @@
 //! | `answer`, `orders` | what an input means, what a change has others do |
 //! | `next`, `lanes`, `turn`, `election`, `away`, `last` | what follows from a state: of stages, of waves, of one step, on sites, for nodes that were away, at the end |
 //! | `state`, `sight`, `invariants` | what survives a restart, what does not, what always holds |
+//! | `outputs` | what steps wrote for later ones |
 //! | [`view`], `show` | the status that a person sees |
 //!
 //! A step is a barrier: its turn comes when the one before is done at all of its lane who take part. Everything is decided
@@ -37,6 +38,7 @@ mod last;
 pub mod nearest;
 mod next;
 mod orders;
+mod outputs;
 pub mod plan;
 mod record;
 pub mod select;
@@ -228,7 +230,7 @@ impl Rollout {
             decision.effects = orders::duties(Actor::Node(node), &sight);
         }
         let is_report = matches!(input, Input::StepStarted { .. } | Input::Acquired { .. })
-            || matches!(input, Input::StepEnded { .. } | Input::AcquireFailed { .. });
+            || matches!(input, Input::StepEnded { .. } | Input::StepWrote { .. } | Input::AcquireFailed { .. });
         let due = self.next_wake().is_some_and(|(at, _)| at <= now.time);
         let quick = is_report && !due && may_be_quick;
         match answer::changes(input, &sight) {
@@ -354,7 +356,7 @@ fn follows(change: &Change, sight: &Sight<'_>) -> Follows {
     let state = sight.state;
     let quiet = |quiet: bool| if quiet { Follows::Nothing } else { Follows::Unknown };
     match change {
-        Change::Started { .. } | Change::AcquireFailed { .. } => Follows::Nothing,
+        Change::Started { .. } | Change::Wrote { .. } | Change::AcquireFailed { .. } => Follows::Nothing,
         Change::Ended { outcome: StepOutcome::Succeeded, step, actor, .. } => sight.follows_success(*step, *actor),
         Change::Acquired { node, package } => {
             let others = state.nodes.get(node).into_iter().flat_map(|node| &node.packages);

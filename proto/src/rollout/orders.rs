@@ -54,6 +54,7 @@ pub(super) fn after(change: &Change, sight: &Sight<'_>) -> Vec<Effect> {
         Change::Behind { .. } | Change::CaughtUp { .. } | Change::Withdrawn { .. } => Vec::new(),
         Change::StepOpened { .. }
         | Change::Started { .. }
+        | Change::Wrote { .. }
         | Change::Ended { .. }
         | Change::Abandoned { .. }
         | Change::Accepted { .. }

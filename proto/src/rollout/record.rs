@@ -10,6 +10,7 @@ use crate::codec::{self, CodecError};
 use crate::id::{LaneIndex, NodeId, PackageIndex, WaveIndex};
 use crate::limits::RECORD_BYTES_MAX;
 use crate::manifest::StepRef;
+use crate::outputs::Outputs;
 use crate::time::WallTime;
 
 /// One entry of a deployment's journal.
@@ -185,6 +186,19 @@ pub enum Change {
         step: StepRef,
         /// Which node.
         node: NodeId,
+    },
+    /// An attempt wrote values for later steps, and is about to end well.
+    Wrote {
+        /// Who runs it.
+        actor: Actor,
+        /// Which step.
+        step: StepRef,
+        /// Which attempt.
+        attempt: u32,
+        /// Whether others than who runs it see it.
+        shared: bool,
+        /// What.
+        outputs: Outputs,
     },
 }
 

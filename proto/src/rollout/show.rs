@@ -247,6 +247,7 @@ fn step_view(sight: &Sight<'_>, step: StepRef, actor: Actor, name: Name, run: Op
         ignored: run.is_some_and(|run| run.stand == Stand::Accepted),
         attempts: run.map_or(0, |run| run.attempt),
         outcome: run.and_then(|run| run.outcome.clone()),
+        outputs: sight.state.written.of(step, actor).cloned().unwrap_or_default(),
         ordered: run.map(|run| run.ordered),
         started: run.and_then(|run| run.started),
         ended: run.and_then(|run| run.ended),

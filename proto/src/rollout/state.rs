@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::course::Course;
 use super::input::{Actor, Failure, StepOutcome};
+use super::outputs::Written;
 use super::record::{Change, End, Exclusion, Outcome};
 use super::view::{PackageState, Times};
 use crate::id::{Generation, LaneIndex, NodeId, PackageIndex, StepIndex, WaveIndex};
@@ -22,6 +23,8 @@ pub(super) struct State {
     pub(super) nodes: BTreeMap<NodeId, Node>,
     /// The last attempt of each step at each actor that was ordered.
     pub(super) runs: BTreeMap<(StepRef, Actor), Run>,
+    /// What they wrote for later steps.
+    pub(super) written: Written,
     /// Nodes that are asked, each for its site, whether they can run a step; they have no run of it.
     pub(super) elected: BTreeSet<(StepRef, NodeId)>,
     /// Runs of nodes that take part, and of the coordinator, whose last attempt ended otherwise than well.
@@ -182,6 +185,7 @@ impl State {
             ready: nodes.values().filter(|node| node.is_ready()).count(),
             nodes,
             runs: BTreeMap::new(),
+            written: Written::default(),
             elected: BTreeSet::new(),
             troubled: BTreeSet::new(),
             opened: None,
@@ -272,6 +276,11 @@ impl State {
                     }
                 }
             }),
+            Change::Wrote { actor, step, attempt, shared, outputs } => {
+                if self.runs.get(&(*step, *actor)).is_some_and(|run| run.attempt == *attempt) {
+                    self.written.insert(*step, *actor, *shared, outputs.clone());
+                }
+            }
             Change::Abandoned { actor, step } => self.update(*step, *actor, |run| run.stand = Stand::Abandoned),
             Change::Accepted { actor, step } => self.update(*step, *actor, |run| run.stand = Stand::Accepted),
             Change::AcquireBegan => self.times.acquire_began = Some(at),
@@ -312,6 +321,7 @@ impl State {
         let (outcome, started, ended) = (None, None, None);
         let run = Run { attempt, tempfails, stand: Stand::Ordered, outcome, ordered: at, started, ended };
         let before = self.runs.insert((step, actor), run);
+        self.written.remove(step, actor);
         self.troubled.remove(&(step, actor));
         actor.node().map(|node| self.elected.remove(&(step, node)));
         if !before.is_some_and(|run| run.in_flight()) {
@@ -429,6 +439,7 @@ fn changes_orders(change: &Change) -> bool {
         | Change::Finished { .. } => true,
         Change::StepOpened { .. }
         | Change::Started { .. }
+        | Change::Wrote { .. }
         | Change::Ended { .. }
         | Change::Accepted { .. }
         | Change::Acquired { .. }

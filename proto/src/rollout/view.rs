@@ -8,6 +8,7 @@ use super::input::{Actor, StepOutcome};
 use super::record::{Exclusion, Outcome};
 use crate::id::{DeploymentId, Generation, Name, NodeId, PackageIndex, WaveIndex};
 use crate::manifest::StepRef;
+use crate::outputs::Outputs;
 use crate::time::WallTime;
 
 /// A deployment's status.
@@ -279,6 +280,8 @@ pub struct StepView {
     pub attempts: u32,
     /// How the last attempt ended.
     pub outcome: Option<StepOutcome>,
+    /// What the last attempt wrote for later steps, as far as that is kept.
+    pub outputs: Outputs,
     /// When the last attempt was ordered.
     pub ordered: Option<WallTime>,
     /// When the last attempt started, as far as was reported.

@@ -4,6 +4,7 @@ pub(crate) mod acked;
 pub(crate) mod away;
 pub(crate) mod gate;
 pub(crate) mod limit;
+pub(crate) mod outputs;
 pub(crate) mod pinned;
 pub(crate) mod wan_once;
 pub(crate) mod waves;
@@ -19,6 +20,7 @@ pub(crate) struct Checks {
     pub(crate) away: away::Away,
     pub(crate) pinned: pinned::Pinned,
     pub(crate) limit: limit::Limit,
+    pub(crate) handed: outputs::Handed,
 }
 
 /// A promise that was not kept.

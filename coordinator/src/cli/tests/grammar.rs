@@ -129,6 +129,7 @@ fn the_grammar_is_sound_and_its_help_is_stable() {
       status       How a deployment stands
       watch        Follow a deployment until it ends
       logs         What a deployment's steps wrote
+      outputs      The values that a deployment's steps handed on by $SHOAL_OUTPUT
       pause        Pause a deployment: nothing starts and nothing is fetched; steps that run are let
                    finish
       resume       Go on after a pause

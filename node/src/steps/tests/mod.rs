@@ -21,10 +21,15 @@ fn step(folder: &Path, action: Action) -> StepRun {
         action,
         timeout: Duration::from_secs(30),
         packages: Vec::new(),
-        values: BTreeMap::new(),
+        outputs: Vec::new(),
         variables: Told::default(),
         work_dir: folder.join("work"),
     }
+}
+
+/// What one earlier step wrote.
+fn wrote(step: &str, key: &str, value: &str) -> (Name, BTreeMap<String, String>) {
+    (Name::new(step).unwrap(), [(key.to_owned(), value.to_owned())].into())
 }
 
 /// Runs `step` to its end; answers how it ended and all that it wrote.

@@ -14,7 +14,7 @@ fn told() -> Told {
 async fn a_file_is_filled_in_as_a_whole_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
-    fs::write(path("app.j2"), "port={{ port }}\npassword={{ password }}\nsize={{ outputs.size }}\n").unwrap();
+    fs::write(path("app.j2"), "port={{ port }}\npassword={{ password }}\nsize={{ outputs.count.size }}\n").unwrap();
     fs::write(path("web-1.conf"), "before").unwrap();
     let action = Action::Template { from: path("app.j2"), to: path("${SHOAL_NODE}.conf"), mode: 0o640 };
     let mut run = StepRun { variables: told(), ..step(folder.path(), action) };
@@ -22,7 +22,7 @@ async fn a_file_is_filled_in_as_a_whole_or_not_at_all() {
     let Outcome::Failed { cause, .. } = outcome else { panic!("{outcome:?}") };
     assert!(cause.ends_with("app.j2: line 3: it names a variable or an output that there is not"), "{cause}");
     assert_eq!(fs::read_to_string(path("web-1.conf")).unwrap(), "before");
-    run.values.insert("size".to_owned(), "12".to_owned());
+    run.outputs.push(wrote("count", "size", "12"));
     let (outcome, _) = run_to_end(&run).await;
     assert!(matches!(outcome, Outcome::Succeeded { .. }), "{outcome:?}");
     let text = fs::read_to_string(path("web-1.conf")).unwrap();

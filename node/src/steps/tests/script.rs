@@ -55,7 +55,7 @@ async fn a_script_sees_its_variables_and_hands_on_values() {
     let folder = tempfile::tempdir().unwrap();
     let mut step = script(
         folder.path(),
-        "env | grep ^SHOAL_ | grep -v SHOAL_OUTPUT | sort; pwd; echo oops >&2\n\
+        "env | grep ^SHOAL_ | grep -v SHOAL_OUTPUT= | sort; pwd; echo oops >&2\n\
          echo version=4.2=1 >> $SHOAL_OUTPUT; echo >> $SHOAL_OUTPUT; echo _b= >> $SHOAL_OUTPUT",
     );
     let package = |index, name: &str| PackageFile {
@@ -64,12 +64,13 @@ async fn a_script_sees_its_variables_and_hands_on_values() {
         path: format!("/cache/{name}").into(),
     };
     step.packages = vec![package(0, "web"), package(1, "my-model.2")];
-    step.values = BTreeMap::from([("color".to_owned(), "blue".to_owned())]);
+    step.outputs = vec![wrote("db-migrate", "color", "red"), wrote("paint", "color", "blue")];
     let (outcome, chunks) = run_to_end(&step).await;
     assert_eq!(outcome, succeeded(&[("version", "4.2=1"), ("_b", "")]));
     let work_dir = step.work_dir.canonicalize().unwrap();
     let expected = format!(
-        "SHOAL_DEPLOYMENT=d12\nSHOAL_NODE=web-1\nSHOAL_PACKAGE_MY_MODEL_2=/cache/my-model.2\n\
+        "SHOAL_DEPLOYMENT=d12\nSHOAL_NODE=web-1\nSHOAL_OUTPUT_DB_MIGRATE_COLOR=red\n\
+         SHOAL_OUTPUT_PAINT_COLOR=blue\nSHOAL_PACKAGE_MY_MODEL_2=/cache/my-model.2\n\
          SHOAL_PACKAGE_WEB=/cache/web\nSHOAL_RELEASE=r1\nSHOAL_SITE=syd\nSHOAL_STEP=restart\nSHOAL_VALUE_COLOR=blue\n{}\n",
         work_dir.display()
     );

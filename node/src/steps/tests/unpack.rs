@@ -382,7 +382,7 @@ async fn the_folder_may_have_variables_in_it_that_lead_nowhere_else() {
         let mut step = step(place.0.path(), action);
         let name = Name::new("web").unwrap();
         step.packages = vec![PackageFile { index: PackageIndex(3), name, path: job.package.clone() }];
-        step.values = [("out".to_owned(), "x/../../y".to_owned())].into();
+        step.outputs = vec![wrote("choose", "out", "x/../../y")];
         step
     };
     let (outcome, _) = run_to_end(&unpack("SHOAL_NODE")).await;

@@ -5,6 +5,7 @@ mod basis;
 mod election;
 mod forecast;
 mod join;
+mod outputs;
 mod pauses;
 mod plan;
 mod properties;

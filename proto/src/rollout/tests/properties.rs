@@ -115,7 +115,11 @@ impl Seed {
             8..=11 => Input::NodeOffline(node),
             12..=23 => Input::Acquired { node, package: PackageIndex(u16::from(self.outcome > 250)) },
             24..=25 => Input::AcquireFailed { node, package: PackageIndex(0), cause: "full".to_owned() },
-            28..=31 => Input::StepStarted { actor, step, attempt },
+            28 => {
+                let outputs = [("key".to_owned(), self.outcome.to_string())].into();
+                Input::StepWrote { actor, step, attempt, outputs }
+            }
+            29..=31 => Input::StepStarted { actor, step, attempt },
             32..=51 => Input::StepEnded { actor, step, attempt, outcome: outcome(self.outcome) },
             52..=53 => Input::Operator(Operator::Release),
             54..=55 => Input::Operator(Operator::Retry(which)),
