@@ -396,6 +396,10 @@ pub const READ_BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// Longest wait after failures.
 pub const READ_BACKOFF_MAX: Duration = Duration::from_secs(300);
 
+/// A reader is late no sooner than this after its last block, however fast the others are: a busy origin may take as long
+/// to begin an answer. Until it is known how long others take, this is how often that is looked at.
+pub const READER_LATE_MIN: Duration = Duration::from_millis(500);
+
 /// How long a node that is far slower than the others gets no lease.
 pub const SLOW_READER_REST: Duration = Duration::from_secs(30);
 
@@ -471,8 +475,9 @@ pub const NEIGHBOUR_REST_MAX: Duration = Duration::from_secs(10);
 /// A request is slow when it takes this many times the median.
 pub const SLOW_FACTOR: u32 = 3;
 
-/// No request is slow before this age, whatever the median: a block of 4 MiB takes a third of it at 100 Mbit/s.
-pub const SLOW_AGE_MIN: Duration = Duration::from_secs(1);
+/// No request is slow before this age, whatever the median: a disk may be busy for as long. Shorter, and what was asked
+/// elsewhere comes twice; longer, and one slow node of ten costs the others more (`shoal-sim bench swarm --slow 10`).
+pub const SLOW_AGE_MIN: Duration = Duration::from_millis(500);
 
 /// Blocks on their way when nothing else is missing, at which the last ones are asked of a second neighbour.
 pub const ENDGAME_BLOCKS_MAX: usize = 16;

@@ -230,6 +230,34 @@ fn a_slow_neighbour_loses_a_request_to_an_idle_one() {
 }
 
 #[test]
+fn a_neighbour_that_is_known_to_be_slow_is_asked_only_for_what_no_other_has() {
+    let (all, most): (Vec<_>, Vec<_>) = ((0..60).collect(), (0..50).collect());
+    let mut table = Table::new(60, &[], &all, &most);
+    let mut open = table.tell(Input::Tick);
+    let (mut of_a, mut slow_is_known) = (Vec::new(), false);
+    while let Some(at) = open.iter().position(|output| matches!(output, Output::Fetch { node: B, .. })) {
+        let Output::Fetch { block, .. } = open.swap_remove(at) else { continue };
+        open.extend(table.fetched(B, block.0, 100));
+        let asked = open.iter().filter_map(|output| match output {
+            Output::Fetch { node: A, block } => Some(block.0),
+            _ => None,
+        });
+        let asked: Vec<_> = asked.collect();
+        let known = table.core.have().len() > 4;
+        if known && !slow_is_known && !asked.is_empty() {
+            slow_is_known = true;
+            open.retain(|output| !matches!(output, Output::Fetch { node: A, .. }));
+            asked.iter().for_each(|block| open.extend(table.fetched(A, *block, 5_000)));
+        } else if slow_is_known {
+            assert!(asked.len() <= 1, "one at a time: {asked:?}");
+            of_a.extend(asked);
+        }
+    }
+    assert!(slow_is_known && table.core.have().len() >= 50, "{}", table.core.have().len());
+    assert!(!of_a.is_empty() && of_a.iter().all(|block| *block >= 50), "{of_a:?}");
+}
+
+#[test]
 fn the_last_block_is_asked_of_two_and_the_loser_is_cancelled() {
     let mut table = Table::new(1, &[], &[0], &[0]);
     let asked = table.tell(Input::Tick);

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use shoal_proto::id::{BlockIndex, Epoch, LeaseId, NodeId};
-use shoal_proto::limits::{CLOSED_HOLDER_GRACE, HOLDER_GRACE, REVOKE_ANSWER_MAX, SEGMENT_BYTES_MAX};
+use shoal_proto::limits::{
+    CLOSED_HOLDER_GRACE, HOLDER_GRACE, LEASE_TIME_MIN, READERS_MIN, REVOKE_ANSWER_MAX, SEGMENT_BYTES_MAX,
+};
 use shoal_proto::time::Time;
 use shoal_proto::wan::{self, Absence, BlockRange, HeldLease, Input, Lacking, Notice, Outcome, Output, WanLedger};
 
@@ -330,6 +332,70 @@ fn a_slow_reader_rests_unless_a_limit_makes_it_slow() {
     assert!(!slow_reader_goes_on(None), "without a limit it is left out for a while");
     assert!(slow_reader_goes_on(Some(u64::from(MIB) * 4)), "it may be as slow as that under a limit");
     assert!(!slow_reader_goes_on(Some(u64::from(MIB) * 100)), "far below what it may is slow");
+}
+
+impl Table {
+    /// All of `nodes` want everything at once.
+    fn together(nodes: &[NodeId], blocks: u32) -> Self {
+        let mut table = Self::new(blocks);
+        table.tell(Input::Await { nodes: nodes.to_vec(), until: Time::from_millis(500) });
+        nodes.iter().for_each(|node| table.wants(*node, |_| MIB, Vec::new()));
+        table
+    }
+
+    /// Lets those of `nodes` read for this long that `stalled` does not name: a block each 20 ms. What one read all have.
+    fn read(&mut self, nodes: &[NodeId], stalled: &[NodeId], span: Duration) {
+        let until = self.now + span;
+        while self.now < until {
+            self.pass(Duration::from_millis(20));
+            for node in nodes.iter().filter(|node| !stalled.contains(node)) {
+                let Some(at) = self.grants.iter().position(|(to, ..)| to == node) else { continue };
+                let block = self.grants[at].2.remove(0);
+                nodes.iter().for_each(|node| self.lands(*node, &[block]));
+                if self.grants[at].2.is_empty() {
+                    let (_, lease, _) = self.grants.remove(at);
+                    self.ends(*node, lease, u64::from(MIB), &[block], Outcome::Done);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_stalled_reader_has_not_read_is_given_to_another_once_nothing_else_is_left() {
+    let mut table = Table::together(&[A, B], 400);
+    table.read(&[A, B], &[B], Duration::from_secs(4));
+    assert_eq!(table.revoked, [], "A has enough to read, and what B began would be paid for again");
+    let held: Vec<_> = table.grants.iter().filter(|(to, ..)| *to == B).cloned().collect();
+    while table.revoked.is_empty() {
+        assert!(table.now < Time::ZERO + LEASE_TIME_MIN, "B is waited for");
+        table.read(&[A, B], &[B], Duration::from_millis(100));
+    }
+    assert_eq!(table.ledger.stats().missing_blocks, 0, "A has read all else");
+    let revoked: Vec<_> = held.iter().map(|(_, lease, _)| *lease).collect();
+    assert_eq!(table.revoked, revoked);
+    for (_, lease, _) in &held {
+        table.grants.retain(|(_, granted, _)| granted != lease);
+        table.ends(B, *lease, 0, &[], Outcome::Revoked);
+    }
+    let rest: Vec<_> = held.iter().flat_map(|(.., blocks)| blocks.clone()).collect();
+    assert_eq!(table.granted_to(A), rest);
+}
+
+#[test]
+fn others_read_beside_those_that_stall_and_nobody_is_late_when_nobody_lands_anything() {
+    let nodes: Vec<_> = (1..=9).map(|number| NodeId([number; 32])).collect();
+    let mut table = Table::together(&nodes, 4_000);
+    let readers: Vec<_> = nodes.iter().copied().filter(|node| !table.granted_to(*node).is_empty()).collect();
+    assert_eq!(readers.len(), READERS_MIN as usize, "so many at first");
+    table.pass(LEASE_TIME_MIN - Duration::from_millis(1));
+    assert_eq!((&table.grants[..], &table.revoked[..]), (&[][..], &[][..]), "the WAN is slow");
+
+    let mut table = Table::together(&nodes, 4_000);
+    let reads = readers[0];
+    let stalled: Vec<_> = nodes.iter().copied().filter(|node| *node != reads).collect();
+    table.read(&nodes, &stalled, LEASE_TIME_MIN / 2);
+    assert!(stalled.iter().all(|node| !table.granted_to(*node).is_empty()), "none waits for one that stalls");
 }
 
 #[test]

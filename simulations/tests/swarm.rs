@@ -39,7 +39,12 @@ fn all_end_near_together() {
 
 #[test]
 fn slow_nodes_that_the_quorum_does_not_need_slow_nobody_much() {
-    within(1.27, &Case { slow: 0.05, quorum: 0.95, ..SMALL });
+    const SEEDS: u64 = 4;
+    let outcomes = (1..=SEEDS).map(|seed| run(&Case { slow: 0.05, quorum: 0.95, seed, ..SMALL }));
+    // What a slow reader began may be read again, from the budget.
+    let outcomes: Vec<_> = outcomes.inspect(|outcome| assert!(outcome.wan_copies <= 1.01, "{outcome}")).collect();
+    let mean = outcomes.iter().map(Outcome::ratio).sum::<f64>() / SEEDS as f64;
+    assert!(mean <= 1.31, "{mean} x bound");
 }
 
 /// What lost readers had read or might have is paid from the budget of 1 %: it lasts, and nobody waits for an operator.

@@ -8,6 +8,7 @@ use super::inflight::Times;
 use super::pick::rarest;
 use super::transfer::{Exchange, State};
 use super::{Output, Why};
+use crate::content::BlockSet;
 use crate::id::{BlockIndex, NodeId};
 use crate::limits::{ENDGAME_BLOCKS_MAX, REQUESTED_BYTES_MAX, SLOW_AGE_MIN};
 use crate::rng::mix;
@@ -41,10 +42,16 @@ impl Exchange {
         }
     }
 
-    /// Open requests, without those that take far longer than others: it is their neighbours that are slow.
+    /// Open requests, without those that take far longer than others or will: it is their neighbours that are slow.
     fn requests_counted(&self, now: Time) -> usize {
         let patience = self.times.patience(false);
-        self.requests.iter().rev().take_while(|(asked, _, _)| *asked + patience > now).count()
+        let recent = self.requests.iter().rev().take_while(|(asked, _, _)| *asked + patience > now);
+        recent.filter(|(_, node, _)| !self.is_slow(*node)).count()
+    }
+
+    fn is_slow(&self, node: NodeId) -> bool {
+        let pace = self.neighbours.get(&node).and_then(|neighbour| neighbour.pace);
+        pace.is_some_and(|pace| self.times.is_slow(pace))
     }
 
     /// The rarest of the missing blocks of a neighbour.
@@ -53,7 +60,16 @@ impl Exchange {
         if !self.missing.intersects(has) {
             return None;
         }
-        rarest(&self.missing.intersection(has), &self.copies, self.seed)
+        let wanted = if self.is_slow(node) { self.only_from(node)? } else { self.missing.intersection(has) };
+        rarest(&wanted, &self.copies, self.seed)
+    }
+
+    /// What a slow neighbour is asked for, one block at a time: what no other has.
+    fn only_from(&self, slow: NodeId) -> Option<BlockSet> {
+        let neighbour = self.neighbours.get(&slow).filter(|neighbour| neighbour.requests.is_empty())?;
+        let wanted = self.missing.intersection(&neighbour.has);
+        let others = self.neighbours.iter().filter(|(node, _)| !self.is_slow(**node));
+        Some(others.fold(wanted, |wanted, (_, other)| wanted.difference(&other.has)))
     }
 
     fn fits(&self, block: BlockIndex) -> bool {
@@ -151,6 +167,7 @@ impl Exchange {
             } else {
                 self.cancel(node, block);
                 self.rest(node, now);
+                self.neighbours.get_mut(&node).into_iter().for_each(|slow| slow.lags(patience));
                 self.blocks[block.index()] = State::Requested { from: other, also: None };
                 self.stats.steals += 1;
             }

@@ -77,6 +77,9 @@ pub(super) struct Times {
 impl Times {
     const KEPT: usize = 32;
 
+    /// So many say what is usual.
+    const KNOWN: usize = 4;
+
     pub(super) fn add(&mut self, took: Duration) {
         if self.recent.len() == Self::KEPT {
             self.recent.pop_front();
@@ -94,6 +97,11 @@ impl Times {
     pub(super) fn busy_rest(&self) -> Duration {
         let span = self.median().unwrap_or_default() / TRANSFERS_MIN as u32;
         span.clamp(BUSY_REST_MIN, BUSY_REST_MAX)
+    }
+
+    /// Whether a neighbour whose blocks take this long is slow, once enough is known of the others.
+    pub(super) fn is_slow(&self, pace: Duration) -> bool {
+        self.recent.len() >= Self::KNOWN && self.median().is_some_and(|median| pace > median * SLOW_FACTOR)
     }
 
     /// The age at which a request is slow; at the end of a content, when a second neighbour is to be asked too.

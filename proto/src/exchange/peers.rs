@@ -23,6 +23,8 @@ pub(super) struct Neighbour {
     pub(super) delivered_at: Time,
     /// It is asked for nothing before this.
     pub(super) rests_until: Time,
+    /// How long its blocks take, of late.
+    pub(super) pace: Option<Duration>,
     /// Failures since it last delivered.
     failures: u32,
 }
@@ -35,6 +37,7 @@ impl Neighbour {
             window: Window::new(REQUESTS_PER_NEIGHBOUR_MIN..=REQUESTS_PER_NEIGHBOUR_MAX),
             delivered_at: Time::ZERO,
             rests_until: Time::ZERO,
+            pace: None,
             failures: 0,
         }
     }
@@ -46,8 +49,14 @@ impl Neighbour {
 
     pub(super) fn delivered(&mut self, took: Duration, now: Time) {
         self.failures = 0;
+        self.pace = Some(self.pace.map_or(took, |pace| (pace + took) / 2));
         self.delivered_at = now;
         self.window.arrived(took, now);
+    }
+
+    /// A block was taken from it after this time.
+    pub(super) fn lags(&mut self, age: Duration) {
+        self.pace = Some(self.pace.map_or(age, |pace| pace.max(age)));
     }
 
     /// It failed: it rests, longer each time.

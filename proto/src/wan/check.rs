@@ -48,6 +48,9 @@ impl Site {
         }
         let active = self.members.iter().filter(|member| !member.queue.is_empty()).count();
         assert_eq!(self.active as usize, active, "members that read");
+        let late = self.members.iter().filter(|member| member.progress.late);
+        assert_eq!(self.late as usize, late.clone().count(), "members that are late");
+        late.for_each(|member| assert!(!member.queue.is_empty(), "{} is late and reads nothing", member.id));
     }
 
     fn check_members(&self) {

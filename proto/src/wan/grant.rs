@@ -42,6 +42,7 @@ impl Site {
     /// Grants all that can be granted.
     pub(super) fn grant_all(&mut self, now: Time, next_lease: &mut u64) {
         if self.missing.is_empty() && self.stuck.is_empty() {
+            self.take_from_late(now);
             self.ready.clear();
             self.said_budget_empty = false;
             self.said_no_reader = false;
@@ -80,7 +81,7 @@ impl Site {
     fn room(&mut self, slot: usize, now: Time) -> Option<Room> {
         let member = &self.members[slot];
         let node = member.id;
-        if !member.reads() {
+        if !member.reads() || member.progress.late {
             return None;
         }
         if now < member.rests_until {
@@ -93,7 +94,7 @@ impl Site {
         }
         let revoking = member.queue.iter().any(|lease| self.leases[lease].state != State::Held);
         let idle = member.queue.is_empty();
-        if revoking || member.queue.len() >= LEASES_PER_NODE_MAX || idle && self.active >= self.readers.limit() {
+        if revoking || member.queue.len() >= LEASES_PER_NODE_MAX || idle && self.reading() >= self.readers.limit() {
             return None;
         }
         if self.is_slow(slot) {
@@ -153,18 +154,14 @@ impl Site {
         None
     }
 
-    /// Whether the member reads at less than a third of the median of those that read, while others could. Under a limit, a
+    /// Whether the member reads at less than a third of the others' median. Under a limit, a
     /// reader is first as slow as its share, which begins small: then it has to be far below what it may.
     fn is_slow(&self, slot: usize) -> bool {
         let Some(rate) = self.members[slot].speed.rate() else { return false };
         if self.allowed.is_some_and(|allowed| rate >= allowed / 10) {
             return false;
         }
-        let mut rates: Vec<_> = self.members.iter().filter(|member| member.trusted()).collect();
-        rates.retain(|member| !member.queue.is_empty());
-        let mut rates: Vec<_> = rates.iter().filter_map(|member| member.speed.rate()).collect();
-        rates.sort_unstable();
-        rates.get(rates.len() / 2).is_some_and(|median| rates.len() >= 2 && rate < median / 3)
+        self.median_rate().is_some_and(|median| rate < median / 3)
     }
 
     /// The first missing blocks that the member may have, within `room`.
@@ -234,14 +231,15 @@ impl Site {
                 self.stuck_granted.insert(*block, now);
             }
         }
-        let member = &mut self.members[slot];
-        if member.queue.is_empty() {
-            member.speed.begin(now);
+        if self.members[slot].queue.is_empty() {
+            self.progressed(slot, now);
+            self.members[slot].speed.begin(now);
             self.active += 1;
             if self.active == 1 {
                 self.readers.begin(now);
             }
         }
+        let member = &mut self.members[slot];
         member.queue.push(id);
         member.leased_bytes += choice.bytes;
         member.at_stake_bytes += choice.bytes;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::late::Progress;
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, LeaseId, NodeId};
 use crate::limits::{READ_BACKOFF_MAX, READ_BACKOFF_MIN};
@@ -42,6 +43,7 @@ pub(super) struct Member {
     /// No lease before this.
     pub(super) rests_until: Time,
     pub(super) speed: Speed,
+    pub(super) progress: Progress,
 }
 
 impl Member {
@@ -62,6 +64,7 @@ impl Member {
             failures: 0,
             rests_until: Time::ZERO,
             speed: Speed::default(),
+            progress: Progress::default(),
         }
     }
 
@@ -110,12 +113,14 @@ pub(super) fn backoff(failures: u32) -> Duration {
 pub(super) struct Speed {
     rate: Option<u64>,
     since: Option<Time>,
+    /// What was read since the last measurement, over however many leases, and in which time.
     bytes: u64,
+    busy: Duration,
 }
 
 impl Speed {
     /// The least span of one measurement: landings come in bursts.
-    const SPAN: Duration = Duration::from_millis(200);
+    const SPAN: Duration = Duration::from_millis(100);
 
     /// Bytes a second, once that was measured.
     pub(super) fn rate(&self) -> Option<u64> {
@@ -124,21 +129,22 @@ impl Speed {
 
     /// The node begins to read.
     pub(super) fn begin(&mut self, now: Time) {
-        (self.since, self.bytes) = (Some(now), 0);
+        self.since = Some(now);
     }
 
     /// It landed `bytes`.
     pub(super) fn landed(&mut self, bytes: u32, now: Time) {
         let since = *self.since.get_or_insert(now);
         self.bytes += u64::from(bytes);
-        let span = now.since(since);
-        if span < Self::SPAN {
+        self.busy += now.since(since);
+        self.begin(now);
+        if self.busy < Self::SPAN {
             return;
         }
-        let sample = u128::from(self.bytes) * 1_000_000_000 / span.as_nanos();
+        let sample = u128::from(self.bytes) * 1_000_000_000 / self.busy.as_nanos();
         let sample = u64::try_from(sample).unwrap_or(u64::MAX);
         self.rate = Some(self.rate.map_or(sample, |rate| rate / 4 * 3 + sample / 4));
-        self.begin(now);
+        (self.bytes, self.busy) = (0, Duration::ZERO);
     }
 }
 

@@ -25,6 +25,7 @@ pub mod calendar;
 mod check;
 mod facts;
 mod grant;
+mod late;
 mod lease;
 mod ledger;
 mod member;
@@ -255,6 +256,8 @@ pub enum Notice {
 pub enum Why {
     /// A lease should have ended, or its revocation been answered.
     LeaseDeadline(LeaseId),
+    /// A node reads for so long that it may be late.
+    ReaderLate(NodeId),
     /// A node has been down for the time of grace.
     GraceOver(NodeId),
     /// A node that failed may try again.

@@ -88,6 +88,7 @@ impl Site {
         if queued > 0 && member.queue.is_empty() {
             self.active -= 1;
         }
+        let stopped = queued > 0 && member.queue.is_empty();
         for (block, charge) in &lease.blocks {
             let entry = &mut self.blocks[block.index()];
             if entry.lease == Some(id) {
@@ -95,6 +96,9 @@ impl Site {
                 member.leased_bytes -= u64::from(*charge);
                 member.at_stake_bytes -= u64::from(*charge);
             }
+        }
+        if stopped {
+            self.stopped_reading(slot);
         }
     }
 
@@ -196,9 +200,13 @@ impl Site {
         }
         let member = &mut self.members[slot];
         member.stake_changed = now;
-        self.active += u32::from(member.queue.is_empty());
+        let begins = member.queue.is_empty();
+        self.active += u32::from(begins);
         member.queue.push(id);
         member.speed.begin(now);
+        if begins {
+            self.progressed(slot, now);
+        }
         let Some(lease) = self.leases.get_mut(&id) else { return };
         lease.state = State::Held;
         lease.deadline = now + Duration::from_nanos(lease.patience_nanos);

@@ -43,6 +43,10 @@ pub(super) struct Site {
     pub(super) ready: BTreeSet<usize>,
     /// Members whose leases own blocks.
     pub(super) active: u32,
+    /// Of these, those that take far longer than others.
+    pub(super) late: u32,
+    /// Leased blocks that landed, ever.
+    pub(super) landings: u64,
     pub(super) readers: Readers,
     pub(super) origin: Origin,
     /// Blocks that the site has and a member cannot get.
@@ -109,6 +113,8 @@ impl Site {
             awaited: BTreeSet::new(),
             ready: BTreeSet::new(),
             active: 0,
+            late: 0,
+            landings: 0,
             readers: Readers::new(),
             origin: Origin::default(),
             stuck: BTreeMap::new(),
@@ -179,6 +185,7 @@ impl Site {
                     self.ready.insert(self.slots[&node]);
                     self.least_stale = true;
                 }
+                Why::ReaderLate(node) => self.look_at_reader(node, now),
                 Why::OriginRetry => self.ready_all(),
                 Why::AwaitOver => {
                     self.awaited.clear();
@@ -311,6 +318,8 @@ impl Site {
         member.speed.landed(charge, now);
         member.failures = 0;
         self.ready.insert(slot);
+        self.landings += 1;
+        self.progressed(slot, now);
         self.origin_answered();
         if self.readers.landed(charge, now) {
             self.ready_all();

@@ -1,0 +1,120 @@
+//! Readers that take far longer for a block than the others do: nobody waits for them.
+//!
+//! A late reader goes on, since what it has read of a block would have to be paid for again. But somebody else reads beside
+//! it, and once nothing is left to grant, what it has not read is taken from it and given to a faster node. If nobody lands
+//! anything, it is the WAN or the origin that is slow, and nobody is late.
+//!
+//! Invariant: only members that read are late, and `late` counts them.
+
+use std::time::Duration;
+
+use super::Why;
+use super::site::Site;
+use crate::id::NodeId;
+use crate::limits::{LEASE_TIME_MIN, READER_LATE_MIN, SLOW_FACTOR, SLOW_READER_REST};
+use crate::time::Time;
+
+/// Blocks that others have to land meanwhile.
+const LANDED_BY_OTHERS_MIN: u64 = 2;
+
+/// How far a member is with what it reads.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// When it last landed a block, or began to read.
+    since: Time,
+    /// How many blocks had been landed in the site then.
+    landings: u64,
+    pub(super) late: bool,
+    /// When it is looked at.
+    look_at: Option<Time>,
+}
+
+impl Site {
+    /// The member begins to read, or landed a block.
+    pub(super) fn progressed(&mut self, slot: usize, now: Time) {
+        let progress = &mut self.members[slot].progress;
+        (progress.since, progress.landings) = (now, self.landings);
+        self.late -= u32::from(std::mem::take(&mut progress.late));
+        if progress.look_at.is_none() {
+            self.look_later(slot, now);
+        }
+    }
+
+    /// The member reads no more.
+    pub(super) fn stopped_reading(&mut self, slot: usize) {
+        let member = &mut self.members[slot];
+        self.late -= u32::from(std::mem::take(&mut member.progress.late));
+        if let Some(at) = member.progress.look_at.take() {
+            self.timers.remove(&(at, Why::ReaderLate(member.id)));
+        }
+    }
+
+    fn look_later(&mut self, slot: usize, since: Time) {
+        let at = since + self.late_after().unwrap_or(READER_LATE_MIN);
+        let member = &mut self.members[slot];
+        member.progress.look_at = Some(at);
+        self.timers.insert((at, Why::ReaderLate(member.id)));
+    }
+
+    /// How long a reader may take for a block: three times as long as is usual, if that is known.
+    fn late_after(&self) -> Option<Duration> {
+        let median = self.median_rate()?;
+        let largest = self.block_bytes.iter().copied().max().unwrap_or(0);
+        let expected = Duration::from_millis(u64::from(largest) * 1000 / median.max(1));
+        Some((expected * SLOW_FACTOR).clamp(READER_LATE_MIN, LEASE_TIME_MIN))
+    }
+
+    /// The bytes that a node reads in a second, once that was measured.
+    pub(super) fn median_rate(&self) -> Option<u64> {
+        let members = self.members.iter().filter(|member| member.trusted() && !member.progress.late);
+        let mut rates: Vec<_> = members.filter_map(|member| member.speed.rate()).collect();
+        rates.sort_unstable();
+        rates.get(rates.len() / 2).copied()
+    }
+
+    /// It is time to look at a reader.
+    pub(super) fn look_at_reader(&mut self, node: NodeId, now: Time) {
+        let Some(slot) = self.slots.get(&node).copied() else { return };
+        let progress = &mut self.members[slot].progress;
+        progress.look_at = None;
+        let (since, landed) = (progress.since, self.landings - progress.landings);
+        match self.late_after() {
+            Some(after) if since + after > now => return self.look_later(slot, since),
+            Some(_) if landed >= LANDED_BY_OTHERS_MIN => {}
+            _ => return self.look_later(slot, now),
+        }
+        self.members[slot].progress.late = true;
+        self.late += 1;
+        self.ready_all();
+    }
+
+    /// How many read, late ones left out, but for more of them than may read.
+    pub(super) fn reading(&self) -> u32 {
+        self.active - self.late.min(self.readers.limit())
+    }
+
+    /// Nothing is left to grant: what late readers have not read is taken from them, if somebody else could read it and
+    /// the budget pays for the block that is under way.
+    pub(super) fn take_from_late(&mut self, now: Time) {
+        if self.late == 0 {
+            return;
+        }
+        let idle = self.members.iter().filter(|member| member.trusted() && member.queue.is_empty());
+        if idle.filter(|member| member.rests_until <= now).count() == 0 {
+            return;
+        }
+        let largest = self.block_bytes.iter().copied().max().unwrap_or(0);
+        let late: Vec<_> = (0..self.members.len()).filter(|slot| self.members[*slot].progress.late).collect();
+        for slot in late {
+            if self.budget.left_bytes() < u64::from(largest) {
+                return;
+            }
+            let member = &mut self.members[slot];
+            // What it has a part of is not left to it.
+            member.rests_until = member.rests_until.max(now + SLOW_READER_REST);
+            self.timers.insert((member.rests_until, Why::CooledDown(member.id)));
+            self.least_stale = true;
+            member.queue.clone().into_iter().for_each(|lease| self.revoke(lease, now));
+        }
+    }
+}
