@@ -14,8 +14,8 @@ mod reading;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +23,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use shoal_node::compress::{compress, decompress};
+use shoal_node::disk::replace;
 use shoal_node::origin::OriginError;
 use shoal_node::store::{Held, Import, Store};
 use shoal_proto::codec;
@@ -66,6 +67,8 @@ struct Inner {
     /// One package is read at a time: they share the coordinator's line and disk.
     reading: tokio::sync::Mutex<()>,
     temporary: AtomicU64,
+    /// Held by who writes a file.
+    writing: Mutex<()>,
 }
 
 /// Hash of what a package is looked up by, in hexadecimal digits: the name of an entry's file.
@@ -88,6 +91,7 @@ impl Catalog {
             let path = folder.join(name);
             fs::create_dir_all(&path).map_err(failed("make", &path))?;
         }
+        drop_halves(&folder.join("recipes"))?;
         let entries = load(&folder.join("entries"))?;
         Ok(Self(Arc::new(Inner {
             folder,
@@ -95,6 +99,7 @@ impl Catalog {
             pieces: Mutex::default(),
             reading: tokio::sync::Mutex::default(),
             temporary: AtomicU64::new(0),
+            writing: Mutex::default(),
         })))
     }
 
@@ -307,18 +312,10 @@ impl Inner {
         self.folder.join("entries").join(key)
     }
 
-    /// Writes a file so that it is there as a whole or not at all.
+    /// Writes a file so that it is there as a whole or not at all. Two packages may have one recipe: one after the other.
     fn write(&self, path: &Path, bytes: &[u8], what: &str) -> Result<(), CatalogError> {
-        let number = self.temporary.fetch_add(1, Ordering::Relaxed);
-        let temporary = Temporary(self.folder.join("incoming").join(number.to_string()));
-        let write = || {
-            let mut file = File::create_new(&temporary.0)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary.0, path)?;
-            path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-        };
-        write().map_err(|source| no_room(what, path, source))
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        replace(path, bytes, None).map_err(|source| no_room(what, path, source))
     }
 
     /// Drops the oldest entries over the limit, and recipes that no entry speaks of any more.
@@ -333,6 +330,17 @@ impl Inner {
             }
         }
     }
+}
+
+/// Removes what writes left that a crash ended.
+fn drop_halves(folder: &Path) -> Result<(), CatalogError> {
+    for file in fs::read_dir(folder).map_err(failed("list", folder))? {
+        let path = file.map_err(failed("list", folder))?.path();
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
+            remove(&path);
+        }
+    }
+    Ok(())
 }
 
 fn load(folder: &Path) -> Result<BTreeMap<Key, CatalogEntry>, CatalogError> {

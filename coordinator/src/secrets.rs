@@ -5,11 +5,12 @@
 //! user reads it. In plans and in the journal a print stands for a secret: its BLAKE3 under a key that follows from the
 //! coordinator's own, so that who has the journal cannot try words.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
+use shoal_node::disk::replace;
 use shoal_proto::id::DeploymentId;
 
 /// The folder of secrets.
@@ -39,12 +40,7 @@ impl Secrets {
             return Ok(());
         }
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        let (path, fresh) = (self.path(id), self.folder.join("new"));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        file.write_all(&serde_json::to_vec(secrets)?)?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)?;
-        File::open(&self.folder)?.sync_all()
+        replace(&self.path(id), &serde_json::to_vec(secrets)?, Some(0o600))
     }
 
     /// The secrets of a deployment; none if it has none, or they are lost.

@@ -11,13 +11,14 @@
 //! | [`template`] | names of variables in scripts and files, and their values |
 //! | [`runner`] | a step as a task, with its reports |
 //! | [`membership`] | the node's key, and whom it obeys |
+//! | [`disk`] | room on disks, and small files that take the place of others |
 //! | [`config`], [`cli`] | what the operator says |
 
 pub mod cli;
 pub mod clock;
 pub mod compress;
 pub mod config;
-mod disk;
+pub mod disk;
 pub mod driver;
 pub mod membership;
 pub mod net;

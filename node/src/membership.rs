@@ -1,14 +1,13 @@
 //! What a node keeps of having joined: its key, and the join string that names the coordinator it obeys.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use shoal_proto::id::NodeId;
 use shoal_proto::join::{JoinError, JoinString};
 use thiserror::Error;
 
+use crate::disk::replace;
 use crate::net::{Identity, IdentityError};
 
 /// A node's key and whom it obeys.
@@ -115,14 +114,7 @@ fn kept(path: &Path) -> Result<Option<JoinString>, MembershipError> {
 /// Keeps the string where only this user reads it: it holds a secret.
 fn keep(path: &Path, join: &JoinString) -> Result<(), MembershipError> {
     let text = join.to_text().map_err(|e| MembershipError::Damaged { path: path.to_owned(), source: e.into() })?;
-    let fresh = path.with_extension("new");
-    let write = || {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)
-    };
-    write().map_err(|source| io(path, source))
+    replace(path, text.as_bytes(), Some(0o600)).map_err(|source| io(path, source))
 }
 
 #[cfg(test)]

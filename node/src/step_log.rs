@@ -15,7 +15,7 @@ use shoal_proto::runs::StepRecord;
 use thiserror::Error;
 use tracing::warn;
 
-use crate::disk::keep_room;
+use crate::disk::{keep_room, replace};
 
 /// Bytes of one record: an outcome with its cause, or what a step wrote for later ones.
 const RECORD_BYTES_MAX: usize = 64 * 1024;
@@ -66,13 +66,8 @@ impl StepLog {
         }
         let records = forget(parse(&bytes, path)?);
         let compact: Vec<u8> = records.iter().flat_map(frame).collect();
-        let fresh = path.with_extension("new");
         let write = || {
-            let mut file = File::create(&fresh)?;
-            file.write_all(&compact)?;
-            file.sync_all()?;
-            std::fs::rename(&fresh, path)?;
-            path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())?;
+            replace(path, &compact, Some(0o600))?;
             let file = OpenOptions::new().append(true).open(path)?;
             keep_room(&file, compact.len() as u64 + STEP_LOG_ROOM_BYTES)?;
             Ok(file)

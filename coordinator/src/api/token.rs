@@ -1,10 +1,11 @@
 //! The operator's bearer token: made at the first start, kept in a file that only its owner can read.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use shoal_node::disk::replace;
 use thiserror::Error;
 
 /// Letters that a token must have at least, so that a file cut short or written by hand is not a guessable secret.
@@ -65,7 +66,7 @@ pub fn admin_token(path: &Path) -> Result<AdminToken, TokenFileError> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let text = random_hex()?;
-            create_whole(path, &text).map_err(failed)?;
+            replace(path, format!("{text}\n").as_bytes(), Some(0o600)).map_err(failed)?;
             text
         }
         Err(error) => return Err(failed(error)),
@@ -83,21 +84,6 @@ fn random_hex() -> Result<String, TokenFileError> {
     Ok(blake3::Hash::from_bytes(bytes).to_hex().to_string())
 }
 
-fn create_whole(path: &Path, text: &str) -> io::Result<()> {
-    let partial = path.with_extension("token.partial");
-    // Left over from a start that was killed here: nobody has read it.
-    match fs::remove_file(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
-    writeln!(file, "{text}")?;
-    file.sync_all()?;
-    fs::rename(&partial, path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::File::open(folder)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,7 +92,7 @@ mod tests {
     fn the_token_is_made_once_and_private() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.token");
-        fs::write(folder.path().join("admin.token.partial"), "from a start that was killed").unwrap();
+        fs::write(folder.path().join(".admin.token.shoal"), "from a start that was killed").unwrap();
         let made = admin_token(&path).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text.trim().len(), 64);

@@ -1,6 +1,6 @@
 //! The catalog against feeds of a small HTTP server and a folder.
 
-use std::io::Cursor;
+use std::io::{Cursor, Write};
 
 use shoal_node::origin::OriginError;
 use shoal_proto::content::Layout;
@@ -207,9 +207,10 @@ async fn damaged_files_of_the_catalog_are_made_again() {
         fs::write(file.unwrap().path(), "rubbish").unwrap();
     }
     fs::write(catalog.join("incoming/7"), "what a killed coordinator left").unwrap();
+    fs::write(catalog.join("recipes/.x.zst.shoal"), "what a killed coordinator left").unwrap();
     let reopened = Catalog::open(&lab.folder.path().join("data")).unwrap();
     assert!(reopened.entries().is_empty());
-    assert_eq!(lab.files_in("incoming"), 0);
+    assert_eq!((lab.files_in("incoming"), lab.files_in("recipes")), (0, 1));
     let again = reopened.entry(&lab.feeds, &resolved, None, None).await.unwrap();
     assert_eq!(again.outline, entry.outline);
     assert!(reopened.recipe(entry.outline.recipe).is_ok());

@@ -2,12 +2,13 @@
 //!
 //! The recipe is the one that a coordinator would make: it depends on the package's bytes alone.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use shoal_node::disk::replace;
 use shoal_proto::content::{Cutter, Layout, Recipe, Shape, ZipScan};
 use shoal_proto::limits::RECIPE_BYTES_MAX;
 
@@ -49,7 +50,8 @@ pub fn run(terminal: &mut Terminal, command: RecipeCommand) -> Result<(), CliErr
             let recipe = cut(&file).map_err(|error| unusable("cut", &file, &error))?;
             let to = PathBuf::from([file.as_os_str(), ".recipe".as_ref()].join(std::ffi::OsStr::new("")));
             let plain = recipe.encode();
-            write_whole(&to, &plain).map_err(|error| unusable("write", &to, &error))?;
+            // Whole or not at all, so that a build never publishes half a recipe.
+            replace(&to, &plain, None).map_err(|error| unusable("write", &to, &error))?;
             content(to, &recipe, &plain)?
         }
         RecipeCommand::Show { file } => {
@@ -102,15 +104,6 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     // What is longer than a recipe may be is refused as one.
     File::open(path)?.take(RECIPE_BYTES_MAX as u64 + 1).read_to_end(&mut plain)?;
     Ok(plain)
-}
-
-/// The file appears whole or not at all, so that a build never publishes half a recipe.
-fn write_whole(path: &Path, plain: &[u8]) -> io::Result<()> {
-    let partial = PathBuf::from([path.as_os_str(), ".partial".as_ref()].join(std::ffi::OsStr::new("")));
-    let mut file = File::create(&partial)?;
-    file.write_all(plain)?;
-    file.sync_all()?;
-    fs::rename(&partial, path)
 }
 
 fn content(file: PathBuf, recipe: &Recipe, plain: &[u8]) -> Result<Content, CliError> {

@@ -1,14 +1,14 @@
 //! Fills in a file of this machine with variables and puts the result in another one's place: as a whole or not at all, so
 //! that no program ever reads half of it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use shoal_proto::limits::TEMPLATE_BYTES_MAX;
 
 use super::{StepRun, expand, script, values};
+use crate::disk::replace;
 use crate::template::{self, Purpose};
 
 /// Renders the file `from` to `to`; says what was done, or why not.
@@ -19,7 +19,9 @@ pub(super) fn render(run: &StepRun, from: &str, to: &str, mode: u32) -> Result<S
     let template = read(&from).map_err(|error| format!("cannot read the template {}: {error}", from.display()))?;
     let text = template::render(&template, values(run), Purpose::File);
     let text = text.map_err(|error| format!("{}: {error}", from.display()))?;
-    write(&to, &text, mode).map_err(|error| format!("cannot write {}: {error}", to.display()))?;
+    // Its text may hold secrets: until it has its own mode, nobody else reads it.
+    let written = replace(&to, text.as_bytes(), Some(mode));
+    written.map_err(|error| format!("cannot write {}: {error}", to.display()))?;
     Ok(format!("{} is filled in from {}", to.display(), from.display()))
 }
 
@@ -30,21 +32,4 @@ fn read(path: &Path) -> io::Result<String> {
         return Err(io::Error::other(format!("it has over {TEMPLATE_BYTES_MAX} bytes")));
     }
     Ok(text)
-}
-
-fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("/"));
-    let name = path.file_name().ok_or_else(|| io::Error::other("it is no file's name"))?;
-    let fresh = folder.join(format!(".{}.shoal", name.to_string_lossy()));
-    let write = || {
-        // Its text may hold secrets: until it has its own mode, nobody else reads it.
-        let _ = fs::remove_file(&fresh);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-        file.write_all(text.as_bytes())?;
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)?;
-        File::open(folder)?.sync_all()
-    };
-    write().inspect_err(|_| drop(fs::remove_file(&fresh)))
 }

@@ -1,7 +1,8 @@
 //! Versions and ranges of npm, as its own command line reads them: `^1.2`, `~1.2.3`, `1.x`, `>=1 <2`, `1.2 - 1.4`, `1 || 2`.
 //!
 //! Grammar: <https://github.com/npm/node-semver#range-grammar>. The crate `semver` reads Cargo's ranges, in which `1.2` and
-//! blanks mean something else.
+//! blanks mean something else. `nodejs-semver` 7.0, which reads npm's, takes `1.2.3.4` and `01.2.3` for 1.2.3 and `1.2.3-a..b`
+//! for `1.2.3-a`, and `node-semver` brings two parsers: what is deployed is not guessed.
 
 use std::cmp::Ordering;
 

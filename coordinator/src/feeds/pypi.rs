@@ -4,10 +4,10 @@
 //! Protocol: <https://packaging.python.org/specifications/simple-repository-api/>. `url` is that of the index (`…/simple/`),
 //! `id` a project, `file` the file's name where a version has several, in which `{version}` stands for the version.
 
-mod version;
-
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
+use pep440_rs::{Operator, Version, VersionSpecifiers};
 use serde::{Deserialize, Deserializer};
 use shoal_proto::limits::SUGGESTIONS_MAX;
 
@@ -15,7 +15,6 @@ use super::asked::Asked;
 use super::http::lineage_of_url;
 use super::kind::Kind;
 use super::{Digest, FeedError, Found, Place, Wanted};
-use version::{Specifiers, Version};
 
 pub(super) const KIND: Kind =
     Kind { name: "pypi", files: true, resolve: |asked, wanted| Box::pin(resolve(asked, wanted)), ..Kind::COMMON };
@@ -110,9 +109,9 @@ fn choose<'f>(asked: &Asked<'_>, wanted: &Wanted<'_>, files: &'f [File]) -> Resu
 /// if there is no other or the specifiers name such. All files, if none is.
 fn of_version<'f>(wanted: Option<&str>, files: &'f [File]) -> Vec<&'f File> {
     let Some(text) = wanted else { return files.iter().collect() };
-    let parsed = |file: &'f File| Some((Version::parse(file.version()?)?, file));
-    let Some(specifiers) = Specifiers::parse(text) else {
-        let number = Version::parse(text);
+    let parsed = |file: &'f File| Some((Version::from_str(file.version()?).ok()?, file));
+    let Ok(specifiers) = VersionSpecifiers::from_str(text) else {
+        let number = Version::from_str(text).ok();
         let same = |file: &&'f File| match parsed(file) {
             Some((version, _)) if number.is_some() => number.as_ref() == Some(&version),
             _ => file.version() == Some(text),
@@ -121,15 +120,26 @@ fn of_version<'f>(wanted: Option<&str>, files: &'f [File]) -> Vec<&'f File> {
     };
     let mut fitting: Vec<_> = files
         .iter()
-        .filter(|file| !file.yanked || specifiers.name_one())
+        .filter(|file| !file.yanked || names_one(&specifiers))
         .filter_map(parsed)
-        .filter(|(version, _)| specifiers.have(version))
+        .filter(|(version, _)| specifiers.contains(version))
         .collect();
-    if !specifiers.allow_pre() && fitting.iter().any(|(version, _)| !version.is_pre()) {
-        fitting.retain(|(version, _)| !version.is_pre());
+    if !names_pre(&specifiers) && fitting.iter().any(|(version, _)| version.is_stable()) {
+        fitting.retain(|(version, _)| version.is_stable());
     }
     let highest = fitting.iter().map(|(version, _)| version).max().cloned();
     fitting.into_iter().filter(|(version, _)| Some(version) == highest.as_ref()).map(|(_, file)| file).collect()
+}
+
+/// Whether specifiers name one version: `==1.4`.
+fn names_one(specifiers: &VersionSpecifiers) -> bool {
+    matches!(&specifiers[..], [one] if matches!(one.operator(), Operator::Equal | Operator::ExactEqual))
+}
+
+/// Whether they ask for versions before a release, by naming one.
+fn names_pre(specifiers: &VersionSpecifiers) -> bool {
+    let excludes = |operator| matches!(operator, &Operator::NotEqual | &Operator::NotEqualStar);
+    specifiers.iter().any(|one| one.any_prerelease() && !excludes(one.operator()))
 }
 
 /// A project's name as indexes spell it (PEP 503).
@@ -249,5 +259,89 @@ mod tests {
     fn names_of_projects_are_normalised() {
         assert_eq!(normal_name("Acme__Web.Core").as_deref(), Ok("acme-web-core"));
         assert!(normal_name("../x").is_err() && normal_name("").is_err());
+    }
+
+    fn version(text: &str) -> Version {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn versions_are_ordered_as_pep_440_has_it() {
+        // Its own examples of an order.
+        let order = [
+            "1.0.dev456",
+            "1.0a1",
+            "1.0a2.dev456",
+            "1.0a12.dev456",
+            "1.0a12",
+            "1.0b1.dev456",
+            "1.0b2",
+            "1.0b2.post345.dev456",
+            "1.0b2.post345",
+            "1.0rc1.dev456",
+            "1.0rc1",
+            "1.0",
+            "1.0+abc.5",
+            "1.0+abc.7",
+            "1.0+5",
+            "1.0.post456.dev34",
+            "1.0.post456",
+            "1.0.15",
+            "1.1.dev1",
+            "1.10",
+            "2013.10",
+            "1!1.0",
+        ];
+        let versions = order.map(version);
+        for pair in versions.windows(2) {
+            assert!(pair[0] < pair[1], "{pair:?}");
+        }
+        for (one, other) in [
+            ("1.0", "1"),
+            ("1.1RC1", "1.1-rc.1"),
+            ("1.0-alpha", "1.0a0"),
+            ("1.0-1", "1.0.post1"),
+            ("v1.0rev4", "1.0.post4"),
+            ("1.0.0+Ubuntu_1", "1.0+ubuntu.1"),
+            ("1.0c3", "1.0rc3"),
+            ("1.00.dev", "1.0dev0"),
+        ] {
+            assert_eq!(version(one), version(other), "{one} {other}");
+        }
+        for bad in ["", "a", "1.", "1..2", "1.0rc1x", "1.0+", "1.0-", "1!", "latest", "1.0.*"] {
+            assert!(Version::from_str(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn specifiers_mean_what_pep_440_documents() {
+        let table: [(&str, &[&str], &[&str]); 12] = [
+            ("~=2.2", &["2.2", "2.9.1", "2.2.post3"], &["3.0", "2.1", "2.2rc1"]),
+            ("~=1.4.5", &["1.4.5", "1.4.9"], &["1.5", "1.4.4"]),
+            ("~=2.2.post3", &["2.2.post3", "2.3"], &["2.2", "3"]),
+            ("==1.1", &["1.1", "1.1.0", "1.1+local"], &["1.1.post1", "1.1a1", "1.1.1"]),
+            ("==1.1.*", &["1.1", "1.1.post1", "1.1a1", "1.1.9"], &["1.2", "1"]),
+            ("==1.1+one", &["1.1+one"], &["1.1", "1.1+two"]),
+            ("!=1.1.*", &["1.2"], &["1.1.5"]),
+            (">=1, <2", &["1", "1.9.9"], &["2", "0.9", "2.0rc1", "1!1.5"]),
+            (">1.7", &["1.7.1", "1.8"], &["1.7", "1.7.0.post1", "1.7+x"]),
+            (">1.7.post2", &["1.7.1", "1.7.post3"], &["1.7", "1.7.post2"]),
+            ("<=1.7,!=1.5", &["1.7", "1.4", "1.7+x"], &["1.5", "1.7.1"]),
+            ("===1.0", &["1.0"], &["1.1"]),
+        ];
+        for (text, within, without) in table {
+            let specifiers = VersionSpecifiers::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            for one in within {
+                assert!(specifiers.contains(&version(one)), "{one} is in {text}");
+            }
+            for one in without {
+                assert!(!specifiers.contains(&version(one)), "{one} is not in {text}");
+            }
+        }
+        for bad in ["1.0", "~=1", ">=1.*", "latest", "", "==", ">=1,", "~=1.*"] {
+            assert!(VersionSpecifiers::from_str(bad).is_err(), "{bad}");
+        }
+        let pre = |text: &str| names_pre(&VersionSpecifiers::from_str(text).unwrap());
+        assert!(pre(">=1.0rc1") && pre(">=1.0.dev1") && !pre(">=1") && !pre(">=1,!=1.5rc1"));
     }
 }
