@@ -13,6 +13,7 @@ mod logs;
 mod operator;
 mod origins;
 mod plan;
+mod renewals;
 mod rollback;
 mod scripts;
 mod status;
@@ -62,6 +63,7 @@ use events::EventLog;
 use logs::LogBook;
 use operator::Waiter;
 use origins::{Origins, Told};
+use renewals::Renewal;
 
 /// Events that wait for the loop; tasks that have more wait themselves.
 const EVENTS: usize = 1024;
@@ -135,6 +137,7 @@ enum Event {
     Resolved(Box<Resolution>),
     Run(RunReport),
     Origin(Told),
+    Renewal(Box<Renewal>),
 }
 
 impl From<RunReport> for Event {
@@ -292,11 +295,13 @@ impl Server {
             if self.limits_at <= Instant::now() {
                 self.limits_at = Instant::now() + self.keep_limits();
             }
+            self.renew_due().await?;
             self.settle().await?;
             self.answer_waiters();
             let core = self.core.next_wake().map(|(at, _)| self.clock.at(at));
             let waiter = self.waiters.iter().map(|waiter| waiter.deadline).min();
-            let wake = core.into_iter().chain(waiter).chain([self.limits_at]).min();
+            let renewal = self.origins.renew_at.map(|at| self.clock.at(at));
+            let wake = core.into_iter().chain(waiter).chain(renewal).chain([self.limits_at]).min();
             tokio::select! {
                 () = stop.cancelled() => {
                     self.stop_api.cancel();
@@ -337,6 +342,9 @@ impl Server {
                     if let ToCoordinator::LeaseEnded { end, .. } = &mut message {
                         self.note_read(from, end);
                     }
+                    if let ToCoordinator::Denied { content, lease } = &message {
+                        self.on_denied((from, *content, *lease)).await?;
+                    }
                     if let ToCoordinator::StepEnded { run, .. } = &message {
                         self.end_output(Some(from), *run);
                     }
@@ -368,6 +376,7 @@ impl Server {
             Event::Resolved(resolution) => self.on_resolved(*resolution).await?,
             Event::Run(report) => self.on_run_report(report),
             Event::Origin(told) => self.on_origin(told).await?,
+            Event::Renewal(renewal) => self.on_renewal(*renewal).await?,
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 mod carry;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use shoal_proto::codec;
@@ -13,11 +14,12 @@ use shoal_proto::id::{ContentId, DeploymentId, LeaseId, Name, NodeId};
 use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, WAN_RATE_EVERY};
 use shoal_proto::manifest::SignedError;
 use shoal_proto::node::{Input, Node};
+use shoal_proto::origin::HttpOrigin;
 use shoal_proto::rng::mix;
 use shoal_proto::rollout::variables::Told;
 use shoal_proto::wire::{Frame, Grant, Hello, JoinProof, StepRun, ToCoordinator, ToNode};
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -147,7 +149,7 @@ pub struct Agent {
     neighbours: BTreeMap<NodeId, Vec<Multiaddr>>,
     fetchers: BTreeMap<NodeId, Fetcher>,
     /// The lease of each content that is being read; others wait for it, in order.
-    reads: BTreeMap<ContentId, (LeaseId, CancellationToken)>,
+    reads: BTreeMap<ContentId, Reading>,
     reads_waiting: BTreeMap<ContentId, VecDeque<Grant>>,
     /// Requests that wait for their verdict; dropped, they are refused.
     uploads: BTreeMap<u64, (ContentId, oneshot::Sender<bool>)>,
@@ -159,6 +161,14 @@ pub struct Agent {
     wan: Pacer,
     /// When the coordinator is told next how fast the WAN is read, and what was read before; while that has a limit.
     wan_report: Option<(Instant, u64)>,
+}
+
+/// A lease that is being read.
+struct Reading {
+    lease: LeaseId,
+    cancel: CancellationToken,
+    /// Tells it what to prove with from here on.
+    renewed: watch::Sender<Option<Arc<HttpOrigin>>>,
 }
 
 impl Agent {

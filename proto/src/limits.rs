@@ -227,6 +227,10 @@ pub const ORIGIN_STALL: Duration = Duration::from_secs(20);
 /// The longest `Retry-After` that is waited for; a lease is better granted again later than held that long.
 pub const ORIGIN_RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 
+/// How long a read waits for another signature or token in place of one that was refused: longer than a coordinator waits for a
+/// feed that lends them.
+pub const ORIGIN_RENEWAL_WAIT: Duration = Duration::from_secs(10);
+
 /// Packages in one deployment.
 pub const PACKAGES_PER_DEPLOYMENT_MAX: usize = 256;
 

@@ -245,6 +245,12 @@ pub fn backoff(base: Duration, failed: u32, random: u64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
+/// When who reads with a signature that is good for `life` is told of another one: early enough that none ends while it is
+/// under way. One that is lent to several has half of its life left at least.
+pub fn renew_after(life: Duration) -> Duration {
+    life / 4
+}
+
 /// How long a `Retry-After` header asks to wait: seconds, or an HTTP date seen from `unix_now` (seconds since 1970).
 /// `None` if it is neither.
 pub fn retry_after(value: &str, unix_now: u64) -> Option<Duration> {

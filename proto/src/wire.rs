@@ -114,6 +114,14 @@ pub enum ToCoordinator {
         /// What.
         outputs: Outputs,
     },
+    /// The origin of a lease refuses what came with the lease: a signature or token has ended. The lease goes on once the node
+    /// is told of another ([`ToNode::Renewed`]).
+    Denied {
+        /// The content.
+        content: ContentId,
+        /// The lease.
+        lease: LeaseId,
+    },
 }
 
 /// What a node has in its cache.
@@ -335,6 +343,15 @@ pub enum ToNode {
         deployment: DeploymentId,
         /// What, by step.
         outputs: ByStep,
+    },
+    /// How a lease is read from here on: the same package at the same place, with another signature or token.
+    Renewed {
+        /// The content.
+        content: ContentId,
+        /// The lease.
+        lease: LeaseId,
+        /// Where, and with what.
+        origin: HttpOrigin,
     },
 }
 

@@ -101,6 +101,7 @@ samples!(to_coordinator, ToCoordinator {
     ],
     StepWrote => [ToCoordinator::StepWrote { run: run(Phase::Steps), outputs: outputs() }],
     StepReady => [ToCoordinator::StepReady(run(Phase::Steps))],
+    Denied => [ToCoordinator::Denied { content: CONTENT, lease: LEASE }],
 });
 
 samples!(to_node, ToNode {
@@ -130,6 +131,7 @@ samples!(to_node, ToNode {
     ],
     Outputs => [ToNode::Outputs { deployment: DEPLOYMENT, outputs: [(run(Phase::Before).step, outputs())].into() }],
     Offer => [ToNode::Offer { run: run(Phase::Steps), generation: GENERATION }],
+    Renewed => [ToNode::Renewed { content: CONTENT, lease: LEASE, origin: http() }],
 });
 
 samples!(to_neighbour, ToNeighbour {

@@ -202,6 +202,8 @@ impl World {
             Output::Fetch { node: from, content, block } => self.fetch(node, from, content, block),
             Output::CancelFetch { node: from, content, block } => self.cancel_fetch(node, from, content, block),
             Output::Read(grant) => self.read(node, grant),
+            // Simulated origins want no proof.
+            Output::Renew { .. } => {}
             Output::CancelRead { lease, .. } => {
                 let (at, life) = (self.now + Duration::from_millis(1), self.hosts[node].life);
                 self.queue.push(at, Event::ReadStopped { node, life, lease });

@@ -39,8 +39,8 @@ fn deploy_to(feed: &str, secrets: &[(&str, &str)], reference: &str, wanted: &[u8
     let summary = mesh.deploy(&file, &["--watch", "-q", "-o", "json"]).json();
     assert_eq!((&summary["outcome"], &summary["nodes"]), (&json!("succeeded"), &json!(2)), "{summary}");
     let copies = summary["sites"][0]["copies"].as_f64().unwrap();
-    // Slow ones are those whose URLs end under way: each time the segment is lost that was being read.
-    let allowed = if node_args.is_empty() { 1.05 } else { 1.2 };
+    // What slow nodes have not read, others may read as well, within a budget that is 256 KiB for small packages.
+    let allowed = if node_args.is_empty() { 1.05 } else { 1.3 };
     assert!(copies <= allowed, "{copies} copies crossed the WAN: {summary}");
     let log = mesh.coordinator_log();
     for (_, secret) in secrets {
@@ -356,7 +356,7 @@ fn nginx_serves_a_maven_repository_whose_snapshot_is_pinned() {
     assert!(ran.code != 0 && ran.stderr.contains(&format!("sha256:{} is wanted", sha256(&zip))), "{ran:?}");
 }
 
-/// What is packed where URLs end under way: each end costs the segment that is being read, and these are small.
+/// What is packed where nodes read slowly.
 fn small_files(seed: u64) -> package::Files {
     package::files(seed, 120, 6_000)
 }
@@ -423,7 +423,7 @@ fn seaweedfs_serves_an_object_by_signed_urls_and_keeps_the_version_that_was_reso
     upload(&second);
     mesh.await_state(&id, "succeeded", within);
     let log = mesh.coordinator_log();
-    assert!(log.contains("a signed URL ended under way: the rest is read with another"), "{log}");
+    assert!(!log.contains("ended under way") && !log.contains("was refused"), "{log}");
     assert!(!log.contains("Signature"), "a signed URL is in the log");
     tried(&mesh, &["releases", "web/{version}/web+1.zip", "1.2"], true);
 }
@@ -464,7 +464,7 @@ fn azurite_serves_a_blob_by_signed_urls_or_by_a_signature_that_was_given() {
     let signing = feed(&format!("username = '{account}'\npassword_file = 'key'\nsigned_for = '2s'"));
     let mesh = deploy_to(&signing, &[("key", key)], reference, &zip, &SLOWLY);
     let log = mesh.coordinator_log();
-    assert!(log.contains("a signed URL ended under way: the rest is read with another"), "{log}");
+    assert!(!log.contains("ended under way") && !log.contains("was refused"), "{log}");
     assert!(!log.contains("sig="), "a signed URL is in the log");
     tried(&mesh, &["releases", "web/{version}/web 1+1.zip", "1.2"], true);
     drop(mesh);

@@ -1,6 +1,7 @@
 //! Where leases are read, and how that went. Most feeds tell at once; one that lends tokens may have to be asked first, in a
 //! task, while the leases for it wait here. Nothing that waits outlives its reason: not its revocation, nor its node's
-//! connection (WAN-ONCE). Which of several places is read from is for [`Mirrors`] to say.
+//! connection (WAN-ONCE). Which of several places is read from is for [`Mirrors`] to say. Signatures and tokens that end while a
+//! lease is read are [made anew](super::renewals).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use shoal_proto::codec;
 use shoal_proto::coordinator::Input;
 use shoal_proto::id::{ContentId, DeploymentId, LeaseId, Name, NodeId, PackageIndex};
 use shoal_proto::mirrors::Mirrors;
-use shoal_proto::origin::{HttpOrigin, shown_url};
+use shoal_proto::origin::{HttpOrigin, renew_after, shown_url};
 use shoal_proto::time::Time;
 use shoal_proto::wan::Outcome;
 use shoal_proto::wire::{Fault, FaultKind, Grant, LeaseEnd, Origin, Standby, ToCoordinator, ToNode};
@@ -21,7 +22,7 @@ use super::{Event, ServeError, Server};
 use crate::feeds::Resolved;
 
 /// How long a feed may take to lend a token. A lease that waits is not read, and others may be granted it later.
-const FEED_WAIT: Duration = Duration::from_secs(8);
+pub(super) const FEED_WAIT: Duration = Duration::from_secs(8);
 
 /// Which package, for nodes of which site.
 #[derive(Clone, PartialEq, Eq)]
@@ -45,13 +46,15 @@ struct Waiting {
 }
 
 /// A lease that a node reads from a feed.
-struct Reading {
-    place: Place,
+pub(super) struct Reading {
+    pub(super) place: Place,
     /// The URL as people see it: by it a place is known among several.
-    url: String,
+    pub(super) url: String,
     /// What other places that have the same are known by.
     others: Vec<String>,
     since: Time,
+    /// When its node is told of another signature.
+    pub(super) renew_at: Option<Time>,
 }
 
 /// Where leases are read, and what waits to be told.
@@ -59,8 +62,19 @@ struct Reading {
 pub(super) struct Origins {
     /// Messages that wait for a feed; those for one place are asked for once.
     waiting: Vec<Waiting>,
-    reading: BTreeMap<(NodeId, ContentId, LeaseId), Reading>,
+    pub(super) reading: BTreeMap<(NodeId, ContentId, LeaseId), Reading>,
+    /// What deputies were told whose signatures end.
+    pub(super) standing: BTreeMap<(NodeId, ContentId), Standing>,
+    /// When the first signature of both is made anew, or earlier.
+    pub(super) renew_at: Option<Time>,
     mirrors: Mirrors,
+}
+
+/// What a deputy was told.
+pub(super) struct Standing {
+    pub(super) place: Place,
+    pub(super) standby: Standby,
+    pub(super) renew_at: Time,
 }
 
 /// What a feed said.
@@ -78,6 +92,17 @@ struct Chosen {
     origin: HttpOrigin,
     /// The URLs of other places that have the same, as people see them.
     others: Vec<String>,
+    /// After what time its signature is made anew, if it has one.
+    renew_after: Option<Duration>,
+}
+
+impl Origins {
+    /// The moment in `after` from `now`, by when somebody looks again.
+    pub(super) fn renew_in(&mut self, after: Duration, now: Time) -> Time {
+        let at = now + after;
+        self.renew_at = Some(self.renew_at.map_or(at, |first| first.min(at)));
+        at
+    }
 }
 
 impl Server {
@@ -108,8 +133,10 @@ impl Server {
             Ok(resolved) => resolved,
             Err(cause) => return Some(Err(cause)),
         };
-        let Some(Chosen { origin, others }) = self.choose(&resolved, &place.site) else { return Some(Ok(None)) };
-        let chosen = move |origin| Some(Chosen { origin, others });
+        let Some(Chosen { origin, others, renew_after }) = self.choose(&resolved, &place.site) else {
+            return Some(Ok(None));
+        };
+        let chosen = move |origin| Some(Chosen { origin, others, renew_after });
         if let Some(origin) = self.feeds.authorize(&resolved, origin.clone()).now_or_never() {
             return Some(origin.map(chosen).map_err(|error| error.to_string()));
         }
@@ -134,7 +161,8 @@ impl Server {
         let place = places.get(chosen)?;
         let others =
             shown.iter().enumerate().filter(|(index, _)| *index != chosen).map(|(_, url)| url.clone()).collect();
-        Some(Chosen { origin: (*place).clone(), others })
+        let renew_after = self.feeds.signed_for(resolved).map(renew_after);
+        Some(Chosen { origin: (*place).clone(), others, renew_after })
     }
 
     pub(super) async fn on_origin(&mut self, told: Told) -> Result<(), ServeError> {
@@ -157,8 +185,10 @@ impl Server {
         match (wanting, answer) {
             (Wanting::Grant(mut grant), Ok(chosen)) => {
                 // Without one it is a folder: the coordinator serves it.
-                if let Some(Chosen { origin, others }) = chosen {
-                    let reading = Reading { place, url: shown_url(&origin.url), others, since: self.now().time };
+                if let Some(Chosen { origin, others, renew_after }) = chosen {
+                    let since = self.now().time;
+                    let renew_at = renew_after.map(|after| self.origins.renew_in(after, since));
+                    let reading = Reading { place, url: shown_url(&origin.url), others, since, renew_at };
                     self.origins.reading.insert((to, grant.content, grant.lease), reading);
                     grant.origin = Origin::Http(origin);
                 }
@@ -169,7 +199,12 @@ impl Server {
                 self.end_unsent(to, grant.content, grant.lease, Outcome::Failed { retryable: true }, fault);
                 Ok(())
             }
-            (Wanting::Standby(mut standby), Ok(Some(Chosen { origin, .. }))) => {
+            (Wanting::Standby(mut standby), Ok(Some(Chosen { origin, renew_after, .. }))) => {
+                if let Some(after) = renew_after {
+                    let renew_at = self.origins.renew_in(after, self.now().time);
+                    let standing = Standing { place, standby: standby.clone(), renew_at };
+                    self.origins.standing.insert((to, standby.content), standing);
+                }
                 standby.origin = Origin::Http(origin);
                 self.send(to, ToNode::Standby(standby)).await
             }
@@ -197,12 +232,14 @@ impl Server {
     /// Forgets an earlier word about who reads while the coordinator is away: the later one counts.
     pub(super) fn drop_standby(&mut self, to: NodeId, content: ContentId) {
         self.origins.waiting.retain(|waiting| !waiting.is_standby(to, content));
+        self.origins.standing.remove(&(to, content));
     }
 
     /// A node's connection ended: what waits for it belongs to that connection.
     pub(super) fn drop_unsent(&mut self, node: NodeId) {
         self.origins.waiting.retain(|waiting| waiting.to != node);
         self.origins.reading.retain(|(reader, ..), _| *reader != node);
+        self.origins.standing.retain(|(deputy, _), _| *deputy != node);
     }
 
     /// A node's read ended: what that says about the place that it read from.
@@ -246,7 +283,7 @@ impl Server {
         self.handle(Input::Node { from, message: ToCoordinator::LeaseEnded { end, begun: Vec::new() } });
     }
 
-    fn resolved(&self, place: &Place) -> Result<Resolved, String> {
+    pub(super) fn resolved(&self, place: &Place) -> Result<Resolved, String> {
         let created = self.core.created(place.deployment).ok_or("the deployment is gone")?;
         let mut sources: Vec<Resolved> =
             codec::decode(&created.sources, SOURCES_BYTES_MAX).map_err(|error| error.to_string())?;

@@ -110,7 +110,7 @@ fn choose<'f>(asked: &Asked<'_>, wanted: &Wanted<'_>, files: &'f [File]) -> Resu
 fn of_version<'f>(wanted: Option<&str>, files: &'f [File]) -> Vec<&'f File> {
     let Some(text) = wanted else { return files.iter().collect() };
     let parsed = |file: &'f File| Some((Version::from_str(file.version()?).ok()?, file));
-    let Ok(specifiers) = VersionSpecifiers::from_str(text) else {
+    let Some(specifiers) = VersionSpecifiers::from_str(text).ok().filter(|all| !all.is_empty()) else {
         let number = Version::from_str(text).ok();
         let same = |file: &&'f File| match parsed(file) {
             Some((version, _)) if number.is_some() => number.as_ref() == Some(&version),
@@ -122,13 +122,22 @@ fn of_version<'f>(wanted: Option<&str>, files: &'f [File]) -> Vec<&'f File> {
         .iter()
         .filter(|file| !file.yanked || names_one(&specifiers))
         .filter_map(parsed)
-        .filter(|(version, _)| specifiers.contains(version))
+        .filter(|(version, _)| have(&specifiers, version))
         .collect();
     if !names_pre(&specifiers) && fitting.iter().any(|(version, _)| version.is_stable()) {
         fitting.retain(|(version, _)| version.is_stable());
     }
     let highest = fitting.iter().map(|(version, _)| version).max().cloned();
     fitting.into_iter().filter(|(version, _)| Some(version) == highest.as_ref()).map(|(_, file)| file).collect()
+}
+
+/// Whether specifiers hold for a version. `1` is `1.0`, which the crate does not see where `==1.1.*` is asked for: it compares as
+/// many numbers as both have.
+fn have(specifiers: &VersionSpecifiers, version: &Version) -> bool {
+    let named = specifiers.iter().map(|one| one.version().release().len()).max().unwrap_or(0);
+    let numbers = version.release().len().max(named);
+    let release = version.release().iter().copied().chain(std::iter::repeat(0)).take(numbers);
+    specifiers.contains(&version.clone().with_release(release))
 }
 
 /// Whether specifiers name one version: `==1.4`.
@@ -332,13 +341,13 @@ mod tests {
         for (text, within, without) in table {
             let specifiers = VersionSpecifiers::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));
             for one in within {
-                assert!(specifiers.contains(&version(one)), "{one} is in {text}");
+                assert!(have(&specifiers, &version(one)), "{one} is in {text}");
             }
             for one in without {
-                assert!(!specifiers.contains(&version(one)), "{one} is not in {text}");
+                assert!(!have(&specifiers, &version(one)), "{one} is not in {text}");
             }
         }
-        for bad in ["1.0", "~=1", ">=1.*", "latest", "", "==", ">=1,", "~=1.*"] {
+        for bad in ["1.0", "~=1", ">=1.*", "latest", "==", ">=1,", "~=1.*"] {
             assert!(VersionSpecifiers::from_str(bad).is_err(), "{bad}");
         }
         let pre = |text: &str| names_pre(&VersionSpecifiers::from_str(text).unwrap());

@@ -8,13 +8,15 @@ use shoal_proto::id::{BlockIndex, ContentId, LeaseId, NodeId, PackageId, RecipeI
 use shoal_proto::limits::INVENTORY_PACKAGES_MAX;
 use shoal_proto::manifest::Manifest;
 use shoal_proto::node::{Input, Opened, Output, What};
+use shoal_proto::origin::HttpOrigin;
 use shoal_proto::outputs::Named;
 use shoal_proto::wan::{self, Lacking};
-use shoal_proto::wire::{Frame, Grant, Inventory, LeaseEnd, Neighbour, StepRun, ToCoordinator};
+use shoal_proto::wire::{Frame, Grant, Inventory, LeaseEnd, Neighbour, Origin, StepRun, ToCoordinator};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Agent, AgentError, Event};
+use super::{Agent, AgentError, Event, Reading};
 use crate::disk::free_bytes;
 use crate::net::Multiaddr;
 use crate::runner::{Surroundings, run_step};
@@ -50,6 +52,7 @@ impl Agent {
             }
             Output::WanRate(rate) => self.set_wan_rate(rate),
             Output::Read(grant) => self.read(grant),
+            Output::Renew { content, lease, origin } => self.renew_read(content, lease, origin),
             Output::CancelRead { content, lease } => self.cancel_read(content, lease),
             Output::Serve { request, .. } => self.decide_upload(request, true),
             Output::Refuse { request, .. } => self.decide_upload(request, false),
@@ -163,16 +166,17 @@ impl Agent {
             return;
         }
         let Some(content) = self.contents.get(&grant.content).cloned() else { return };
-        let cancel = CancellationToken::new();
-        self.reads.insert(grant.content, (grant.lease, cancel.clone()));
+        let (cancel, (renewed, renewals)) = (CancellationToken::new(), watch::channel(None));
+        let reading = Reading { lease: grant.lease, cancel: cancel.clone(), renewed };
+        self.reads.insert(grant.content, reading);
         let (readers, events) = (self.readers.clone(), self.events_sender.clone());
-        tokio::spawn(async move { readers.read(grant, content, cancel, events).await });
+        tokio::spawn(async move { readers.read(grant, content, cancel, renewals, events).await });
     }
 
     /// Goes on with the next lease of a content.
     pub(super) fn read_ended(&mut self, content: ContentId, lease: LeaseId) {
         // One that was cancelled while it waited never was the content's current one.
-        if self.reads.get(&content).is_some_and(|(current, _)| *current == lease) {
+        if self.reads.get(&content).is_some_and(|reading| reading.lease == lease) {
             self.reads.remove(&content);
             if let Some(next) = self.reads_waiting.get_mut(&content).and_then(VecDeque::pop_front) {
                 self.read(next);
@@ -180,9 +184,21 @@ impl Agent {
         }
     }
 
+    /// Has a lease read on with another signature or token, or begin with it if it waits.
+    fn renew_read(&mut self, content: ContentId, lease: LeaseId, origin: HttpOrigin) {
+        if let Some(reading) = self.reads.get(&content).filter(|reading| reading.lease == lease) {
+            reading.renewed.send_replace(Some(Arc::new(origin)));
+            return;
+        }
+        let waiting = self.reads_waiting.get_mut(&content);
+        if let Some(grant) = waiting.and_then(|waiting| waiting.iter_mut().find(|grant| grant.lease == lease)) {
+            grant.origin = Origin::Http(origin);
+        }
+    }
+
     fn cancel_read(&mut self, content: ContentId, lease: LeaseId) {
         match self.reads.get(&content) {
-            Some((current, cancel)) if *current == lease => cancel.cancel(),
+            Some(reading) if reading.lease == lease => reading.cancel.cancel(),
             _ => {
                 let waiting = self.reads_waiting.entry(content).or_default();
                 let before = waiting.len();

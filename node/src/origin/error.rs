@@ -157,6 +157,11 @@ impl OriginError {
         matches!(self, Self::Busy { .. } | Self::Unreachable { .. } | Self::Broken { .. } | Self::Stalled { .. })
     }
 
+    /// Whether another signature or token may help.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Unauthorized { .. } | Self::Forbidden { .. })
+    }
+
     pub(super) fn client(error: reqwest::Error) -> Self {
         Self::Client(cause(error))
     }

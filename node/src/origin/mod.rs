@@ -11,6 +11,7 @@ mod client;
 mod document;
 mod error;
 mod reading;
+mod renewals;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use shoal_proto::limits::{ORIGIN_RETRY_AFTER_MAX, ORIGIN_STALL};
+use shoal_proto::limits::{ORIGIN_RENEWAL_WAIT, ORIGIN_RETRY_AFTER_MAX, ORIGIN_STALL};
 use shoal_proto::origin::{HttpOrigin, Metadata, coalesce, disjoint};
 use tokio::sync::mpsc;
 
@@ -29,6 +30,7 @@ use crate::transfer::pacer::Pacer;
 use client::{Clients, Places};
 pub use document::{Document, Headers};
 pub use error::OriginError;
+pub use renewals::Renewals;
 use request::{Answer, Request, send};
 
 /// Reads from HTTP origins. Cheap to clone; clones share connections.
@@ -50,12 +52,15 @@ struct Patience {
     backoff: Duration,
     /// The longest `Retry-After` that is obeyed.
     retry_after_max: Duration,
+    /// How long another proof is waited for in place of one that was refused.
+    renewal: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
         let backoff = Duration::from_millis(500);
-        Self { stall: ORIGIN_STALL, backoff, retry_after_max: ORIGIN_RETRY_AFTER_MAX }
+        let renewal = ORIGIN_RENEWAL_WAIT;
+        Self { stall: ORIGIN_STALL, backoff, retry_after_max: ORIGIN_RETRY_AFTER_MAX, renewal }
     }
 }
 
@@ -155,13 +160,29 @@ impl OriginReader {
         wan: &WanBytes,
         sink: &mpsc::Sender<Chunk>,
     ) -> Result<(), OriginError> {
+        self.read_renewed(&Renewals::never(origin), ranges, mode, wan, sink).await
+    }
+
+    /// [`OriginReader::read`] at an origin whose signature or token may end while it is read.
+    ///
+    /// # Errors
+    /// Those of [`OriginReader::read`].
+    pub async fn read_renewed(
+        &self,
+        renewals: &Renewals,
+        ranges: &[Range<u64>],
+        mode: Mode,
+        wan: &WanBytes,
+        sink: &mpsc::Sender<Chunk>,
+    ) -> Result<(), OriginError> {
+        let origin = &*renewals.current();
         let wanted = disjoint(ranges);
         if let Some(last) = wanted.last()
             && last.end > origin.size
         {
             return Err(OriginError::PastEnd { end: last.end, size: origin.size });
         }
-        let transfer = reading::Transfer { reader: self, origin, wan, sink };
+        let transfer = reading::Transfer { reader: self, origin, renewals, wan, sink };
         match mode {
             Mode::Ranges => transfer.ranges(coalesce(&wanted), &wanted).await,
             Mode::WholeRest => transfer.whole(&wanted).await,

@@ -13,14 +13,16 @@ use shoal_proto::origin::{HttpOrigin, shown_url};
 use tokio::sync::mpsc;
 
 use super::request::{self, Request, Tries, send};
-use super::{Chunk, OriginError, OriginReader, Target, WanBytes};
+use super::{Chunk, OriginError, OriginReader, Renewals, Target, WanBytes};
 use crate::transfer::pacer::{Pacer, piece_of_all, take_all};
 
 /// One read of one package.
 #[derive(Clone, Copy)]
 pub(super) struct Transfer<'a> {
     pub(super) reader: &'a OriginReader,
+    /// What is read there, whatever is proved with.
     pub(super) origin: &'a HttpOrigin,
+    pub(super) renewals: &'a Renewals,
     pub(super) wan: &'a WanBytes,
     pub(super) sink: &'a mpsc::Sender<Chunk>,
 }
@@ -48,14 +50,20 @@ impl Transfer<'_> {
     /// Reads one range, in as many tries as it takes while they bring progress.
     async fn range(self, range: Range<u64>, wanted: &[Range<u64>]) -> Result<(), OriginError> {
         let mut tries = Tries::new(self.reader.patience);
-        let (mut at, mut counted) = (range.start, range.start);
+        let (mut at, mut counted, mut refused_at) = (range.start, range.start, None);
         while at < range.end {
             // Paid for before it is asked for: what crosses the WAN is then as smooth as what is asked for, however much
             // a connection has room for. The limit may be a lower one than when the range was chosen.
             let piece = piece_of_all(&self.reader.pacers, range.end - at);
             let unpaid = take_all(&self.reader.pacers, piece).await;
             let end = at + piece;
-            let Err(error) = self.range_once(&mut at, end, wanted, &unpaid).await else { continue };
+            let proof = self.renewals.current();
+            let Err(error) = self.range_once(&proof, &mut at, end, wanted, &unpaid).await else { continue };
+            // A second refusal at the same byte is no matter of time.
+            if error.is_refusal() && refused_at != Some(at) && self.renewed_after(&proof).await {
+                refused_at = Some(at);
+                continue;
+            }
             if at - counted >= ORIGIN_PROGRESS_BYTES {
                 tries.reset();
                 counted = at;
@@ -68,13 +76,14 @@ impl Transfer<'_> {
     /// Asks once for `*at..end` and moves `at` past what was delivered.
     async fn range_once(
         self,
+        proof: &HttpOrigin,
         at: &mut u64,
         end: u64,
         wanted: &[Range<u64>],
         unpaid: &[Pacer],
     ) -> Result<(), OriginError> {
         let if_range = self.origin.etag.as_deref();
-        let request = Request { range: Some(*at..end), if_range, ..Request::whole(Target::of(self.origin)) };
+        let request = Request { range: Some(*at..end), if_range, ..Request::whole(Target::of(proof)) };
         let mut answer = send(self.reader, &request).await?;
         self.check_range(&answer.response, *at..end)?;
         while *at < end {
@@ -97,7 +106,13 @@ impl Transfer<'_> {
     pub(super) async fn whole(self, wanted: &[Range<u64>]) -> Result<(), OriginError> {
         let Some(last) = wanted.last() else { return Ok(()) };
         let reader = self.reader;
-        let mut answer = reader.ask(&Request::whole(Target::of(self.origin))).await?;
+        let proof = self.renewals.current();
+        let mut answer = match reader.ask(&Request::whole(Target::of(&proof))).await {
+            Err(error) if error.is_refusal() && self.renewed_after(&proof).await => {
+                reader.ask(&Request::whole(Target::of(&self.renewals.current()))).await?
+            }
+            answer => answer?,
+        };
         if answer.response.status() != StatusCode::OK {
             return Err(self.bad_answer(format!("{} to a request without a range", answer.response.status())));
         }
@@ -112,6 +127,11 @@ impl Transfer<'_> {
             at += bytes.len() as u64;
         }
         Ok(())
+    }
+
+    /// Whether there is something else to prove with than what was refused.
+    async fn renewed_after(&self, refused: &HttpOrigin) -> bool {
+        self.renewals.after(refused, self.reader.patience.renewal).await
     }
 
     /// Whether an answer holds exactly `asked` of the package that is wanted.

@@ -25,7 +25,7 @@ use super::assemble::Assembler;
 use super::pacer::{Pacer, piece_of_all, read_payload, take_all};
 use super::runs;
 use crate::net::{BlockClient, BlockError, BulkMesh, ConnectError, Multiaddr};
-use crate::origin::{Chunk, Mode, OriginError, OriginReader, WanBytes};
+use crate::origin::{Chunk, Mode, OriginError, OriginReader, Renewals, WanBytes};
 use crate::store::{Content, Store, WriteError};
 
 /// Chunks between the origin's connection and the disk; each has up to some 400 KiB.
@@ -140,20 +140,31 @@ impl Readers {
         known.map_or_else(|_| Vec::new(), |told| told.map(|addresses| addresses.clone()).unwrap_or_default())
     }
 
-    /// Reads for `grant` into `content` until it is done, fails or is cancelled; says [`Input::Landed`] for each block and
-    /// [`Input::ReadEnded`] at the end.
+    /// Reads for `grant` into `content` until it is done, fails or is cancelled; says [`Input::Landed`] for each block,
+    /// [`Input::Denied`] where another signature is wanted, which is told by `renewed`, and [`Input::ReadEnded`] at the end.
     pub async fn read<E: From<Input> + Send + 'static>(
         &self,
         grant: Grant,
         content: Content,
         cancel: CancellationToken,
+        renewed: watch::Receiver<Option<Arc<HttpOrigin>>>,
         events: mpsc::Sender<E>,
     ) {
         let wan = self.read_bytes.part();
         let sink = Sink { content: content.clone(), events: events.clone(), writes: TaskTracker::new() };
         let reading = async {
             match &grant.origin {
-                Origin::Http(origin) => self.read_http(origin, &grant, &sink, &wan).await,
+                Origin::Http(origin) => {
+                    let (ask, asked) = mpsc::channel(1);
+                    // A deputy reads while nobody can be asked.
+                    let ask = Some(ask).filter(|_| !grant.lease.is_own());
+                    let renewals = Renewals::new(origin.clone(), renewed, ask);
+                    let denied = || Input::Denied { content: grant.content, lease: grant.lease };
+                    tokio::select! {
+                        ended = self.read_http(&renewals, &grant, &sink, &wan) => ended,
+                        never = pass_on(asked, denied, &sink.events) => match never {},
+                    }
+                }
                 Origin::Coordinator { dictionary } => self.read_coordinator(*dictionary, &grant, &sink, &wan).await,
             }
         };
@@ -179,7 +190,7 @@ impl Readers {
 
     async fn read_http<E: From<Input> + Send + 'static>(
         &self,
-        origin: &HttpOrigin,
+        renewals: &Renewals,
         grant: &Grant,
         sink: &Sink<E>,
         wan: &WanBytes,
@@ -190,7 +201,7 @@ impl Readers {
         let own = sink.clone();
         let writing = sink.writes.spawn_blocking(move || own.assemble(chunks));
         let reading = async {
-            let read = self.http.read(origin, &ranges, mode, wan, &sender).await;
+            let read = self.http.read_renewed(renewals, &ranges, mode, wan, &sender).await;
             drop(sender);
             read
         };
@@ -356,6 +367,21 @@ impl<E: From<Input>> Sink<E> {
         for block in blocks {
             // The driver is gone only when the process ends.
             let _ = self.events.blocking_send(Input::Landed { content, block }.into());
+        }
+    }
+}
+
+/// Says what `input` makes for each question, without end.
+async fn pass_on<E: From<Input>>(
+    mut asked: mpsc::Receiver<()>,
+    input: impl Fn() -> Input,
+    events: &mpsc::Sender<E>,
+) -> std::convert::Infallible {
+    loop {
+        match asked.recv().await {
+            // The driver is gone only when the process ends.
+            Some(()) => drop(events.send(input().into()).await),
+            None => return std::future::pending().await,
         }
     }
 }

@@ -64,6 +64,8 @@ impl Coordinator {
                     self.outbox.push_back(Output::StepOutput { from, run, stream, text });
                 }
             }
+            // The shell, which alone knows of feeds, tells the node of another signature.
+            ToCoordinator::Denied { .. } => {}
             ToCoordinator::WanRate { rate } => self.wan_used(from, rate, now.time),
             ToCoordinator::Inventory(inventory) => self.stocked(from, inventory),
             ToCoordinator::Lied { neighbour, content } => {

@@ -14,6 +14,7 @@ use crate::content::Outline;
 use crate::exchange;
 use crate::id::{ContentId, LeaseId, NodeId, PackageId};
 use crate::manifest::Package;
+use crate::origin::HttpOrigin;
 use crate::rng::mix;
 use crate::time::Time;
 use crate::wan::{self, BlockRange};
@@ -157,6 +158,7 @@ impl Contents {
             Input::Opened { content, opened } => self.on_opened(content, opened, now, out),
             Input::RecipeWanted { content } => self.on_recipe_wanted(content, out),
             Input::Landed { content, block } => self.with_trade(content, now, out, |trade, _| trade.landed(block, now)),
+            Input::Denied { content, lease } => self.on_denied(content, lease, out),
             Input::ReadEnded { end, begun } => self.on_read_ended(end, begun, now, out),
             Input::Fetched { node, content, block, bytes, took } => {
                 self.with_trade(content, now, out, |trade, stats| {
@@ -271,6 +273,26 @@ impl Contents {
             out.push_back(Output::CancelRead { content, lease });
         } else if !self.parting.contains_key(&(content, lease)) {
             out.push_back(ended_unread(content, lease, wan::Outcome::Revoked));
+        }
+    }
+
+    /// Another signature for a lease came; for one that is over it is nobody's.
+    pub(super) fn on_renewed(
+        &self,
+        content: ContentId,
+        lease: LeaseId,
+        origin: HttpOrigin,
+        out: &mut VecDeque<Output>,
+    ) {
+        if self.holds(content, lease) {
+            out.push_back(Output::Renew { content, lease, origin });
+        }
+    }
+
+    fn on_denied(&self, content: ContentId, lease: LeaseId, out: &mut VecDeque<Output>) {
+        // A deputy's own lease is of no coordinator.
+        if self.holds(content, lease) && !lease.is_own() {
+            out.push_back(Output::Coordinator(ToCoordinator::Denied { content, lease }));
         }
     }
 

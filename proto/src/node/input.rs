@@ -10,6 +10,7 @@ use super::{Pin, What};
 use crate::exchange::FetchError;
 use crate::id::{BlockIndex, ContentId, Epoch, Generation, LeaseId, Name, NodeId};
 use crate::manifest::Manifest;
+use crate::origin::HttpOrigin;
 use crate::outputs::{Named, Outputs};
 use crate::rollout::StepOutcome;
 use crate::runs::{RunEffect, StepRecord};
@@ -66,6 +67,13 @@ pub enum Input {
         content: ContentId,
         /// The block.
         block: BlockIndex,
+    },
+    /// The origin refuses what came with a lease; the read waits for [`Output::Renew`].
+    Denied {
+        /// The content.
+        content: ContentId,
+        /// The lease.
+        lease: LeaseId,
     },
     /// [`Output::Read`] is over.
     ReadEnded {
@@ -225,6 +233,15 @@ pub enum Output {
     },
     /// Read what is lacking of the blocks of a lease. Answer: `Landed` for each block, then `ReadEnded`.
     Read(Grant),
+    /// Go on reading for a lease, if it is still read, with what this origin has.
+    Renew {
+        /// The content.
+        content: ContentId,
+        /// The lease.
+        lease: LeaseId,
+        /// Where it was read before, with another signature or token.
+        origin: HttpOrigin,
+    },
     /// Stop reading. Answer: `ReadEnded`.
     CancelRead {
         /// The content.

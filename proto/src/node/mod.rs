@@ -192,6 +192,9 @@ impl Node {
                 self.pins.heard(pins, &mut self.outbox);
             }
             ToNode::Grant(grant) => self.contents.on_grant(grant, now, &mut self.outbox),
+            ToNode::Renewed { content, lease, origin } => {
+                self.contents.on_renewed(content, lease, origin, &mut self.outbox);
+            }
             ToNode::Revoke { content, lease } => self.contents.on_revoke(content, lease, &mut self.outbox),
             ToNode::Acquire { deployment, generation } => self.on_acquire(deployment, generation, now),
             ToNode::StopAcquire { deployment, generation } => self.on_stop_acquire(deployment, generation),

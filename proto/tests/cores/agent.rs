@@ -59,6 +59,8 @@ pub(crate) struct Process {
     pub(crate) links: BTreeSet<usize>,
     /// Leases that it works on, in order.
     pub(crate) reads: Vec<Read>,
+    /// Leases that it was told to read on for with another proof.
+    pub(crate) renewed: Vec<LeaseId>,
     /// How fast it may read for them.
     pub(crate) wan_rate: Option<u64>,
     /// Leases that it was told to stop reading for, and has not.
@@ -92,6 +94,7 @@ impl Agent {
             roster: BTreeSet::new(),
             links: BTreeSet::new(),
             reads: Vec::new(),
+            renewed: Vec::new(),
             wan_rate: None,
             stopping: Vec::new(),
             fetches: Vec::new(),

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use shoal_proto::coordinator::Notice;
-use shoal_proto::id::BlockIndex;
+use shoal_proto::id::{BlockIndex, LeaseId};
 use shoal_proto::limits::{STUCK_AFTER, STUCK_GRANT_EVERY};
 use shoal_proto::node::Input;
+use shoal_proto::origin::HttpOrigin;
 use shoal_proto::rollout::Operator;
 use shoal_proto::wan::{self, BlockRange};
 use shoal_proto::wire::{ToCoordinator, ToNode};
@@ -155,4 +156,31 @@ fn a_stuck_node_is_granted_what_the_budget_pays_for_and_once() {
     assert_eq!(site.agents[B].blocks(content(&web)).len(), 16);
     assert_eq!(site.wan_bytes(content(&web)), web.size);
     assert!(site.view(1).rollout.outcome.is_some(), "{:?}", site.view(1).rollout.nodes);
+}
+
+#[test]
+fn only_a_lease_that_is_read_is_told_of_a_refusal_and_renewed() {
+    let web = package("web", 40);
+    let mut site = Site::new(1);
+    site.create(&deployment(1, &[&web], &[A]));
+    let (content, lease) = (content(&web), site.agents[A].running().reads[0].grant.lease);
+    let origin = || HttpOrigin {
+        url: "http://feed/web?signature=2".into(),
+        headers: Vec::new(),
+        size: web.size,
+        etag: None,
+        last_modified: None,
+        ca_pem: None,
+    };
+    for (asked, counts) in [(lease, true), (LeaseId(lease.0 + 1000), false)] {
+        let said = ToCoordinator::Denied { content, lease: asked };
+        site.tell_node(A, Input::Denied { content, lease: asked });
+        assert_eq!(site.reports.iter().any(|(_, report)| *report == said), counts, "{asked:?}");
+        site.order(A, ToNode::Renewed { content, lease: asked, origin: origin() });
+        assert_eq!(site.agents[A].running().renewed.contains(&asked), counts, "{asked:?}");
+    }
+    site.finish();
+    assert_eq!(site.wan_bytes(content), web.size);
+    site.order(A, ToNode::Renewed { content, lease, origin: origin() });
+    assert_eq!(site.agents[A].running().renewed, [lease], "it is over");
 }

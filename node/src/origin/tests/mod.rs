@@ -3,6 +3,7 @@
 #![expect(clippy::single_range_in_vec_init, reason = "a read takes a list of ranges, of which one may be the only one")]
 
 mod paced;
+mod renewals;
 mod server;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ fn reader() -> OriginReader {
         stall: Duration::from_millis(300),
         backoff: Duration::from_millis(4),
         retry_after_max: Duration::from_secs(2),
+        renewal: Duration::from_millis(300),
     };
     // No CA certificates are loaded: the servers here speak plain HTTP.
     let plain = client::builder().no_proxy().tls_certs_only([]).build().unwrap();

@@ -164,6 +164,7 @@ impl Site {
                 agent.running().fetches.retain(|fetch| *fetch != (number(from), content, block));
             }
             Output::Read(grant) => agent.running().reads.push(Read { grant, bytes: 0 }),
+            Output::Renew { lease, .. } => agent.running().renewed.push(lease),
             Output::WanRate(rate) => agent.running().wan_rate = rate,
             Output::CancelRead { lease, .. } if self.linger.contains(&node) => agent.running().stopping.push(lease),
             Output::CancelRead { lease, .. } => self.stop_read(node, lease, Outcome::Revoked),
