@@ -5,6 +5,7 @@
 //! are used. Whether an address can be listened on is found out by whoever listens.
 
 pub mod feed;
+pub mod freeze;
 pub mod site;
 
 use std::collections::BTreeMap;
@@ -13,12 +14,14 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use shoal_proto::id::Name;
-use shoal_proto::limits::FEEDS_MAX;
+use shoal_proto::limits::{FEEDS_MAX, FREEZES_MAX};
 use toml::Spanned;
 
 use feed::{FeedConfig, RawFeed};
+use freeze::{FreezeConfig, RawFreeze};
 use site::{RawSite, SiteConfig};
 
 use crate::input_file::{FileError, Problem, problem_of, read_text};
@@ -42,6 +45,10 @@ pub struct Config {
     pub feeds: BTreeMap<Name, FeedConfig>,
     /// The sites of which something is known beforehand.
     pub sites: BTreeMap<Name, SiteConfig>,
+    /// Days on which no step starts.
+    pub freezes: Vec<FreezeConfig>,
+    /// The zone of times that operators give without one.
+    pub timezone: TimeZone,
 }
 
 /// A site's name, in which `*` stands for any letters.
@@ -132,6 +139,9 @@ struct Raw {
     feed: Vec<RawFeed>,
     #[serde(default)]
     site: Vec<RawSite>,
+    #[serde(default)]
+    freeze: Vec<RawFreeze>,
+    timezone: Option<Spanned<String>>,
 }
 
 fn spanned(text: &str) -> Spanned<String> {
@@ -175,6 +185,10 @@ impl Raw {
                 return Err((Some(span), format!("two sites are named `{key}`")));
             }
         }
+        if self.freeze.len() > FREEZES_MAX {
+            return Err((None, format!("{} freezes, {FREEZES_MAX} are allowed", self.freeze.len())));
+        }
+        let freezes = self.freeze.into_iter().map(RawFreeze::check).collect::<Result<_, _>>()?;
         Ok(Config {
             data_dir: folder.join(self.data_dir),
             mesh_listen: addresses("mesh_listen", self.mesh_listen)?,
@@ -184,6 +198,8 @@ impl Raw {
             api_listen,
             feeds,
             sites,
+            freezes,
+            timezone: self.timezone.as_ref().map_or_else(|| Ok(TimeZone::system()), zone)?,
         })
     }
 }
@@ -205,6 +221,13 @@ pub(crate) fn check_url(url: &str) -> Result<String, String> {
 
 fn name(text: &Spanned<String>) -> Result<Name, Wrong> {
     Name::new(text.get_ref().as_str()).map_err(|error| at(text, error.to_string()))
+}
+
+fn zone(text: &Spanned<String>) -> Result<TimeZone, Wrong> {
+    TimeZone::get(text.get_ref()).map_err(|_| {
+        let problem = format!("`{}` is no time zone: write for instance `Australia/Sydney`", text.get_ref());
+        at(text, problem)
+    })
 }
 
 fn addresses(key: &str, list: Vec<Spanned<String>>) -> Result<Vec<String>, Wrong> {
@@ -318,7 +341,7 @@ wan_limit = "50 Mbit/s"
             (FULL.replace("data_dir", "datadir"), ":2: unknown key `datadir`: did you mean `data_dir`?"),
             (
                 FULL.replace("wan_limit", "hours"),
-                ":21: unknown key `hours` in [[site]]: known are `name`, `wan_limit`, `timezone`, `calendar`",
+                ":21: unknown key `hours` in [[site]]: known are `name`, `wan_limit`, `timezone`, `calendar`, `maintenance`",
             ),
             (FULL.replace("sites = [", "site = ["), ":12: unknown key `site` in [[feed]]: did you mean `sites`?"),
             (FULL.replace("\"folder\"", "\"foldr\""), ":16: unknown value `foldr` in [[feed]]: did you mean `folder`?"),

@@ -8,6 +8,7 @@ mod acts;
 mod carry;
 mod deploy;
 mod events;
+mod hours;
 mod limits;
 mod logs;
 mod operator;
@@ -19,6 +20,7 @@ mod scripts;
 mod status;
 mod tokens;
 mod trial;
+mod when;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -60,6 +62,7 @@ use crate::secrets::Secrets;
 use crate::trail::{self, Trail};
 use deploy::Resolution;
 use events::EventLog;
+use hours::HoursKept;
 use logs::LogBook;
 use operator::Waiter;
 use origins::{Origins, Told};
@@ -179,8 +182,9 @@ pub struct Server {
     logs: LogBook,
     waiters: Vec<Waiter>,
     origins: Origins,
-    /// When limits of sites are looked at next.
+    /// When limits and hours of sites are looked at next.
     limits_at: Instant,
+    hours: HoursKept,
     /// Deployments of which something changed since waiters were looked at.
     touched: BTreeSet<DeploymentId>,
 }
@@ -202,8 +206,10 @@ impl Server {
         let (api_address, commands, stop_api) = open_api(&config).await?;
         let clock = Clock::start();
         let event_log = EventLog::of_records(&records);
-        let core_config = core_config(&config, recovered.epoch, &bulk_addresses);
-        let core = Coordinator::new(core_config, records, now(clock)).map_err(|cause| ServeError::Record {
+        let now = now(clock);
+        let shut = hours::shut_at_start(&config, &records, now.wall);
+        let core_config = coordinator::Config { shut, ..core_config(&config, recovered.epoch, &bulk_addresses) };
+        let core = Coordinator::new(core_config, records, now).map_err(|cause| ServeError::Record {
             sequence: recovered.entries,
             data_dir: config.data_dir.clone(),
             cause,
@@ -245,6 +251,7 @@ impl Server {
             waiters: Vec::new(),
             origins: Origins::default(),
             limits_at: Instant::now(),
+            hours: HoursKept::default(),
             touched: BTreeSet::new(),
             config,
         };
@@ -293,6 +300,7 @@ impl Server {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), ServeError> {
         loop {
             if self.limits_at <= Instant::now() {
+                self.keep_hours();
                 self.limits_at = Instant::now() + self.keep_limits();
             }
             self.renew_due().await?;
@@ -328,6 +336,7 @@ impl Server {
     }
 
     fn handle(&mut self, input: Input) {
+        self.keep_hours();
         let now = self.now();
         self.core.handle(input, now);
         if cfg!(debug_assertions) {
@@ -387,7 +396,7 @@ fn core_config(config: &Config, epoch: Epoch, bulk_addresses: &[Multiaddr]) -> c
         true => bulk_addresses.iter().map(ToString::to_string).collect(),
         false => config.bulk_advertise.clone(),
     };
-    coordinator::Config { epoch, bulk, seed: epoch.0 }
+    coordinator::Config { epoch, bulk, seed: epoch.0, shut: BTreeMap::new() }
 }
 
 /// Both meshes, listening.

@@ -11,6 +11,7 @@
 //! | [`trail`] | what operators did, in the same log |
 //! | [`secrets`] | secrets of deployments that are not over |
 //! | [`api`] | the operator's HTTP API: documents, and the commands that it asks of the driver |
+//! | [`moment`] | times of day as operators write and read them |
 //! | [`demo`] | a whole mesh in one process, to see what Shoal does |
 //! | [`cli`] | the operator's command line, which speaks to the API |
 
@@ -24,6 +25,7 @@ pub mod driver;
 pub mod feeds;
 pub mod input_file;
 pub mod journal;
+pub mod moment;
 pub mod secrets;
 pub mod spec_file;
 pub mod trail;

@@ -17,6 +17,7 @@
 //! | [`exchange`] | who asks whom for which block within a site (run by every node) |
 //! | [`wan`] | which node reads what over the WAN (run by the coordinator) |
 //! | [`rollout`] | from deployment file to manifest, and what happens when: stages, gate, steps |
+//! | [`hours`] | when steps may start at a site: windows and freezes |
 //! | [`join`] | join strings |
 //! | [`directory`] | who is where: tokens, members, sites, neighbours |
 //! | [`outputs`] | what steps write for later ones, and who sees it |
@@ -30,6 +31,7 @@ pub mod content;
 pub mod coordinator;
 pub mod directory;
 pub mod exchange;
+pub mod hours;
 pub mod id;
 pub mod join;
 pub mod limits;

@@ -311,6 +311,15 @@ pub const BACKOFF: Duration = Duration::from_secs(1);
 /// The longest that a step waits before it is tried again by doubling: what comes back does so sooner.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10 * 60);
 
+/// How often the clock is looked at while something waits for a time of day: a clock that is set is noticed this soon.
+pub const CLOCK_LOOK_MAX: Duration = Duration::from_secs(60);
+
+/// How far ahead a deployment may be planned: what is further away is a mistyped year.
+pub const AT_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Freezes that hold or are to come, of the configuration or of operators: a few for each season and region.
+pub const FREEZES_MAX: usize = 256;
+
 /// How long a node that is away may catch up with a deployment, unless the deployment file says otherwise: a night, and the
 /// day after it.
 pub const CATCH_UP_UNTIL: Duration = Duration::from_secs(24 * 3600);

@@ -55,9 +55,25 @@ impl Sub for Time {
     }
 }
 
-/// Wall-clock time for people and records: milliseconds since 1970-01-01 UTC. Never used to decide what happens next.
+/// What the coordinator's clock shows, for people, for records, and for what is to happen at a time of day: milliseconds
+/// since 1970-01-01 UTC. A clock may be set, back too, so that spans within one process are never measured by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WallTime(pub u64);
+
+impl WallTime {
+    /// How long after `earlier` this is; zero if it is not after it.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for WallTime {
+    type Output = Self;
+
+    fn add(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -68,5 +84,7 @@ mod tests {
         assert_eq!(Time::from_nanos(u64::MAX) + Duration::from_secs(1), Time::from_nanos(u64::MAX));
         assert_eq!(Time::ZERO.since(Time::from_millis(5)), Duration::ZERO);
         assert_eq!(Time::from_millis(7) - Time::from_millis(5), Duration::from_millis(2));
+        assert_eq!(WallTime(5).since(WallTime(7)), Duration::ZERO);
+        assert_eq!(WallTime(u64::MAX) + Duration::from_secs(1), WallTime(u64::MAX));
     }
 }

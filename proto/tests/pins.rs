@@ -248,7 +248,7 @@ impl Control {
     }
 
     fn from_records(records: Vec<coordinator::Record>, now: Now) -> Self {
-        let config = Config { epoch: Epoch(1), bulk: Vec::new(), seed: 1 };
+        let config = Config { epoch: Epoch(1), bulk: Vec::new(), seed: 1, shut: BTreeMap::new() };
         let core = Coordinator::new(config, records.clone(), now).unwrap();
         Self { core, records, now }
     }
@@ -303,7 +303,7 @@ impl Control {
         let manifest = manifest(deployment, of, &[7]);
         let created = Created {
             signed: Signed::seal(&manifest, |_| Vec::new()).unwrap(),
-            options: Options { names: BTreeMap::new(), stage_only },
+            options: Options { stage_only, ..Options::default() },
             sites: BTreeMap::from([(ME, name("syd")), (OTHER, name("syd"))]),
             blocks: vec![vec![1000]; 2],
             sources: Vec::new(),

@@ -89,7 +89,8 @@ impl World {
             return;
         }
         self.control.life += 1;
-        let config = Config { epoch: Epoch(self.control.life.into()), bulk: Vec::new(), seed: self.control.seed };
+        let shut = self.hours_at_start();
+        let config = Config { epoch: Epoch(self.control.life.into()), bulk: Vec::new(), seed: self.control.seed, shut };
         let now = Now { time: Time::ZERO, wall: self.wall() };
         let core = match Coordinator::new(config, self.control.journal.iter().cloned(), now) {
             Ok(core) => core,
@@ -194,6 +195,8 @@ impl World {
     fn became_durable(&mut self, record: Record) {
         let verdict = self.checks.gate.durable(&record);
         self.verify("GATE", verdict);
+        let verdict = self.checks.hours.durable(&record, &self.scenario);
+        self.verify("HOURS", verdict);
         self.checks.pinned.durable(&record);
         self.checks.handed.durable(&record);
         if let Record::Rollout { record, .. } = &record
@@ -353,7 +356,10 @@ impl World {
         let facts = self.scenario.facts();
         let created = Created {
             signed: Signed::seal(&manifest, |_| Vec::new()).expect("manifests in scenarios are small"),
-            options: Options::for_targets(&manifest, &facts, deployment.stage_only),
+            options: Options {
+                when: deployment.when,
+                ..Options::for_targets(&manifest, &facts, deployment.stage_only)
+            },
             sites: rollout::plan::sites(&manifest, &facts),
             blocks: self.scenario.packages_of(deployment).map(|package| package.blocks.clone()).collect(),
             sources: Vec::new(),
@@ -408,6 +414,8 @@ impl World {
             Waiting::Release => Operator::Release,
             Waiting::Promote { .. } => Operator::Promote,
             Waiting::Bake { .. } if dice == 0 => Operator::Promote,
+            Waiting::Time { .. } if dice == 0 => Operator::ReleaseNow,
+            Waiting::Hours { .. } if dice == 0 => Operator::AnyHour,
             Waiting::Package { node, .. } => {
                 let which = Which { actor: Some(Actor::Node(*node)), step: None };
                 if dice == 0 { Operator::Exclude(which) } else { Operator::Retry(which) }

@@ -30,6 +30,8 @@ pub(crate) enum Fault {
     Away { away: Away, span: Duration },
     /// A site's WAN limit changes: no fault, but it comes at any time.
     Limit { site: usize, limit: Option<u64> },
+    /// A site is shut or opens: no fault either.
+    Shut { site: usize, shut: bool },
 }
 
 /// The faults of one storm: none where `wild` is 0, more the greater it is.
@@ -97,6 +99,7 @@ impl World {
             }
             Fault::Away { away, span } => self.go_away(away, span),
             Fault::Limit { site, limit } => self.change_limit(site, limit),
+            Fault::Shut { site, shut } => self.shut_site(site, shut),
             Fault::Slow { node, span } => self.hosts[node].slow_until = self.now + span,
             Fault::OriginDown { span } => self.origin_down_until = self.origin_down_until.max(self.now + span),
         }

@@ -246,6 +246,8 @@ impl World {
             Place::Node(node) => run.step.phase != Phase::Steps || self.holds_all(node, run),
             Place::Coordinator => true,
         };
+        let verdict = self.checks.hours.started(actor, run, &self.scenario, self.now);
+        self.verify("HOURS", verdict);
         let verdict = self.checks.gate.started(actor, run, ready);
         self.verify("GATE", verdict);
         let verdict = self.checks.handed.started(actor, run, outputs);

@@ -23,6 +23,7 @@ mod control;
 mod disk;
 mod faults;
 mod host;
+mod hours;
 mod limits;
 mod links;
 mod net;

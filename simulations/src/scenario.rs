@@ -11,11 +11,13 @@ use shoal_proto::manifest::{
 };
 use shoal_proto::rng::Rng;
 use shoal_proto::rollout::plan::NodeFacts;
+use shoal_proto::rollout::when::When;
 use shoal_proto::time::Time;
 
 use crate::away;
 use crate::disk::SEGMENT_BYTES;
 use crate::faults::{Fault, forecast};
+use crate::hours;
 use crate::limits;
 use crate::waves::{self, WavePlan};
 
@@ -94,6 +96,7 @@ pub(crate) struct DeploymentPlan {
     pub(crate) waves: Vec<WavePlan>,
     pub(crate) offline: Offline,
     pub(crate) stage_only: bool,
+    pub(crate) when: When,
 }
 
 impl Scenario {
@@ -127,6 +130,9 @@ impl Scenario {
         // Where progress is judged by what the WAN allows, nothing else is to bound it.
         if (seed % 3 == 1 || seed.is_multiple_of(4)) && !new.quiet {
             limits::set(&mut new, seed);
+        }
+        if seed % 7 == 6 {
+            hours::set(&mut new, seed);
         }
         new
     }
@@ -289,6 +295,7 @@ fn deployment(packages: usize, calm_at: Time, rng: &mut Rng) -> DeploymentPlan {
         waves: Vec::new(),
         offline: Offline::Wait,
         stage_only: rng.below(10) == 0,
+        when: When::default(),
     }
 }
 

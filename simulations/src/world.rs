@@ -81,6 +81,8 @@ pub(crate) struct World {
     pub(crate) wan_free: Vec<Time>,
     /// Each site's WAN limit, in bytes a second.
     pub(crate) limits: Vec<Option<u64>>,
+    /// Which sites are shut.
+    pub(crate) shut: Vec<bool>,
     pub(crate) numbers: u64,
     pub(crate) progress: Progress,
     pub(crate) over: bool,
@@ -119,6 +121,7 @@ impl World {
             origin_down_until: Time::ZERO,
             wan_free: vec![Time::ZERO; scenario.sites.len()],
             limits: vec![None; scenario.sites.len()],
+            shut: vec![false; scenario.sites.len()],
             numbers: 0,
             progress: Progress::default(),
             over: false,
@@ -242,6 +245,7 @@ impl World {
             host.slow_until = host.slow_until.min(self.now);
         }
         self.end_limits();
+        self.open_sites();
         self.queue.push(self.now, Event::StartCoordinator);
         for node in 0..self.hosts.len() {
             self.queue.push(self.now, Event::StartNode { node });

@@ -26,3 +26,4 @@ mod steps;
 mod stores;
 mod tidy;
 mod variables;
+mod when;

@@ -11,7 +11,8 @@ use tokio::sync::oneshot;
 use super::error::ApiError;
 use super::types::{
     Action, AllowRequest, Audit, AuditVerdict, DeployRequest, Deployment, Deployments, Done, Events, FeedTest,
-    FeedTestRequest, Feeds, LimitRequest, Logs, NewToken, Nodes, Plan, Sites, Status, TokenRequest, Tokens,
+    FeedTestRequest, Feeds, FreezeRequest, LimitRequest, Logs, NewToken, Nodes, Plan, Sites, Status, ThawRequest,
+    TokenRequest, Tokens,
 };
 
 use crate::audit::Head;
@@ -76,6 +77,24 @@ pub enum Command {
         site: Name,
         /// To what.
         request: LimitRequest,
+        /// On whose behalf.
+        by: By,
+        /// Done.
+        reply: Reply<Done>,
+    },
+    /// Has no step start at some sites.
+    Freeze {
+        /// Where, why and until when.
+        request: FreezeRequest,
+        /// On whose behalf.
+        by: By,
+        /// Done.
+        reply: Reply<Done>,
+    },
+    /// Ends what operators froze.
+    Thaw {
+        /// Where.
+        request: ThawRequest,
         /// On whose behalf.
         by: By,
         /// Done.

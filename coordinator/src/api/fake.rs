@@ -76,6 +76,8 @@ impl Play {
             Command::LimitSite { site, request, reply, .. } => {
                 put(reply, Ok(done(format!("{site}: {request:?}"), vec![])));
             }
+            Command::Freeze { request, reply, .. } => put(reply, Ok(done(format!("{request:?}"), vec![]))),
+            Command::Thaw { request, reply, .. } => put(reply, Ok(done(format!("{request:?}"), vec![]))),
             Command::Feeds { reply } => put(reply, Ok(Feeds::default())),
             Command::TestFeed { feed, request, reply } => put(reply, Ok(sample::feed_test(&feed, &request))),
             Command::Plan { reply, .. } => put(reply, Ok(Box::new(sample::plan()))),

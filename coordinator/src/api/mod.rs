@@ -17,6 +17,7 @@ mod types_flow;
 mod types_plan;
 mod types_status;
 mod types_summary;
+mod types_when;
 
 pub mod command;
 pub mod limits;

@@ -24,7 +24,8 @@ use super::limits::{
 use super::token::AdminToken;
 use super::types::{
     Action, AllowRequest, Audit, AuditVerdict, DeployRequest, Deployment, Deployments, Done, Events, FeedTest,
-    FeedTestRequest, Feeds, LimitRequest, Logs, NewToken, Nodes, Plan, Sites, Status, TokenRequest, Tokens,
+    FeedTestRequest, Feeds, FreezeRequest, LimitRequest, Logs, NewToken, Nodes, Plan, Sites, Status, ThawRequest,
+    TokenRequest, Tokens,
 };
 
 use crate::trail::By;
@@ -44,6 +45,8 @@ pub(super) fn router(token: AdminToken, commands: mpsc::Sender<Command>) -> Rout
         .route("/v1/nodes", get(nodes))
         .route("/v1/sites", get(sites))
         .route("/v1/sites/{name}/limit", post(limit_site))
+        .route("/v1/freeze", post(freeze))
+        .route("/v1/thaw", post(thaw))
         .route("/v1/feeds", get(feeds))
         .route("/v1/feeds/{name}/test", post(test_feed))
         .route("/v1/plans", post(plan))
@@ -154,6 +157,16 @@ async fn limit_site(
 ) -> Answer<Done> {
     let site = Name::new(name).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
     driver.ask(ANSWER_TIMEOUT, |reply| Command::LimitSite { site, request, by, reply }).await
+}
+
+async fn freeze(State(driver): State<Driver>, by: By, Body(request): Body<FreezeRequest>) -> Answer<Done> {
+    check_len("a reason", &request.reason)?;
+    check(!request.reason.trim().is_empty(), || "a freeze says why".to_owned())?;
+    driver.ask(ANSWER_TIMEOUT, |reply| Command::Freeze { request, by, reply }).await
+}
+
+async fn thaw(State(driver): State<Driver>, by: By, Body(request): Body<ThawRequest>) -> Answer<Done> {
+    driver.ask(ANSWER_TIMEOUT, |reply| Command::Thaw { request, by, reply }).await
 }
 
 async fn feeds(State(driver): State<Driver>) -> Answer<Feeds> {

@@ -91,6 +91,10 @@ pub(crate) fn succeeded() -> Status {
         nodes_total: 8,
         steps_total: 3,
         gate: Gate { manual: false, quorum: "100%".to_owned(), wanted: 8, acquired: 8, open: true },
+        at: None,
+        expires: None,
+        any_hour: false,
+        shut: Vec::new(),
         waiting: Vec::new(),
         waves: Vec::new(),
         nodes: nodes.collect(),
@@ -206,6 +210,8 @@ pub(crate) fn deployment(status: &Status) -> Deployment {
         nodes: status.nodes_total,
         started: status.started,
         ended: status.ended,
+        at: status.at,
+        expires: status.expires,
         unchanged: false,
     }
 }
@@ -222,6 +228,7 @@ pub(crate) fn sites() -> Sites {
         base_limit: Some(6_250_000),
         wan_rate: 600_000,
         timezone: Some("Europe/Oslo".to_owned()),
+        shut: None,
     };
     let until = Some(Timestamp::from(WallTime(1_795_383_838_000)));
     let free = Site { base_limit: None, wan_rate: 0, timezone: None, ..site("ams", None, LimitedBy::Base, None) };

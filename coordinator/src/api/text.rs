@@ -32,6 +32,12 @@ impl From<WallTime> for Timestamp {
     }
 }
 
+impl From<Timestamp> for WallTime {
+    fn from(time: Timestamp) -> Self {
+        time.0
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nanos = i128::from(self.0.0) * 1_000_000;

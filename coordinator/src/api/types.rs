@@ -17,6 +17,7 @@ pub use super::types_flow::*;
 pub use super::types_plan::*;
 pub use super::types_status::*;
 pub use super::types_summary::*;
+pub use super::types_when::*;
 
 macro_rules! schema {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {$(
@@ -142,6 +143,9 @@ pub struct Site {
     /// Its time zone, if it is configured.
     #[serde(default)]
     pub timezone: Option<String>,
+    /// Why no step starts there, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shut: Option<ShutSite>,
 }
 
 /// Who says what a site's WAN limit is.
@@ -270,6 +274,15 @@ pub struct DeployRequest {
     /// Values of variables, which win over those in the file.
     #[serde(default)]
     pub variables: BTreeMap<String, String>,
+    /// When its steps may start at the earliest, in place of what the file says.
+    #[serde(default)]
+    pub at: Option<String>,
+    /// By when they must have begun, in place of what the file says.
+    #[serde(default)]
+    pub expires: Option<String>,
+    /// Why its steps may start also where a site is outside its maintenance windows or frozen, if they may.
+    #[serde(default)]
+    pub override_window: Option<String>,
     /// The plan that it must be; it is refused if anything that the plan stands on has moved.
     #[serde(default)]
     pub plan: Option<Box<Plan>>,
@@ -298,6 +311,12 @@ pub struct Deployment {
     /// When it ended.
     #[serde(default)]
     pub ended: Option<Timestamp>,
+    /// When its steps may start at the earliest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// By when they must have begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
     /// Whether nothing began, because this earlier deployment did all that was asked for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unchanged: bool,
@@ -321,7 +340,13 @@ pub enum Action {
     /// Goes on after a pause.
     Resume,
     /// Opens a manual gate.
-    Release,
+    Release {
+        /// Whether it does not wait for its time, of a gate that is not manual too.
+        #[serde(default)]
+        now: bool,
+    },
+    /// Lets its steps start also where a site is outside its maintenance windows or frozen.
+    AnyHour,
     /// Has the next wave begin: before the bake is over, or although too few nodes came through.
     Promote,
     /// Ends it; steps that run are killed.

@@ -8,6 +8,7 @@ use shoal_proto::id::DeploymentId;
 use super::text::{Timestamp, as_text};
 use super::types::StatusSchema;
 use super::types_summary::Summary;
+use super::types_when::ShutSite;
 
 /// How a deployment stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +86,18 @@ pub struct Status {
     pub steps_total: u32,
     /// The release gate.
     pub gate: Gate,
+    /// When its steps may start at the earliest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// By when they must have begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// Whether an operator lets its steps start also where a site is shut.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub any_hour: bool,
+    /// Sites that are shut, and at which its steps are to start yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shut: Vec<ShutSite>,
     /// What it waits for or why it ended badly: sentences that name the thing, the cause and the next step.
     #[serde(default)]
     pub waiting: Vec<String>,

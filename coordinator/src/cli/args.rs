@@ -16,7 +16,7 @@ const EXIT_CODES: &str = "Exit codes:
   2    wrong usage, or a mistake in a file
   3    the deployment failed or was cancelled
   4    the deployment succeeded without some nodes
-  5    blocked by a gate, an operator or another deployment, or the plan does not hold any more
+  5    blocked by a gate, a time, an operator or another deployment, or the plan does not hold any more
   6    the wait timed out; the deployment goes on
   7    the coordinator cannot be reached
   8    not allowed
@@ -122,8 +122,14 @@ pub enum Command {
     Pause(IdArgs),
     /// Go on after a pause
     Resume(IdArgs),
-    /// Open a manual gate
-    Release(IdArgs),
+    /// Open a manual gate, or one that waits for its time
+    Release(ReleaseArgs),
+    /// Let a deployment's steps start also outside of maintenance windows and in freezes; wants --reason
+    OverrideWindow(IdArgs),
+    /// Have no step start, at some sites or anywhere, such as on the day of a sale; what runs is let finish. Wants --reason
+    Freeze(FreezeArgs),
+    /// End a freeze
+    Thaw(ThawArgs),
     /// Begin the next wave: before the bake is over, or although too few nodes came through
     Promote(IdArgs),
     /// End a deployment; steps that run are killed
@@ -269,6 +275,16 @@ pub struct DeployArgs {
     /// Where another deployment of the same name has some of the nodes, begin when that is over
     #[arg(long)]
     pub wait: bool,
+    /// Bring the packages at once, but start no step before this time: 22:00 or '2026-11-28 22:00' on the coordinator's clock,
+    /// with a zone behind it such as Europe/Oslo, as 2026-11-28T22:00:00+01:00, or 'in 2h'
+    #[arg(long, value_name = "TIME", conflicts_with = "stage_only")]
+    pub at: Option<String>,
+    /// Fail it if its steps have not begun by this time, or so long after --at, such as 8h
+    #[arg(long, value_name = "TIME", conflicts_with = "stage_only")]
+    pub expires: Option<String>,
+    /// Let its steps start also outside of maintenance windows and in freezes, and say why
+    #[arg(long, value_name = "REASON", value_parser = parse_reason, conflicts_with = "stage_only")]
+    pub override_window: Option<String>,
     /// Show progress until it ends, then the summary
     #[arg(long, conflicts_with = "detach")]
     pub watch: bool,
@@ -348,6 +364,41 @@ pub struct OutputsArgs {
 pub struct IdArgs {
     /// Which deployment, such as d12
     pub id: DeploymentId,
+}
+
+/// Arguments of `release`.
+#[derive(Args, Debug)]
+pub struct ReleaseArgs {
+    /// Which deployment, such as d12
+    pub id: DeploymentId,
+    /// Do not wait for the time that --at or the file says
+    #[arg(long)]
+    pub now: bool,
+    /// Let its steps start also outside of maintenance windows and in freezes, and say why
+    #[arg(long, value_name = "REASON", value_parser = parse_reason)]
+    pub override_window: Option<String>,
+}
+
+/// Arguments of `freeze`.
+#[derive(Args, Debug)]
+pub struct FreezeArgs {
+    /// At this site only; may be repeated
+    #[arg(long = "site", value_name = "SITE")]
+    pub sites: Vec<Name>,
+    /// Until this time, such as 18:00 on the coordinator's clock, or '2027-01-04 06:00 Europe/Oslo'
+    #[arg(long, value_name = "TIME", conflicts_with = "for_time")]
+    pub until: Option<String>,
+    /// For this long, such as 2h
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+    pub for_time: Option<std::time::Duration>,
+}
+
+/// Arguments of `thaw`.
+#[derive(Args, Debug)]
+pub struct ThawArgs {
+    /// At this site, which was frozen by itself; may be repeated. What was frozen everywhere if none is given
+    #[arg(long = "site", value_name = "SITE")]
+    pub sites: Vec<Name>,
 }
 
 /// Arguments of the four answers.

@@ -63,6 +63,32 @@ impl Client {
         Self { by, ..self }
     }
 
+    /// The same for another reason.
+    #[must_use]
+    pub fn because(&self, reason: String) -> Self {
+        Self { by: By { reason: Some(reason), ..self.by.clone() }, ..self.clone() }
+    }
+
+    /// Whether a reason was given.
+    pub fn says_why(&self) -> bool {
+        self.by.reason.is_some()
+    }
+
+    /// The reason that was given.
+    pub fn reason(&self) -> Option<&str> {
+        self.by.reason.as_deref()
+    }
+
+    /// Has no step start at some sites.
+    pub async fn freeze(&self, request: &FreezeRequest) -> Result<Done, CliError> {
+        self.post(&["freeze"], request, ANSWER_TIMEOUT).await
+    }
+
+    /// Ends what operators froze.
+    pub async fn thaw(&self, request: &ThawRequest) -> Result<Done, CliError> {
+        self.post(&["thaw"], request, ANSWER_TIMEOUT).await
+    }
+
     /// Makes a join string.
     pub async fn create_token(&self, request: &TokenRequest) -> Result<NewToken, CliError> {
         self.post(&["tokens"], request, ANSWER_TIMEOUT).await

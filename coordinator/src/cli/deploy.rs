@@ -12,7 +12,7 @@ use super::client::Client;
 use super::exit::{CliError, Exit};
 use super::plan::{self, as_wanted};
 use super::terminal::Terminal;
-use super::units::count;
+use super::units::{count, local};
 use super::watch::watch;
 use crate::api::limits::BODY_BYTES_MAX;
 use crate::api::types::{DeployRequest, Deployment};
@@ -31,6 +31,8 @@ pub async fn run(
     interrupted: impl Future<Output = ()>,
 ) -> Result<Exit, CliError> {
     let request = request(&args)?;
+    let because = args.override_window.clone().map(|why| client.because(why));
+    let client = because.as_ref().unwrap_or(client);
     terminal.note(&format!("resolving the packages of {}", request.file));
     let deployment =
         if args.wait { in_turn(client, terminal, &request).await? } else { client.deploy(&request).await? };
@@ -59,7 +61,8 @@ fn request(args: &DeployArgs) -> Result<DeployRequest, CliError> {
     let stage_only = args.stage_only || plan.as_ref().is_some_and(|plan| plan.stage_only);
     let variables = args.variables.given.iter().cloned().collect();
     let (file, text) = (path.display().to_string(), read(&path)?);
-    Ok(DeployRequest { file, text, stage_only, again: args.again, variables, plan })
+    let (at, expires, override_window) = (args.at.clone(), args.expires.clone(), args.override_window.clone());
+    Ok(DeployRequest { file, text, stage_only, again: args.again, variables, at, expires, override_window, plan })
 }
 
 /// Begins when no other deployment of the same name has some of the nodes. Nothing is kept of those who wait: whoever asks
@@ -94,8 +97,10 @@ async fn until_over(client: &Client, id: DeploymentId) -> Result<(), CliError> {
 }
 
 fn started(deployment: &Deployment) -> String {
-    let Deployment { id, name, release, nodes, .. } = deployment;
-    format!("deployment {id}: {name} {release} to {}", count(*nodes, "node"))
+    let Deployment { id, name, release, nodes, at, expires, .. } = deployment;
+    let at = at.map_or_else(String::new, |at| format!(", steps not before {}", local(at)));
+    let expires = expires.map_or_else(String::new, |at| format!(", expires {}", local(at)));
+    format!("deployment {id}: {name} {release} to {}{at}{expires}", count(*nodes, "node"))
 }
 
 /// The text of a deployment file.

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod client;
 pub mod deploy;
 pub mod exit;
+pub mod freeze;
 pub mod logs;
 pub mod man;
 pub mod outputs;
@@ -32,12 +33,12 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use crate::api::types::{Action, AllowRequest, Answer, FeedTestRequest, LimitRequest, TokenRequest};
+use crate::api::types::{Action, AllowRequest, Answer, FeedTestRequest, LimitRequest, ThawRequest, TokenRequest};
 use crate::demo;
 use crate::trail::By;
 use args::{
-    AllowArgs, AnswerArgs, Cli, Command, FeedTestArgs, FeedsCommand, Format, Global, NodesCommand, SitesCommand,
-    StatusArgs, TokenCommand,
+    AllowArgs, AnswerArgs, Cli, Command, FeedTestArgs, FeedsCommand, Format, Global, IdArgs, NodesCommand, ReleaseArgs,
+    SitesCommand, StatusArgs, TokenCommand,
 };
 use client::Client;
 use exit::{CliError, Exit};
@@ -150,7 +151,10 @@ async fn ask(
         Command::Outputs(args) => outputs::run(client, terminal, args).await?,
         Command::Pause(args) => done(terminal, client.operator(args.id, &Action::Pause).await?)?,
         Command::Resume(args) => done(terminal, client.operator(args.id, &Action::Resume).await?)?,
-        Command::Release(args) => done(terminal, client.operator(args.id, &Action::Release).await?)?,
+        Command::Release(args) => release(client, terminal, args).await?,
+        Command::OverrideWindow(args) => override_window(client, terminal, args).await?,
+        Command::Freeze(args) => freeze::begin(client, terminal, args).await?,
+        Command::Thaw(args) => done(terminal, client.thaw(&ThawRequest { sites: args.sites }).await?)?,
         Command::Promote(args) => done(terminal, client.operator(args.id, &Action::Promote).await?)?,
         Command::Cancel(args) => done(terminal, client.operator(args.id, &Action::Cancel).await?)?,
         Command::Rollback(args) => done(terminal, client.operator(args.id, &Action::Rollback).await?)?,
@@ -284,6 +288,22 @@ async fn test_feed(client: &Client, terminal: &mut Terminal, args: FeedTestArgs)
         Format::Json | Format::Jsonl => terminal.json(&test)?,
     }
     Ok(if test.works { Exit::Done } else { Exit::Unexpected })
+}
+
+async fn release(client: &Client, terminal: &mut Terminal, args: ReleaseArgs) -> Result<(), CliError> {
+    let ReleaseArgs { id, now, override_window } = args;
+    if let Some(why) = override_window {
+        client.because(why).operator(id, &Action::AnyHour).await?;
+    }
+    done(terminal, client.operator(id, &Action::Release { now }).await?)
+}
+
+async fn override_window(client: &Client, terminal: &mut Terminal, args: IdArgs) -> Result<(), CliError> {
+    if !client.says_why() {
+        let message = "going past a maintenance window or a freeze wants a reason";
+        return Err(CliError::new(Exit::Usage, message).next("say why: `--reason TEXT`"));
+    }
+    done(terminal, client.operator(args.id, &Action::AnyHour).await?)
 }
 
 async fn answer(client: &Client, terminal: &mut Terminal, answer: Answer, args: AnswerArgs) -> Result<(), CliError> {

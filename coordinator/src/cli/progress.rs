@@ -8,7 +8,7 @@ use super::render::{share, stage};
 use super::table::{Style, printable};
 use super::terminal::Terminal;
 use super::units::{bytes, duration, rate};
-use crate::api::types::{Event, EventKind, SiteStatus, Stage, Status};
+use crate::api::types::{DeploymentState, Event, EventKind, SiteStatus, Stage, Status};
 
 /// Sites that have a bar: as many as fit on a small terminal.
 const SITES_DRAWN_MAX: usize = 16;
@@ -17,10 +17,18 @@ const SITES_DRAWN_MAX: usize = 16;
 pub enum Progress {
     /// Bars that are drawn over themselves.
     Bars(Bars),
-    /// A line for each tenth of a site's bytes; the last tenth that was said, by site.
-    Lines(BTreeMap<String, u64>),
+    /// A line for each tenth of a site's bytes, and for what holds it up; with what was said last.
+    Lines(Said),
     /// Nothing.
     Silent,
+}
+
+/// What was said last in lines.
+#[derive(Default)]
+pub struct Said {
+    /// The tenth of its bytes, by site.
+    tenths: BTreeMap<String, u64>,
+    waits: String,
 }
 
 /// One bar a site and a line for the rest.
@@ -39,7 +47,7 @@ impl Progress {
             let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
             Self::Bars(Bars { all, sites: BTreeMap::new(), below: None })
         } else {
-            Self::Lines(BTreeMap::new())
+            Self::Lines(Said::default())
         }
     }
 
@@ -68,16 +76,8 @@ impl Progress {
     pub fn status(&mut self, status: &Status, terminal: &mut Terminal) {
         match self {
             Self::Bars(bars) => bars.update(status),
-            Self::Lines(tenths) if matches!(status.stage, Stage::Acquire) => {
-                for site in &status.sites {
-                    let tenth = site.have_bytes.saturating_mul(10) / site.figures.wanted_bytes.max(1);
-                    let said = tenths.insert(site.figures.site.clone(), tenth);
-                    if said != Some(tenth) {
-                        terminal.note(&format!("{}: {}", site.figures.site, site_line(site)));
-                    }
-                }
-            }
-            Self::Lines(_) | Self::Silent => {}
+            Self::Lines(said) => said.update(status, terminal),
+            Self::Silent => {}
         }
     }
 
@@ -89,6 +89,23 @@ impl Progress {
             // Bars draw themselves once more when they are dropped.
             bars.all.set_draw_target(ProgressDrawTarget::hidden());
         }
+    }
+}
+
+impl Said {
+    fn update(&mut self, status: &Status, terminal: &mut Terminal) {
+        for site in status.sites.iter().filter(|_| status.stage == Stage::Acquire) {
+            let tenth = site.have_bytes.saturating_mul(10) / site.figures.wanted_bytes.max(1);
+            if self.tenths.insert(site.figures.site.clone(), tenth) != Some(tenth) {
+                terminal.note(&format!("{}: {}", site.figures.site, site_line(site)));
+            }
+        }
+        let waits = status.waiting.first().filter(|_| status.state == DeploymentState::Blocked);
+        let waits = waits.map(|reason| printable(reason)).unwrap_or_default();
+        if waits != self.waits && !waits.is_empty() {
+            terminal.note(&format!("waits: {waits}"));
+        }
+        self.waits = waits;
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::summary::{UNKNOWN, failures, state_cell};
 use super::table::{Cell, Paint, Style, Table, printable};
-use super::units::{bytes, count, duration, percent, rate, ratio};
+use super::units::{bytes, count, duration, local, percent, rate, ratio};
 use crate::api::types::*;
 
 /// Target nodes that a status lists; past it, only those that need attention.
@@ -64,7 +64,8 @@ fn limited_by(site: &Site) -> String {
 
 /// `sites ls`.
 pub fn sites(sites: &Sites, paint: Paint) -> String {
-    let mut table = Table::new(0, &["site", "nodes", "online", "WAN limit", "limited by", "WAN rate", "time zone"]);
+    let heading = ["site", "nodes", "online", "WAN limit", "limited by", "WAN rate", "time zone", "steps start"];
+    let mut table = Table::new(0, &heading);
     for site in &sites.sites {
         table.row([
             site.name.as_str().into(),
@@ -74,9 +75,18 @@ pub fn sites(sites: &Sites, paint: Paint) -> String {
             limited_by(site).into(),
             rate(site.wan_rate).into(),
             site.timezone.as_deref().unwrap_or(UNKNOWN).into(),
+            steps_start(site),
         ]);
     }
     or_none(sites.sites.is_empty(), "no site is configured, and no node has joined", table, paint)
+}
+
+/// Whether steps start at a site, or from when on.
+fn steps_start(site: &Site) -> Cell {
+    let Some(shut) = &site.shut else { return Cell::new("yes", Style::Good) };
+    let until = shut.until.map_or_else(|| "no".to_owned(), |until| format!("from {}", local(until)));
+    let reason = shut.reason.as_ref().map_or_else(String::new, |reason| format!(", frozen: {}", printable(reason)));
+    Cell::new(until + &reason, Style::Warn)
 }
 
 /// `feeds ls`.
@@ -180,7 +190,7 @@ pub fn status(status: &Status, paint: Paint) -> String {
         count(status.steps_total, "step"),
     );
     text.push_str(&taken_back(status));
-    let _ = writeln!(text, "{}", gate(&status.gate));
+    let _ = writeln!(text, "{}{}", gate(&status.gate), when(status));
     for reason in &status.waiting {
         let _ = writeln!(text, "{} {}", paint.paint(Style::Warn, "waits:"), printable(reason));
     }
@@ -197,6 +207,15 @@ pub fn taken_back(status: &Status) -> String {
     let takes = status.takes_back.iter().map(|of| format!("it takes {of} back\n"));
     let taken = status.taken_back_by.iter().map(|by| format!("{by} takes it back: `shoal watch {by}`\n"));
     takes.chain(taken).collect()
+}
+
+/// When steps may start, after the gate.
+fn when(status: &Status) -> String {
+    let at = status.at.filter(|_| !status.gate.open);
+    let at = at.map_or_else(String::new, |at| format!(", not before {}", local(at)));
+    let expires = status.expires.map_or_else(String::new, |at| format!(", expires {}", local(at)));
+    let past = if status.any_hour { ", at any hour" } else { "" };
+    format!("{at}{expires}{past}")
 }
 
 fn gate(gate: &Gate) -> String {

@@ -3,7 +3,11 @@
 use shoal_proto::limits::RATE_LIMIT_MIN;
 use shoal_proto::rollout::units::{UnitError, parse_duration, parse_rate, parse_size};
 
+use jiff::tz::TimeZone;
+
 use crate::api::limits::TEXT_LEN_MAX;
+use crate::api::types::Timestamp;
+use crate::moment;
 
 /// `51.5 MB`; powers of ten, as networks and feeds count.
 pub fn bytes(bytes: u64) -> String {
@@ -34,6 +38,11 @@ pub fn duration(ms: u64) -> String {
         _ if seconds < 86_400 => format!("{}h {:02}m", seconds / 3_600, seconds / 60 % 60),
         _ => format!("{}d {:02}h", seconds / 86_400, seconds / 3_600 % 24),
     }
+}
+
+/// `Sat 2026-11-28 22:00 +01:00`, on the clock of this machine.
+pub fn local(time: Timestamp) -> String {
+    moment::show(time.into(), &TimeZone::system())
 }
 
 /// `91 %`.

@@ -1,4 +1,4 @@
-//! `[[site]]` of `coordinator.toml`: a site's time zone, and its WAN limits by the hour.
+//! `[[site]]` of `coordinator.toml`: a site's time zone, its WAN limits by the hour, and its maintenance windows.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -6,23 +6,25 @@ use serde::Deserialize;
 use shoal_proto::limits::{CALENDAR_ENTRIES_MAX, RATE_LIMIT_MIN};
 use shoal_proto::rollout::units::parse_rate;
 use shoal_proto::time::WallTime;
-use shoal_proto::wan::calendar::{Calendar, Days, Entry, LocalTime};
+use shoal_proto::wan::calendar::{Calendar, Days, Entry, Hours, LocalTime};
 use toml::Spanned;
 
-use super::{Wrong, at};
+use super::{Wrong, at, zone};
 
 /// What is known of a site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteConfig {
     /// How fast it may read over its WAN, and when.
     pub calendar: Calendar,
-    /// In which zone its calendar is.
+    /// The hours in which steps may start on its nodes; at any if there are none.
+    pub maintenance: Vec<Hours>,
+    /// In which zone its calendar and its windows are.
     pub timezone: TimeZone,
 }
 
 impl Default for SiteConfig {
     fn default() -> Self {
-        Self { calendar: Calendar::default(), timezone: TimeZone::UTC }
+        Self { calendar: Calendar::default(), maintenance: Vec::new(), timezone: TimeZone::UTC }
     }
 }
 
@@ -49,6 +51,15 @@ pub(super) struct RawSite {
     timezone: Option<Spanned<String>>,
     #[serde(default)]
     calendar: Vec<RawEntry>,
+    maintenance: Option<Spanned<Vec<RawHours>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHours {
+    days: Spanned<String>,
+    from: Spanned<String>,
+    to: Spanned<String>,
 }
 
 #[derive(Deserialize)]
@@ -64,12 +75,14 @@ impl RawSite {
     pub(super) fn check(self) -> Result<SiteConfig, Wrong> {
         let name = self.name.get_ref();
         let timezone = match &self.timezone {
-            Some(zone) => TimeZone::get(zone.get_ref()).map_err(|_| {
-                let problem = format!("`{}` is no time zone: write for instance `Australia/Sydney`", zone.get_ref());
-                at(zone, problem)
-            })?,
-            None if self.calendar.is_empty() => TimeZone::UTC,
-            None => return Err(at(&self.name, format!("site `{name}` has a `calendar` but no `timezone`"))),
+            Some(text) => zone(text)?,
+            None if !self.calendar.is_empty() => {
+                return Err(at(&self.name, format!("site `{name}` has a `calendar` but no `timezone`")));
+            }
+            None if self.maintenance.is_some() => {
+                return Err(at(&self.name, format!("site `{name}` has `maintenance` but no `timezone`")));
+            }
+            None => TimeZone::UTC,
         };
         if self.calendar.len() > CALENDAR_ENTRIES_MAX {
             let problem = format!("{} entries in a calendar, {CALENDAR_ENTRIES_MAX} are allowed", self.calendar.len());
@@ -77,8 +90,27 @@ impl RawSite {
         }
         let base = self.wan_limit.as_ref().map(rate).transpose()?.flatten();
         let entries = self.calendar.iter().map(RawEntry::check).collect::<Result<_, _>>()?;
-        Ok(SiteConfig { calendar: Calendar { base, entries }, timezone })
+        let maintenance = self.maintenance.as_ref().map_or_else(|| Ok(Vec::new()), windows)?;
+        Ok(SiteConfig { calendar: Calendar { base, entries }, maintenance, timezone })
     }
+}
+
+/// A site's maintenance windows, of which there is one at least where the key stands.
+fn windows(list: &Spanned<Vec<RawHours>>) -> Result<Vec<Hours>, Wrong> {
+    if list.get_ref().is_empty() {
+        let problem =
+            "no hour is left in which a step could start: leave `maintenance` out for all, or use a [[freeze]]";
+        return Err(at(list, problem.to_owned()));
+    }
+    if list.get_ref().len() > CALENDAR_ENTRIES_MAX {
+        let problem = format!("{} windows, {CALENDAR_ENTRIES_MAX} are allowed", list.get_ref().len());
+        return Err(at(list, problem));
+    }
+    let hours = |raw: &RawHours| {
+        let days = Days::parse(raw.days.get_ref()).map_err(|error| at(&raw.days, error.to_string()))?;
+        Hours::new(days, raw.from.get_ref(), raw.to.get_ref()).map_err(|error| at(&raw.from, error.to_string()))
+    };
+    list.get_ref().iter().map(hours).collect()
 }
 
 impl RawEntry {
@@ -157,6 +189,12 @@ calendar = [
             ("18:00", "08:00", "c.toml:7: from `08:00` to `08:00` is no time"),
             ("50 Mbit/s", "50", "c.toml:5: "),
             ("50 Mbit/s", "50 kbit/s", "c.toml:5: `50 kbit/s` is too little"),
+            ("calendar = [", "maintenance = []\ncalendar = [", "c.toml:6: no hour is left in which a step could start"),
+            (
+                "calendar = [",
+                "maintenance = [{ days = \"daily\", from = \"22\", to = \"05:00\" }]\ncalendar = [",
+                "c.toml:6: `22` is no time of day",
+            ),
         ];
         for (right, wrong, message) in cases {
             let error = parse(&TOML.replace(right, wrong)).unwrap_err();

@@ -19,7 +19,9 @@ pub(super) fn of_action(id: DeploymentId, action: &Action) -> Act {
     let (command, what) = match action {
         Action::Pause => ("pause", id.to_string()),
         Action::Resume => ("resume", id.to_string()),
-        Action::Release => ("release", id.to_string()),
+        Action::Release { now: false } => ("release", id.to_string()),
+        Action::Release { now: true } => ("release", format!("{id} now")),
+        Action::AnyHour => ("override-window", id.to_string()),
         Action::Promote => ("promote", id.to_string()),
         Action::Cancel => ("cancel", id.to_string()),
         Action::Rollback => ("rollback", id.to_string()),

@@ -249,7 +249,7 @@ fn say_of_wan(site: &Name, content: ContentId, notice: &wan::Notice) {
 fn entry(record: &Record) -> Entry {
     let stream = match record {
         Record::Directory(_) => "directory".to_owned(),
-        Record::SiteLimit { .. } => "sites".to_owned(),
+        Record::SiteLimit { .. } | Record::Freeze { .. } => "sites".to_owned(),
         Record::Created(_) | Record::Joined(_) => "deployments".to_owned(),
         Record::Rollout { deployment, .. }
         | Record::Acquired { deployment, .. }

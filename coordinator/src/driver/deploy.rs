@@ -160,7 +160,8 @@ impl Server {
         let sources = codec::encode(&sources, SOURCES_BYTES_MAX).map_err(|error| wrong(&error))?;
         let blocks = in_order().map(|found| found.block_bytes.clone()).collect();
         let signed = Signed::seal(&manifest, |bytes| self.identity.sign(bytes)).map_err(|error| wrong(&error))?;
-        let options = Options::for_targets(&manifest, &nodes, request.stage_only);
+        let when = self.when(request, &spec)?;
+        let options = Options { when, ..Options::for_targets(&manifest, &nodes, request.stage_only) };
         let sites = plan::sites(&manifest, &nodes);
         let hash = plan_hash(&manifest, &options, &sites, &variables, &back);
         Ok(Planned {
@@ -187,7 +188,8 @@ fn command(request: &DeployRequest) -> &'static str {
 /// What is written down of an operator who wants a plan carried out.
 fn of_plan(request: &DeployRequest, planned: &Planned) -> Act {
     let Planned { manifest, hash, .. } = planned;
-    let what = format!("{} {} from {}", manifest.name, manifest.release, request.file);
+    let past = request.override_window.as_ref().map(|why| format!(", past windows and freezes: {why}"));
+    let what = format!("{} {} from {}{}", manifest.name, manifest.release, request.file, past.unwrap_or_default());
     Act { plan: Some(hash.to_string()), ..done(command(request), what) }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use shoal_proto::coordinator::{Created, Record};
+use shoal_proto::hours::{Closed, Shut};
 use shoal_proto::id::{DeploymentId, LaneIndex, Name, NodeId, WaveIndex};
 use shoal_proto::manifest::{Manifest, StepRef};
 use shoal_proto::rollout::{Actor, Change, End, Exclusion, Failure, Outcome, StepOutcome};
@@ -32,6 +33,8 @@ struct Draft {
     kind: EventKind,
     actor: Option<Actor>,
     step: Option<(StepRef, u32)>,
+    /// Which site it is about, if about no actor.
+    site: Option<String>,
     exit_code: Option<i32>,
     message: String,
 }
@@ -96,7 +99,7 @@ impl Log {
             event: draft.kind,
             deployment: id,
             seq: self.last,
-            site: site.map(ToString::to_string),
+            site: site.map(ToString::to_string).or(draft.site),
             node,
             step: draft.step.map(|(step, _)| step_name(step, manifest)),
             attempt: draft.step.map(|(_, attempt)| attempt).filter(|attempt| *attempt > 0),
@@ -111,7 +114,7 @@ impl Log {
 
 impl Draft {
     fn plain(kind: EventKind, message: impl Into<String>) -> Self {
-        Self { kind, actor: None, step: None, exit_code: None, message: message.into() }
+        Self { kind, actor: None, step: None, site: None, exit_code: None, message: message.into() }
     }
 
     fn of(kind: EventKind, node: NodeId, message: impl Into<String>) -> Self {
@@ -166,6 +169,13 @@ fn draft(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draf
         Change::Paused => Draft::plain(EventKind::Operator, "an operator paused it"),
         Change::Resumed => Draft::plain(EventKind::Operator, "an operator resumed it"),
         Change::Released => Draft::plain(EventKind::Operator, "an operator released the gate"),
+        Change::Hurried => Draft::plain(EventKind::Operator, "an operator has the gate not wait for its time"),
+        Change::AnyHour => {
+            let message = "an operator lets steps start also outside of maintenance windows and in freezes";
+            Draft::plain(EventKind::Operator, message)
+        }
+        Change::Shut { site, shut } => return of_site(site, Some(shut)),
+        Change::Opened { site } => return of_site(site, None),
         Change::GateOpened => Draft::plain(EventKind::GateOpened, "the gate is open"),
         Change::Closing { end: End::Failure { cause } } => Draft::plain(EventKind::Stage, format!("failing: {cause}")),
         Change::Closing { end: End::Rollback { cause } } => {
@@ -184,6 +194,15 @@ fn draft(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draf
         ),
         _ => return of_node(change, manifest, created),
     })
+}
+
+fn of_site(site: &Name, shut: Option<&Shut>) -> Option<Draft> {
+    let message = match shut.map(|shut| &shut.why) {
+        Some(Closed::Window) => format!("no step starts at {site}: it is outside its maintenance windows"),
+        Some(Closed::Freeze { reason }) => format!("no step starts at {site}, which is frozen: {reason}"),
+        None => format!("steps may start at {site}"),
+    };
+    Some(Draft { site: Some(site.to_string()), ..Draft::plain(EventKind::Waiting, message) })
 }
 
 fn of_step(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draft> {

@@ -3,28 +3,27 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use jiff::civil::Time as CivilTime;
-use jiff::{Span, Timestamp, ToSpan};
 use shoal_proto::coordinator::Input;
 use shoal_proto::id::Name;
 use shoal_proto::limits::RATE_LIMIT_MIN;
 use shoal_proto::time::WallTime;
-use shoal_proto::wan::calendar::{self, Override, Reason};
+use shoal_proto::wan::calendar::{Override, Reason};
 use tracing::info;
 
 use super::Server;
 use crate::api::types::{Done, DoneSchema, LimitRequest, LimitedBy, Site};
 use crate::api::{ApiError, ErrorCode};
 use crate::config::site::SiteConfig;
+use crate::moment;
 
 /// Calendars go by the minute.
-const MINUTE_MS: u64 = 60_000;
+pub(super) const MINUTE_MS: u64 = 60_000;
 
 impl Server {
     /// Tells the core what limits hold by now. Answers how long that stays so at least.
     pub(super) fn keep_limits(&mut self) -> Duration {
         let now = self.now().wall;
-        let mut next = now.0 - now.0 % MINUTE_MS + MINUTE_MS;
+        let mut next = (now.0 - now.0 % MINUTE_MS + MINUTE_MS).min(self.hours_end().0.max(now.0));
         for site in self.limited_sites() {
             let (limit, reason) = self.limit(&site, now);
             if let Reason::Override(Some(until)) = reason {
@@ -63,6 +62,7 @@ impl Server {
             limited_until,
             base_limit: config.and_then(|config| config.calendar.base),
             wan_rate: self.core.wan_rate(name, self.now().time),
+            shut: self.core.shut().get(name).map(|shut| self.shut_site(name, shut)),
             timezone: config.and_then(|config| config.timezone.iana_name()).map(str::to_owned),
             ..site
         }
@@ -98,7 +98,7 @@ fn over(request: &LimitRequest, site: &SiteConfig, now: WallTime) -> Result<Opti
     }
     let until = match (until, for_ms) {
         (Some(_), Some(_)) => return Err("either until a time or for a time".to_owned()),
-        (Some(text), None) => Some(until_time(text, site, now)?),
+        (Some(text), None) => Some(moment::parse(text, &site.timezone, now)?),
         (None, span) => span.map(|span| WallTime(now.0.saturating_add(span))),
     };
     if until.is_some_and(|until| until <= now) {
@@ -107,63 +107,12 @@ fn over(request: &LimitRequest, site: &SiteConfig, now: WallTime) -> Result<Opti
     Ok(Some(Override { limit: *limit, until }))
 }
 
-/// The next time that a site's clocks show `18:00`, or a point in time as RFC 3339.
-fn until_time(text: &str, site: &SiteConfig, now: WallTime) -> Result<WallTime, String> {
-    let wall = |at: Timestamp| WallTime(u64::try_from(at.as_millisecond()).unwrap_or(0));
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(wall(at));
-    }
-    let wrong = |_| format!("`{text}` is no time: write for instance `18:00` or `2026-11-26T18:00:00+11:00`");
-    let minute = calendar::minute(text).map_err(|error| wrong(error.to_string()))?;
-    let error = |error: jiff::Error| wrong(error.to_string());
-    let now = Timestamp::from_millisecond(i64::try_from(now.0).unwrap_or(i64::MAX)).map_err(error)?;
-    let today = now.to_zoned_datetime(site.timezone.clone()).date();
-    let minutes: Span = i64::from(minute).minutes();
-    for day in 0..=1 {
-        let midnight = today.checked_add(day.days()).map_err(error)?.to_datetime(CivilTime::midnight());
-        let shown = site.timezone.to_ambiguous_zoned_datetime(midnight.checked_add(minutes).map_err(error)?);
-        // Clocks that go back show a time twice. One that they skip is as long after the last that they do show.
-        for at in [shown.clone().compatible(), shown.later()] {
-            let at = at.map_err(error)?.timestamp();
-            if at > now {
-                return Ok(wall(at));
-            }
-        }
-    }
-    Err(wrong(String::new()))
-}
-
 #[cfg(test)]
 mod tests {
-    use jiff::tz::TimeZone;
-
     use super::*;
 
     fn at(utc: &str) -> WallTime {
-        WallTime(u64::try_from(utc.parse::<Timestamp>().unwrap().as_millisecond()).unwrap())
-    }
-
-    #[test]
-    fn until_is_on_the_clocks_of_the_site() {
-        let site = SiteConfig { timezone: TimeZone::get("Australia/Sydney").unwrap(), ..SiteConfig::default() };
-        let cases = [
-            ("18:00", "2026-11-26T06:59:00Z", "2026-11-26T07:00:00Z"),
-            ("18:00", "2026-11-26T07:00:00Z", "2026-11-27T07:00:00Z"),
-            ("24:00", "2026-11-26T06:59:00Z", "2026-11-26T13:00:00Z"),
-            // Clocks go forward in this night: the day has 23 hours.
-            ("18:00", "2026-10-03T09:00:00Z", "2026-10-04T07:00:00Z"),
-            // At 03:00 they go back to 02:00: half past two comes twice, and then only on the day after.
-            ("02:30", "2026-04-04T15:00:00Z", "2026-04-04T15:30:00Z"),
-            ("02:30", "2026-04-04T15:30:00Z", "2026-04-04T16:30:00Z"),
-            ("02:30", "2026-04-04T16:30:00Z", "2026-04-05T16:30:00Z"),
-            // At 02:00 they go on to 03:00: half past two never comes.
-            ("02:30", "2026-10-03T15:59:00Z", "2026-10-03T16:30:00Z"),
-            ("2026-11-26T18:00:00+11:00", "2026-11-26T06:00:00Z", "2026-11-26T07:00:00Z"),
-        ];
-        for (text, now, until) in cases {
-            assert_eq!(until_time(text, &site, at(now)), Ok(at(until)), "{text} at {now}");
-        }
-        assert!(until_time("soon", &site, at("2026-11-26T06:00:00Z")).is_err());
+        WallTime(u64::try_from(utc.parse::<jiff::Timestamp>().unwrap().as_millisecond()).unwrap())
     }
 
     #[test]

@@ -13,6 +13,7 @@ use shoal_proto::wire::{OutputStream, StepRun};
 use super::acts::{done, of_action};
 use super::deploy::Want;
 use super::events::step_name;
+use super::hours::at_sites;
 use super::logs::Writer;
 use super::{ServeError, Server};
 use crate::api::command::{Command, Cursor, LogFilter, Reply};
@@ -60,6 +61,15 @@ impl Server {
                 let answer = self.limit_site(&site, &request);
                 let what = answer.as_ref().map_or_else(|_| format!("site {site}"), |done| done.message.clone());
                 self.conclude(by, done("sites limit", what), answer, reply).await?;
+            }
+            Command::Freeze { request, by, reply } => {
+                let answer = self.freeze(&request);
+                let what = format!("{}: {}", at_sites(&request.sites), request.reason);
+                self.conclude(by, done("freeze", what), answer, reply).await?;
+            }
+            Command::Thaw { request, by, reply } => {
+                let answer = self.thaw(&request);
+                self.conclude(by, done("thaw", at_sites(&request.sites)), answer, reply).await?;
             }
             Command::TestFeed { feed, request, reply } => self.test_feed(feed, request, reply),
             Command::Feeds { reply } => drop(reply.send(Ok(self.feeds()))),
@@ -145,6 +155,7 @@ impl Server {
             let message = self.take_back(id)?;
             return Ok(Done { schema: DoneSchema::V1, message, nodes: Vec::new() });
         }
+        self.keep_hours();
         let now = self.now();
         let refused = |error| ApiError::new(ErrorCode::Conflict, format!("{id}: {error}"));
         self.core.operate(id, command, now).map_err(refused)?;
@@ -177,7 +188,13 @@ impl Server {
         Ok(match action {
             Action::Pause => (Operator::Pause, format!("{id} is paused: nothing starts until `shoal resume {id}`")),
             Action::Resume => (Operator::Resume, format!("{id} goes on")),
-            Action::Release => (Operator::Release, format!("the gate of {id} is released")),
+            Action::Release { now: false } => (Operator::Release, format!("the gate of {id} is released")),
+            Action::Release { now: true } => {
+                (Operator::ReleaseNow, format!("the gate of {id} is released, and does not wait for its time"))
+            }
+            Action::AnyHour => {
+                (Operator::AnyHour, format!("steps of {id} start also outside of maintenance windows and in freezes"))
+            }
             Action::Promote => (Operator::Promote, format!("the next wave of {id} begins")),
             Action::Cancel => (Operator::Cancel, format!("{id} is cancelled: what runs is being ended")),
             Action::Rollback => (
@@ -282,6 +299,7 @@ impl Server {
                 base_limit: None,
                 wan_rate: 0,
                 timezone: None,
+                shut: None,
             };
             self.show_limit(name, site)
         });

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_proto::content::Layout;
-use shoal_proto::coordinator::SiteView;
+use shoal_proto::coordinator::{Created, SiteView};
 use shoal_proto::id::{Name, NodeId, PackageId, PackageIndex, SegmentHash};
 use shoal_proto::limits::PLAN_RECIPES_MAX;
 use shoal_proto::manifest::{Manifest, On, Package};
@@ -94,9 +94,9 @@ impl Server {
             nodes: self.targets(planned),
             sites: Vec::new(),
             steps: steps(manifest),
-            gate: gate(manifest),
+            gate: gate(manifest) + &self.describe_when(created.options.when),
             estimate_ms: None,
-            blockers: self.blockers(manifest),
+            blockers: self.blockers(manifest, created),
             as_wanted_since: since.map(|id| id.to_string()),
         }
     }
@@ -151,7 +151,7 @@ impl Server {
     }
 
     /// What would keep a deployment from beginning or from going on, as far as it can be known.
-    fn blockers(&self, manifest: &Manifest) -> Vec<String> {
+    fn blockers(&self, manifest: &Manifest, created: &Created) -> Vec<String> {
         let targets = manifest.targets();
         let offline: Vec<_> =
             targets.iter().filter(|node| !self.is_online(**node)).map(|n| self.node_name(*n)).collect();
@@ -170,7 +170,11 @@ impl Server {
         });
         let full: Vec<_> = full.collect();
         let full = (!full.is_empty()).then(|| format!("too little room on the disk of {}", named(&full)));
-        held.into_iter().chain(offline).chain(full).collect()
+        let own = |site: &Name| created.sites.values().any(|of| of == site);
+        let free = created.options.stage_only || created.options.when.any_hour;
+        let shut = self.core.shut().iter().filter(|(site, _)| !free && own(site));
+        let shut = shut.map(|(site, shut)| self.describe_shut(site, shut));
+        held.into_iter().chain(offline).chain(full).chain(shut).collect()
     }
 }
 

@@ -33,6 +33,8 @@ impl Server {
             nodes: count(view.nodes.len()),
             started: view.times.began.unwrap_or_else(|| self.now().wall).into(),
             ended: view.times.finished.map(Into::into),
+            at: view.when.at.map(Into::into),
+            expires: view.when.expires.map(Into::into),
             unchanged: false,
         })
     }
@@ -89,8 +91,12 @@ impl Server {
                 acquired: rollout.gate.ready,
                 open: rollout.gate.open,
             },
+            at: rollout.when.at.map(Into::into),
+            expires: rollout.when.expires.map(Into::into),
+            any_hour: rollout.when.any_hour,
+            shut: rollout.shut.iter().map(|(site, shut)| self.shut_site(site, shut)).collect(),
             waiting: [
-                waiting(&rollout, manifest, created),
+                self.waiting(&rollout, manifest, created),
                 self.read_troubles(id, manifest),
                 self.budget_waits(id, manifest),
             ]
@@ -104,6 +110,19 @@ impl Server {
         };
         self.add_tails(id, &mut status);
         Ok(Box::new(status))
+    }
+
+    /// What it waits for, or why it failed.
+    fn waiting(&self, view: &View, manifest: &Manifest, created: &Created) -> Vec<String> {
+        if let Some(Outcome::Failed { cause }) = &view.outcome {
+            return vec![cause.clone()];
+        }
+        let said = |waiting: &Waiting| match waiting {
+            Waiting::Time { at } => self.not_before(*at, view),
+            Waiting::Hours { site, shut } => self.describe_shut(site, shut),
+            other => sentence(other, view.deployment, manifest, created),
+        };
+        view.waiting.iter().map(said).collect()
     }
 
     /// Reads that fail: they are tried again, but an operator may have to see to the cause.
@@ -315,13 +334,6 @@ fn site_status(site: &SiteView, have_bytes: u64, wan_limit: Option<u64>, rollout
     }
 }
 
-fn waiting(view: &View, manifest: &Manifest, created: &Created) -> Vec<String> {
-    if let Some(Outcome::Failed { cause }) = &view.outcome {
-        return vec![cause.clone()];
-    }
-    view.waiting.iter().map(|waiting| sentence(waiting, view.deployment, manifest, created)).collect()
-}
-
 fn sentence(waiting: &Waiting, id: DeploymentId, manifest: &Manifest, created: &Created) -> String {
     let name = |actor| actor_name(actor, created);
     let node_name = |node: &shoal_proto::id::NodeId| name(shoal_proto::rollout::Actor::Node(*node));
@@ -342,6 +354,8 @@ fn sentence(waiting: &Waiting, id: DeploymentId, manifest: &Manifest, created: &
             format!("{node} cannot have {package}: {cause}; answer with `shoal retry|exclude|fail {id} --node {node}`")
         }
         Waiting::Release => format!("the gate waits for `shoal release {id}`"),
+        // Said by the server, which knows the clocks.
+        Waiting::Time { .. } | Waiting::Hours { .. } => String::new(),
         Waiting::Bake { wave, left_ms } => {
             let left = units::duration(*left_ms);
             format!("wave {} bakes for {left} more, or until `shoal promote {id}`", wave_named(*wave))

@@ -61,7 +61,7 @@ impl Coordinator {
         names.retain(|node, _| own(node));
         let mut sites = release.created.sites.clone();
         sites.retain(|node, _| own(node));
-        Ok(WayBack { manifest, to, options: Options { names, stage_only: false }, sites })
+        Ok(WayBack { manifest, to, options: Options { names, ..Options::default() }, sites })
     }
 
     /// The release that some of the nodes go back to, and which.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::directory::DirectoryRecord;
+use crate::hours::{Freeze, Frozen, Shut};
 use crate::id::{ContentId, DeploymentId, Name, NodeId, PackageIndex};
 use crate::manifest::{Manifest, Signed};
 use crate::outputs::{Named, Outputs};
@@ -76,6 +77,15 @@ pub enum Input {
         /// None for what the calendar says.
         limit: Option<Override>,
     },
+    /// An operator has nothing start at a site, or anywhere, or ends that.
+    Freeze {
+        /// Which site; all if none is given.
+        site: Option<Name>,
+        /// None if it ends.
+        freeze: Option<Freeze>,
+    },
+    /// The sites that are shut at this time, and no others: by their windows, by freezes of the configuration and of operators.
+    Hours(BTreeMap<Name, Shut>),
     /// What a site's calendar and its override come to at this time.
     WanLimit {
         /// Which site.
@@ -158,6 +168,13 @@ pub enum Record {
         /// None for what the calendar says.
         limit: Option<Override>,
     },
+    /// An operator has nothing start at a site, or anywhere.
+    Freeze {
+        /// Which site; all if none is given.
+        site: Option<Name>,
+        /// None if it ended.
+        freeze: Option<Freeze>,
+    },
     /// How much of a budget is spent, and what operators added to it (WAN-ONCE): on record before the grant that spends it.
     Budget {
         /// For which deployment.
@@ -167,6 +184,23 @@ pub enum Record {
         /// How it stands.
         sums: BudgetSums,
     },
+}
+
+impl Record {
+    /// What operators froze, as the records of a journal say.
+    pub fn frozen<'a>(records: impl IntoIterator<Item = &'a Self>) -> Frozen {
+        let mut frozen = Frozen::new();
+        records.into_iter().for_each(|record| record.note_frozen(&mut frozen));
+        frozen
+    }
+
+    pub(super) fn note_frozen(&self, frozen: &mut Frozen) {
+        match self {
+            Self::Freeze { site, freeze: Some(freeze) } => drop(frozen.insert(site.clone(), freeze.clone())),
+            Self::Freeze { site, freeze: None } => drop(frozen.remove(site)),
+            _ => {}
+        }
+    }
 }
 
 /// Whose budget for reading beyond what was lacking: a site's for a content, or a node's where nodes do not trade.

@@ -66,6 +66,8 @@ impl Coordinator {
             return;
         }
         self.record(Record::Joined(created));
+        // Its site may be one that the deployment had no node of.
+        self.tell_hours(id, now);
         self.outbox.push_back(Output::Notice(Notice::Changed(id)));
         if self.told.contains_key(&node) {
             self.tell_kept(node, id);

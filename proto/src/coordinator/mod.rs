@@ -24,6 +24,7 @@ mod supplies;
 mod supply;
 mod view;
 mod wan_limit;
+mod when;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub use view::{DeploymentView, ReadTrouble, SiteView};
 use ledgers::Ledgers;
 
 use crate::directory::Directory;
+use crate::hours::{Frozen, Shut};
 use crate::id::{DeploymentId, Epoch, Name, NodeId, PackageIndex};
 use crate::limits::RETURN_MAX;
 use crate::manifest::Manifest;
@@ -61,6 +63,8 @@ pub struct Config {
     pub bulk: Vec<String>,
     /// Where random choices start from.
     pub seed: u64,
+    /// The sites that are shut as it starts.
+    pub shut: BTreeMap<Name, Shut>,
 }
 
 /// Why an operator's command changed nothing.
@@ -114,6 +118,10 @@ pub struct Coordinator {
     wan_told: BTreeMap<NodeId, WanRates>,
     /// What operators set in place of calendars.
     overrides: BTreeMap<Name, Override>,
+    /// What operators froze.
+    frozen: Frozen,
+    /// The sites that are shut.
+    shut: BTreeMap<Name, Shut>,
     standbys: standby::Told,
     late: late::Late,
     runs: Runs,
@@ -155,6 +163,7 @@ impl Coordinator {
     /// The deployment whose manifest does not decode: the journal is another program's, or damaged.
     pub fn new(config: Config, records: impl IntoIterator<Item = Record>, now: Now) -> Result<Self, String> {
         let mut new = Self {
+            shut: config.shut.clone(),
             config,
             directory: Directory::default(),
             deployments: BTreeMap::new(),
@@ -163,6 +172,7 @@ impl Coordinator {
             wan_touched: BTreeSet::new(),
             wan_told: BTreeMap::new(),
             overrides: BTreeMap::new(),
+            frozen: Frozen::new(),
             standbys: BTreeMap::new(),
             late: BTreeMap::new(),
             runs: Runs::default(),
@@ -190,9 +200,7 @@ impl Coordinator {
         let live: Vec<_> = new.live().collect();
         new.resumed.extend(&live);
         for id in live {
-            let effects = new.deployments[&id].rollout.pending_effects();
-            new.carry_out(id, effects);
-            new.decide(id, rollout::Input::Tick, now);
+            new.go_on(id, now);
         }
         let ended: Vec<_> = new.deployments.keys().copied().filter(|id| new.is_over(*id)).collect();
         ended.into_iter().for_each(|id| new.go_back_from(id));
@@ -225,6 +233,8 @@ impl Coordinator {
             Input::Stop { deployment, cause } => self.decide(deployment, rollout::Input::Stop { cause }, now),
             Input::OverrideLimit { site, limit } => self.record(Record::SiteLimit { site, limit }),
             Input::WanLimit { site, limit } => self.set_wan_limit(site, limit),
+            Input::Freeze { site, freeze } => self.record(Record::Freeze { site, freeze }),
+            Input::Hours(shut) => self.set_hours(shut, now),
             Input::Tick => self.on_tick(now),
         }
         self.settle(now);
@@ -358,6 +368,7 @@ impl Coordinator {
                 Some(limit) => drop(self.overrides.insert(site.clone(), *limit)),
                 None => drop(self.overrides.remove(site)),
             },
+            Record::Freeze { .. } => record.note_frozen(&mut self.frozen),
             Record::Acquired { deployment, node, package, stats } => {
                 if let Some(deployment) = self.deployments.get_mut(deployment) {
                     deployment.stats.insert((*node, *package), *stats);
@@ -410,6 +421,7 @@ impl Coordinator {
         };
         self.record(Record::Created(created));
         self.note_wan_bounds(id);
+        self.begin_when_it_may(id, now);
         let online: Vec<_> = self.told.keys().copied().collect();
         for node in online {
             self.tell_releases_before(node, id);

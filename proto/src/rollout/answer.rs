@@ -7,8 +7,9 @@ use super::next::describe;
 use super::outputs;
 use super::record::{Change, End, Exclusion};
 use super::sight::Sight;
-use super::state::{Run, Stand};
+use super::state::{Node, Run, Stand};
 use super::view::PackageState;
+use super::when;
 use crate::id::{NodeId, PackageIndex};
 use crate::limits::{ATTEMPTS_MAX, CAUSE_BYTES_MAX};
 use crate::manifest::StepRef;
@@ -44,9 +45,20 @@ pub(super) fn changes(input: Input, sight: &Sight<'_>) -> Result<Vec<Change>, Re
             let end = End::Failure { cause: cut(cause) };
             sight.state.closing.is_none().then_some(Change::Closing { end })
         }
-        Input::NodeOnline(_) | Input::NodeOffline(_) | Input::Tick | Input::Operator(_) => None,
+        Input::NodeOnline(node) => sight.state.away.contains_key(&node).then_some(Change::Back { node }),
+        Input::NodeOffline(node) => away(sight, vec![node]),
+        Input::Absent(nodes) => away(sight, nodes),
+        Input::Hours(shut) => return Ok(when::hours(sight, &shut)),
+        Input::Tick | Input::Operator(_) => None,
     };
     Ok(fact.into_iter().collect())
+}
+
+/// Nodes are away, of a deployment for which that matters.
+fn away(sight: &Sight<'_>, mut nodes: Vec<NodeId>) -> Option<Change> {
+    let counts = |node: &NodeId| sight.state.nodes.get(node).is_some_and(Node::is_live);
+    nodes.retain(|node| counts(node) && !sight.state.away.contains_key(node));
+    (sight.counts_away() && !nodes.is_empty()).then_some(Change::Away { nodes })
 }
 
 /// The run that a report is about; reports about another attempt are stale.
@@ -109,7 +121,10 @@ fn operator(command: Operator, sight: &Sight<'_>) -> Result<Vec<Change>, Refusal
         Operator::Pause => Ok(vec![Change::Paused]),
         Operator::Resume if state.paused => Ok(vec![Change::Resumed]),
         Operator::Resume => Err(Refusal::NotPaused),
-        Operator::Release => release(sight),
+        Operator::Release => release(sight, false),
+        Operator::ReleaseNow => release(sight, true),
+        Operator::AnyHour if sight.is_any_hour() => Err(Refusal::AnyHourAlready),
+        Operator::AnyHour => Ok(vec![Change::AnyHour]),
         Operator::Promote => promote(sight),
         Operator::Retry(_) if state.paused => Err(Refusal::Paused),
         Operator::Retry(which) => retry(sight, which),
@@ -141,14 +156,16 @@ fn roll_back(sight: &Sight<'_>) -> Result<Vec<Change>, Refusal> {
     Ok(std::iter::once(closing).chain(kills.then_some(Change::Killing)).collect())
 }
 
-fn release(sight: &Sight<'_>) -> Result<Vec<Change>, Refusal> {
-    if sight.state.times.gate_opened.is_some() {
-        return Err(Refusal::GateOpen);
+fn release(sight: &Sight<'_>, now: bool) -> Result<Vec<Change>, Refusal> {
+    let (manual, timed) = (sight.manifest.gate.manual, sight.early_until().is_some());
+    match (manual, timed) {
+        _ if sight.state.times.gate_opened.is_some() => return Err(Refusal::GateOpen),
+        (false, false) => return Err(Refusal::GateAuto),
+        (false, true) if !now => return Err(Refusal::GateTimed),
+        _ => {}
     }
-    if !sight.manifest.gate.manual {
-        return Err(Refusal::GateAuto);
-    }
-    Ok(if sight.state.released { Vec::new() } else { vec![Change::Released] })
+    let released = (manual && !sight.state.released).then_some(Change::Released);
+    Ok(released.into_iter().chain((now && timed).then_some(Change::Hurried)).collect())
 }
 
 fn promote(sight: &Sight<'_>) -> Result<Vec<Change>, Refusal> {
@@ -157,10 +174,12 @@ fn promote(sight: &Sight<'_>) -> Result<Vec<Change>, Refusal> {
 }
 
 fn retry(sight: &Sight<'_>, which: Which) -> Result<Vec<Change>, Refusal> {
-    let runs: Vec<_> = asking(sight, which).collect();
+    let asking: Vec<_> = asking(sight, which).collect();
+    let open = |(step, actor, _): &(_, _, &Run)| sight.may_start(*step, *actor);
+    let runs: Vec<_> = asking.iter().copied().filter(open).collect();
     let nodes: Vec<_> = without_package(sight, which).collect();
     if runs.is_empty() && nodes.is_empty() {
-        return Err(Refusal::NothingWaits);
+        return Err(if asking.is_empty() { Refusal::NothingWaits } else { Refusal::Shut });
     }
     let mut attempts: BTreeMap<(StepRef, u32), Vec<Actor>> = BTreeMap::new();
     for (step, actor, run) in runs.into_iter().filter(|(_, _, run)| run.attempt < ATTEMPTS_MAX) {

@@ -33,7 +33,8 @@ pub(super) fn overdue(sight: &Sight<'_>) -> Vec<Change> {
 /// What nodes that are back have missed.
 pub(super) fn catch_up(sight: &Sight<'_>) -> Vec<Change> {
     let gate_open = sight.state.times.gate_opened.is_some();
-    let is_back = |id: NodeId, node: &Node| sight.is_online(Actor::Node(id)) && (node.is_ready() || !gate_open);
+    let may_go_on = |id: NodeId, node: &Node| (node.is_ready() && sight.is_open(id)) || !gate_open;
+    let is_back = |id: NodeId, node: &Node| sight.is_online(Actor::Node(id)) && may_go_on(id, node);
     let back = sight.state.behind_nodes().filter(|(id, node)| is_back(*id, node));
     back.filter_map(|(id, _)| next_missed(sight, id)).collect()
 }
@@ -74,7 +75,12 @@ impl Sight<'_> {
         let nodes = limits.into_iter().flat_map(|limits| self.state.live_nodes().map(move |node| (limits, node)));
         nodes
             .filter(|(_, (id, node))| !self.is_online(Actor::Node(*id)) && self.has_to_do(*id, node))
-            .map(|((after, until), (id, node))| (id, self.away_since(id) + if node.behind { until } else { after }))
+            .map(|((after, until), (id, node))| (id, self.away_for(id, if node.behind { until } else { after })))
+    }
+
+    /// Whether it matters for how long nodes are away.
+    pub(super) fn counts_away(&self) -> bool {
+        self.manifest.offline != Offline::Wait
     }
 
     fn has_to_do(&self, id: NodeId, node: &Node) -> bool {

@@ -11,11 +11,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::input::{Actor, Refusal};
+use super::input::{Actor, Now, Refusal};
 use super::record::{Outcome, Record};
 use crate::id::{Generation, NodeId};
 use crate::manifest::StepRef;
-use crate::time::Time;
 
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,5 +108,5 @@ pub struct Decision {
     /// A node came or went.
     pub(super) presence: Option<(NodeId, bool)>,
     /// When it was decided.
-    pub(super) now: Time,
+    pub(super) now: Now,
 }

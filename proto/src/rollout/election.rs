@@ -15,12 +15,14 @@ use super::turn::Places;
 use crate::id::{LaneIndex, Name, NodeId};
 use crate::manifest::{Phase, StepRef};
 
-/// Whoever was asked, and is not going to run the step: it is lost, or nothing may start. Who answers late is too late.
+/// Whoever was asked, and is not going to run the step: it is lost, or nothing may start, there or at all. Who answers late is too late.
 pub(super) fn void(sight: &Sight<'_>) -> Vec<Change> {
     let stopped = sight.state.closing.is_some() || sight.state.paused;
     let awaited = |node: &NodeId| sight.state.nodes.get(node).is_some_and(|node| node.is_awaited());
-    let is_void = |node: &NodeId| stopped || !awaited(node) || !sight.is_online(Actor::Node(*node));
-    withdraw(sight.state.elected.iter().filter(|(_, node)| is_void(node)))
+    let may_start = |step: StepRef, actor: Actor| sight.is_online(actor) && sight.may_start(step, actor);
+    let is_void =
+        |(step, node): &&(StepRef, NodeId)| stopped || !awaited(node) || !may_start(*step, Actor::Node(*node));
+    withdraw(sight.state.elected.iter().filter(is_void))
 }
 
 /// All who were asked: while an operator is, nothing starts.
@@ -45,7 +47,8 @@ pub(super) fn places(sight: &Sight<'_>, step: StepRef, lane: Option<LaneIndex>) 
     for (id, node) in sight.live_in(lane) {
         let Some(site) = sight.site(id) else { continue };
         places.done &= had.get(site).is_some_and(|over| *over);
-        let able = sight.is_online(Actor::Node(id)) && (step.phase == Phase::Before || node.is_ready());
+        let able = step.phase == Phase::Before || (node.is_ready() && sight.is_open(id));
+        let able = able && sight.is_online(Actor::Node(id));
         if able && taken.insert(site) {
             places.free.push(Actor::Node(id));
         }

@@ -4,10 +4,13 @@
 //! (unknown node, other attempt, already known) changes nothing; a command that does not fit is answered with a
 //! [`Refusal`].
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::id::{NodeId, PackageIndex};
+use crate::hours::Shut;
+use crate::id::{Name, NodeId, PackageIndex};
 use crate::manifest::StepRef;
 use crate::outputs::Outputs;
 use crate::time::{Time, WallTime};
@@ -15,9 +18,9 @@ use crate::time::{Time, WallTime};
 /// The moment at which something is decided.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Now {
-    /// For decisions: the process's own time.
+    /// The process's own time, by which spans are measured.
     pub time: Time,
-    /// For people: goes into records.
+    /// The coordinator's clock: for times of day, and for records.
     pub wall: WallTime,
 }
 
@@ -71,6 +74,11 @@ pub enum Input {
     NodeOnline(NodeId),
     /// A node's connection is gone.
     NodeOffline(NodeId),
+    /// These nodes are not connected: said when a deployment begins, for what becomes of nodes that are away to be reckoned
+    /// across restarts.
+    Absent(Vec<NodeId>),
+    /// These sites are shut, and no others, of whatever deployment.
+    Hours(BTreeMap<Name, Shut>),
     /// A node holds a package, verified.
     Acquired {
         /// Which node.
@@ -149,8 +157,12 @@ pub enum Operator {
     Pause,
     /// Goes on after a pause.
     Resume,
-    /// Opens the gate of a deployment with `gate: manual`, once its quorum is reached.
+    /// Opens the gate of a deployment with `gate: manual`, once its quorum is reached and its time has come.
     Release,
+    /// The same, and without waiting for its time.
+    ReleaseNow,
+    /// Lets its steps start also where and when a site is shut.
+    AnyHour,
     /// Has the next wave begin: before the bake is over, or although too few nodes came through the wave before.
     Promote,
     /// Tries again what failed.
@@ -211,6 +223,17 @@ pub enum Refusal {
     /// No wave is through and waits for the next.
     #[error("no wave bakes or waits to be promoted: see `shoal status`")]
     NothingToPromote,
+    /// The sites where it would start again are shut.
+    #[error(
+        "their sites are outside their maintenance windows or frozen: wait, or go past that with `shoal override-window`"
+    )]
+    Shut,
+    /// The hours do not hold it up.
+    #[error("the hours of sites do not hold it up already: it only stages, takes back, or they were overridden")]
+    AnyHourAlready,
+    /// The gate opens by itself at its time.
+    #[error("the gate opens by itself at its time: `shoal release --now` opens it before")]
+    GateTimed,
     /// The gate opens by itself.
     #[error("the gate opens by itself when its quorum is reached: `gate: manual` would make it wait")]
     GateAuto,

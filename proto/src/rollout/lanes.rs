@@ -123,7 +123,7 @@ impl Sight<'_> {
     /// When the bake of a wave that is through is over.
     pub(super) fn baked_at(&self, wave: WaveIndex) -> Time {
         let bake = self.course.wave(wave).map_or(std::time::Duration::ZERO, |wave| wave.bake);
-        self.soft.baking(wave).unwrap_or(self.now) + bake
+        self.soft.baked(wave, bake).unwrap_or(self.now + bake)
     }
 
     /// Whether a wave is through, and the next waits for its bake or for an operator.

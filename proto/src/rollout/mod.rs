@@ -9,6 +9,7 @@
 //! | [`variables`] | which values each machine sees, and who is told which secret |
 //! | [`basis`], [`forecast`] | what a plan stands on and what moved since; what it would move, and from where |
 //! | [`gate`], [`share`] | the arithmetic of quorums, failure budgets and windows |
+//! | [`when`] | when it may start and run: not before, not after, and at which hours |
 //! | `input`, `record`, `effect` | what [`Rollout`] is told, what it journals, what it wants done |
 //! | `course` | which nodes go through the steps together, and after whom |
 //! | `answer`, `orders` | what an input means, what a change has others do |
@@ -54,6 +55,7 @@ pub mod units;
 pub mod variables;
 pub mod view;
 mod waves;
+pub mod when;
 
 use std::borrow::Cow;
 use std::collections::btree_map::Entry;
@@ -74,6 +76,7 @@ use course::Course;
 use sight::{Sight, Soft};
 use state::State;
 use turn::Follows;
+use when::When;
 
 /// What a rollout needs to know beside its manifest and the sites of its target nodes. The shell keeps all three, and
 /// makes the rollout from them again.
@@ -83,6 +86,8 @@ pub struct Options {
     pub names: BTreeMap<NodeId, Name>,
     /// Whether it ends before the gate, with all packages on the nodes.
     pub stage_only: bool,
+    /// When it may start.
+    pub when: When,
 }
 
 /// What is fixed about a target node.
@@ -107,6 +112,10 @@ pub enum Why {
     Retry,
     /// A node was away for too long.
     Offline,
+    /// The time has come before which the gate does not open.
+    At,
+    /// The time has come at which it expires.
+    Expires,
 }
 
 /// One deployment under way.
@@ -118,14 +127,15 @@ pub enum Why {
 /// run(decision.effects);
 /// ```
 ///
-/// After a restart: [`Rollout::new`], [`Rollout::apply`] for each record of the journal, then [`Rollout::pending_effects`],
-/// then [`Input::Tick`], and [`Input::NodeOnline`] for each node as it connects.
+/// After a restart: [`Rollout::new`], [`Rollout::apply`] for each record of the journal, [`Rollout::resume`], then
+/// [`Rollout::pending_effects`], [`Input::Absent`], [`Input::Hours`], [`Input::Tick`], and [`Input::NodeOnline`] for each node as it connects.
 #[derive(Clone, Debug)]
 pub struct Rollout {
     manifest: Arc<Manifest>,
     members: Arc<BTreeMap<NodeId, Member>>,
     course: Arc<Course>,
     stage_only: bool,
+    when: When,
     state: State,
     soft: Soft,
 }
@@ -134,13 +144,13 @@ impl Rollout {
     /// A deployment at its beginning; nothing happens before the first [`Rollout::decide`]. A target node that is in no
     /// site is one of its own.
     pub fn new(manifest: impl Into<Arc<Manifest>>, options: Options, mut sites: BTreeMap<NodeId, Name>) -> Self {
-        let (manifest, Options { mut names, stage_only }) = (manifest.into(), options);
+        let (manifest, Options { mut names, stage_only, when }) = (manifest.into(), options);
         let known = |node: NodeId| (node, member(node, names.remove(&node), sites.remove(&node)));
         let members = manifest.targets().into_iter().map(known).collect();
         let course = Course::of(&manifest);
         let state = State::new(&manifest, &course);
         let (members, course) = (Arc::new(members), Arc::new(course));
-        Self { manifest, members, course, stage_only, state, soft: Soft::default() }
+        Self { manifest, members, course, stage_only, when, state, soft: Soft::default() }
     }
 
     /// Whether a node may still join it.
@@ -223,15 +233,14 @@ impl Rollout {
     /// `may_be_quick`: whether a report is looked at alone where that is enough.
     fn decide_by(&self, input: Input, now: Now, may_be_quick: bool) -> Decision {
         let presence = self.presence(&input);
-        let sight = self.sight(presence, now.time);
-        let mut decision =
-            Decision { records: Vec::new(), effects: Vec::new(), refused: None, presence, now: now.time };
+        let sight = self.sight(presence, now);
+        let mut decision = Decision { records: Vec::new(), effects: Vec::new(), refused: None, presence, now };
         if let Some((node, true)) = presence {
             decision.effects = orders::duties(Actor::Node(node), &sight);
         }
         let is_report = matches!(input, Input::StepStarted { .. } | Input::Acquired { .. })
             || matches!(input, Input::StepEnded { .. } | Input::StepWrote { .. } | Input::AcquireFailed { .. });
-        let due = self.next_wake().is_some_and(|(at, _)| at <= now.time);
+        let due = self.next_wake().is_some_and(|(at, _)| at <= now.time) || sight.time_came(self.soft.last.wall);
         let quick = is_report && !due && may_be_quick;
         match answer::changes(input, &sight) {
             Err(refusal) => decision.refused = Some(refusal),
@@ -262,6 +271,12 @@ impl Rollout {
         }
     }
 
+    /// Takes up the clocks where they were when the records of an earlier run ended: what passed since then counts, as far
+    /// as the coordinator's clock tells. Where that was set back, less counts, and never less than nothing.
+    pub fn resume(&mut self, now: Now) {
+        self.soft = Soft::resumed(&self.state, now);
+    }
+
     /// Does what a record of the journal says; for replay. Any record is taken, without panic.
     pub fn apply(&mut self, record: &Record) {
         self.state.apply(&record.change, record.at);
@@ -286,13 +301,14 @@ impl Rollout {
         }
         let sight = self.sight(None, self.soft.last);
         // A moment that has passed had its effect, or waits for something else.
-        let to_come = |at: &Time| *at > self.soft.last;
+        let to_come = |at: &Time| *at > self.soft.last.time;
         if self.state.closing.is_some() {
             let moments = self.state.flying().filter_map(|(_, actor, _)| sight.abandon_at(actor)).filter(to_come);
             return moments.min().map(|at| (at, Why::Abandon));
         }
+        let times = sight.times_of_day();
         if self.state.paused {
-            return None;
+            return times.filter(|(_, why)| *why == Why::Expires).min();
         }
         let late = sight.stragglers_until().filter(|_| self.state.ready < self.state.live);
         let baked = sight.waiting_wave().map(|wave| sight.baked_at(wave));
@@ -300,7 +316,7 @@ impl Rollout {
         let away = sight.overdue_at().map(|(_, at)| at).filter(to_come).min();
         let moments = [(late, Why::Stragglers), (baked, Why::Bake), (retry, Why::Retry), (away, Why::Offline)];
         let moments = moments.into_iter().filter_map(|(at, why)| Some((at.filter(to_come)?, why)));
-        moments.min_by_key(|(at, _)| *at)
+        moments.chain(times).min_by_key(|(at, _)| *at)
     }
 
     /// All that a person is shown.
@@ -316,9 +332,10 @@ impl Rollout {
         invariants::check(&self.sight(None, self.soft.last));
     }
 
-    fn sight(&self, presence: Option<(NodeId, bool)>, now: Time) -> Sight<'_> {
-        let Self { manifest, members, course, stage_only, state, soft } = self;
-        Sight { manifest, members, course, stage_only: *stage_only, state, soft, presence, now }
+    fn sight(&self, presence: Option<(NodeId, bool)>, now: Now) -> Sight<'_> {
+        let Self { manifest, members, course, stage_only, when, state, soft } = self;
+        let (stage_only, when, Now { time: now, wall }) = (*stage_only, *when, now);
+        Sight { manifest, members, course, stage_only, when, state, soft, presence, now, wall }
     }
 
     /// Only target nodes come and go here, so that what is kept of them is bounded.
@@ -396,6 +413,6 @@ impl Draft<'_, '_> {
     }
 
     fn shown(&self) -> Sight<'_> {
-        Sight { state: &self.state, ..self.sight.sight(self.decision.presence, self.now.time) }
+        Sight { state: &self.state, ..self.sight.sight(self.decision.presence, self.now) }
     }
 }

@@ -13,6 +13,7 @@ use super::record::{Change, End, Exclusion, Outcome};
 use super::sight::Sight;
 use super::state::Run;
 use super::turn::{self, Judged, Places};
+use super::when;
 use crate::id::StepIndex;
 use crate::manifest::{Phase, StepRef};
 
@@ -48,6 +49,9 @@ fn orphans(sight: &Sight<'_>) -> Vec<Change> {
 fn going(sight: &Sight<'_>) -> Vec<Change> {
     if sight.state.live + sight.state.behind == 0 {
         return vec![fail("no target node is left: all are excluded".to_owned())];
+    }
+    if let Some(expired) = when::expired(sight) {
+        return vec![expired];
     }
     if sight.state.paused {
         return Vec::new();
@@ -120,7 +124,7 @@ fn at_gate(sight: &Sight<'_>) -> Vec<Change> {
     if sight.stage_only {
         return if sight.all_hold_all() { vec![Change::Closing { end: End::Success }] } else { late(sight) };
     }
-    if sight.manifest.gate.manual && !state.released {
+    if (sight.manifest.gate.manual && !state.released) || sight.early_until().is_some() {
         return Vec::new();
     }
     vec![Change::GateOpened]

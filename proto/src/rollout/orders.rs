@@ -8,7 +8,7 @@ use super::input::Actor;
 use super::record::{Change, End, Outcome};
 use super::sight::Sight;
 use super::state::{Node, Run, Stand};
-use crate::id::NodeId;
+use crate::id::{Name, NodeId};
 use crate::manifest::{Phase, StepRef};
 
 /// What a change, which `sight` already shows, wants done.
@@ -31,11 +31,10 @@ pub(super) fn after(change: &Change, sight: &Sight<'_>) -> Vec<Effect> {
             let began = sight.state.times.acquire_began.is_some();
             let lacking = sight.state.live_nodes().filter(|(_, node)| began && !node.is_ready());
             let acquire = lacking.map(|(node, _)| Effect::Acquire { node, generation });
-            let ordered = sight.state.flying().filter(|(.., run)| run.stand == Stand::Ordered);
-            let run =
-                |(step, actor, run): (_, _, &Run)| Effect::RunStep { actor, step, attempt: run.attempt, generation };
-            acquire.chain(ordered.map(run)).collect()
+            acquire.chain(held_back(sight, None)).collect()
         }
+        Change::Opened { site } => held_back(sight, Some(site)).collect(),
+        Change::AnyHour => held_back(sight, None).collect(),
         Change::Excluded { node, .. } => {
             let stop = sight.state.times.acquire_began.map(|_| Effect::StopAcquire { node: *node, generation });
             let runs = sight.state.flying().filter(|(_, actor, _)| *actor == Actor::Node(*node));
@@ -65,8 +64,22 @@ pub(super) fn after(change: &Change, sight: &Sight<'_>) -> Vec<Effect> {
         | Change::WaveOpened { .. }
         | Change::LaneEnded { .. }
         | Change::WaveEnded { .. }
-        | Change::Promoted { .. } => Vec::new(),
+        | Change::Promoted { .. }
+        | Change::Away { .. }
+        | Change::Back { .. }
+        | Change::Shut { .. }
+        | Change::Hurried => Vec::new(),
     }
+}
+
+/// Orders that were not given again while their actors were not to start anything; those of a site, or all.
+fn held_back<'a>(sight: &Sight<'a>, site: Option<&'a Name>) -> impl Iterator<Item = Effect> + use<'a> {
+    let (sight, generation) = (*sight, sight.state.generation);
+    let is_there = move |actor: Actor| actor.node().is_none_or(|node| site.is_none() || sight.site(node) == site);
+    let ordered = sight.state.flying().filter(|(.., run)| run.stand == Stand::Ordered);
+    let free = ordered
+        .filter(move |(step, actor, _)| is_there(*actor) && !sight.is_paused() && sight.may_start(*step, *actor));
+    free.map(move |(step, actor, run)| Effect::RunStep { actor, step, attempt: run.attempt, generation })
 }
 
 /// All that an actor is to do.
@@ -87,8 +100,8 @@ pub(super) fn duties(actor: Actor, sight: &Sight<'_>) -> Vec<Effect> {
             Stand::Ordered | Stand::Started if is_void(sight, step, run) => {
                 duties.push(cancel(sight, actor, step, run));
             }
-            // What did not start before the pause does not start in it.
-            Stand::Ordered if sight.is_paused() => {}
+            // What did not start before the pause does not start in it, nor while its site is shut.
+            Stand::Ordered if sight.is_paused() || !sight.may_start(step, actor) => {}
             Stand::Ordered | Stand::Started => duties.push(Effect::RunStep { actor, step, attempt, generation }),
             Stand::Abandoned if run.outcome.is_none() => duties.push(cancel(sight, actor, step, run)),
             Stand::Abandoned | Stand::Ended | Stand::Accepted => {}

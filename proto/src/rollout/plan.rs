@@ -15,6 +15,7 @@ use super::select::{SelectError, Selector, Traits};
 use super::spec::{
     AcquireSpec, CheckSpec, DeploymentSpec, GateSpec, RollbackSpec, SourceSpec, StepSpec, StragglersSpec,
 };
+use super::when::When;
 use crate::codec::{self, CodecError};
 use crate::directory::Membership;
 use crate::id::{DeploymentId, Name, NodeId, PackageIndex};
@@ -177,7 +178,8 @@ impl Options {
     pub fn for_targets(manifest: &Manifest, nodes: &[NodeFacts], stage_only: bool) -> Self {
         let targets = manifest.targets();
         let nodes = nodes.iter().filter(|node| targets.contains(&node.id));
-        Self { names: nodes.map(|node| (node.id, node.name.clone())).collect(), stage_only }
+        let names = nodes.map(|node| (node.id, node.name.clone())).collect();
+        Self { names, stage_only, when: When::default() }
     }
 }
 

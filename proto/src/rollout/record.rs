@@ -1,13 +1,14 @@
 //! What the journal of a deployment holds: facts that were reported and choices that were made, in order.
 //!
 //! A rollout's state is its manifest, its options and these, applied one by one; nothing else survives a restart. Records
-//! are small but for [`Change::Ordered`], which names up to [`crate::limits::NODES_MAX`] actors.
+//! are small but for [`Change::Ordered`] and [`Change::Away`], which name up to [`crate::limits::NODES_MAX`] actors.
 
 use serde::{Deserialize, Serialize};
 
 use super::input::{Actor, StepOutcome};
 use crate::codec::{self, CodecError};
-use crate::id::{LaneIndex, NodeId, PackageIndex, WaveIndex};
+use crate::hours::Shut;
+use crate::id::{LaneIndex, Name, NodeId, PackageIndex, WaveIndex};
 use crate::limits::RECORD_BYTES_MAX;
 use crate::manifest::StepRef;
 use crate::outputs::Outputs;
@@ -16,7 +17,7 @@ use crate::time::WallTime;
 /// One entry of a deployment's journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// When, for people.
+    /// When, by the coordinator's clock: for people, and for what passed of a wait when the coordinator restarts.
     pub at: WallTime,
     /// What.
     pub change: Change,
@@ -200,6 +201,32 @@ pub enum Change {
         /// What.
         outputs: Outputs,
     },
+    /// Nodes are not connected, of a deployment for which that matters.
+    Away {
+        /// Which nodes.
+        nodes: Vec<NodeId>,
+    },
+    /// One of them is.
+    Back {
+        /// Which node.
+        node: NodeId,
+    },
+    /// None of `steps` starts at a site until it opens.
+    Shut {
+        /// Which site.
+        site: Name,
+        /// Why, and until when.
+        shut: Shut,
+    },
+    /// A site that was shut is open.
+    Opened {
+        /// Which site.
+        site: Name,
+    },
+    /// An operator lets steps start wherever a site is shut.
+    AnyHour,
+    /// An operator has the gate not wait for its time.
+    Hurried,
 }
 
 /// Why a node is excluded.

@@ -12,6 +12,8 @@ use super::view::{
     GateView, NodeView, PackageState, PackageView, Stage, State, StepState, StepView, View, Waiting, WaveState,
     WaveView,
 };
+use super::when::When;
+use crate::hours::Shut;
 use crate::id::{LaneIndex, Name, NodeId, WaveIndex};
 use crate::manifest::{On, Phase, StepRef};
 use crate::time::Time;
@@ -35,6 +37,8 @@ pub(super) fn view(sight: &Sight<'_>) -> View {
         nodes: sight.state.nodes.iter().filter_map(|(id, node)| node_view(sight, *id, node)).collect(),
         coordinator: steps_of(sight, Actor::Coordinator),
         times: sight.state.times,
+        when: When { any_hour: sight.when.any_hour || sight.state.any_hour, ..sight.when },
+        shut: sight.held_sites().map(|(site, shut)| (site.clone(), shut.clone())).collect(),
     }
 }
 
@@ -130,8 +134,14 @@ fn waiting(sight: &Sight<'_>) -> Vec<Waiting> {
     if stage(sight) == Stage::Release && sight.manifest.gate.manual && !state.released && state.closing.is_none() {
         waiting.push(Waiting::Release);
     }
+    if state.closing.is_none() {
+        waiting.extend(sight.early_until().map(|at| Waiting::Time { at }));
+    }
+    let shut = |(site, shut): (&Name, &Shut)| Waiting::Hours { site: site.clone(), shut: shut.clone() };
+    waiting.extend(sight.held_sites().map(shut));
     waiting.extend(sight.waiting_wave().map(|wave| at_wave_gate(sight, wave)));
-    waiting.extend(sight.retrying().map(|(step, actor, run, at)| Waiting::Retry {
+    let retrying = sight.retrying().filter(|(step, actor, ..)| sight.may_start(*step, *actor));
+    waiting.extend(retrying.map(|(step, actor, run, at)| Waiting::Retry {
         actor,
         step,
         attempts: run.attempt,
@@ -197,7 +207,8 @@ fn yet_to_start<'a>(sight: &Sight<'a>) -> impl Iterator<Item = Actor> + use<'a> 
 fn empty_sites(sight: &Sight<'_>) -> Vec<Waiting> {
     let on_site = |step: StepRef| sight.manifest.step(step).is_some_and(|step| step.on == On::Site);
     let empty = turns(sight).filter(|(step, _)| on_site(*step)).flat_map(|(step, lane)| {
-        let sites = election::without_node(sight, step, lane).into_iter();
+        let shut = |site: &&Name| sight.state.shut.contains_key(*site) && !sight.is_any_hour();
+        let sites = election::without_node(sight, step, lane).into_iter().filter(move |site| !shut(site));
         sites.map(move |site| Waiting::Site { site: site.clone(), step })
     });
     empty.collect()

@@ -1,19 +1,22 @@
 //! What a decision looks at: the journaled state, and who is connected since when.
 //!
-//! [`Soft`] is not journaled. After a restart nobody is connected, and clocks that count from an event in it start again:
-//! a straggler may get up to twice its time, and a wave bake or a failed step wait up to twice as long, never less.
+//! [`Soft`] is not journaled. Within a process, waits are measured by its own time, whatever becomes of the clock. After a
+//! restart nobody is connected, and what passed of a wait before counts as [`Soft::resumed`] says: by the clock, from the
+//! record of what the wait began with. A clock that was set back meanwhile makes a wait longer, but not longer than from its
+//! beginning; one that was set forward makes it shorter by as much, as if the coordinator had been away for so long.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Member;
 use super::course::Course;
-use super::input::{Actor, StepOutcome};
+use super::input::{Actor, Now, StepOutcome};
 use super::state::{Node, Run, State};
+use super::when::When;
 use crate::id::{Name, NodeId, WaveIndex};
 use crate::limits::{ABANDON_AFTER, ATTEMPTS_MAX, BACKOFF_MAX, TEMPFAIL_RERUNS_MAX, UNKNOWN_RERUNS_MAX};
 use crate::manifest::{Manifest, On, OnFailure, Step, StepRef, Stragglers};
-use crate::time::Time;
+use crate::time::{Time, WallTime};
 
 /// What is forgotten by a restart.
 #[derive(Clone, Debug, Default)]
@@ -21,35 +24,71 @@ pub(super) struct Soft {
     /// When the first decision was made.
     pub(super) since: Option<Time>,
     /// When the last was.
-    pub(super) last: Time,
-    /// When `acquire` began, or the restart or the end of the last pause was.
-    acquire_since: Option<Time>,
-    /// Since when runs wait for what becomes of them, or since the restart.
-    trouble: BTreeMap<(StepRef, Actor), Time>,
-    /// The last wave that is through, and since when, or since the restart.
-    baking: Option<(WaveIndex, Time)>,
+    pub(super) last: Now,
+    /// When `acquire` began, or the end of the last pause was.
+    acquire_since: Option<Moment>,
+    /// Since when runs wait for what becomes of them.
+    trouble: BTreeMap<(StepRef, Actor), Moment>,
+    /// The last wave that is through, and since when.
+    baking: Option<(WaveIndex, Moment)>,
     online: BTreeSet<NodeId>,
     /// When nodes went away; the others that are not connected are away since the first decision.
-    away: BTreeMap<NodeId, Time>,
+    away: BTreeMap<NodeId, Moment>,
+}
+
+/// When a wait began: in this process, or before it and so much of it had passed then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    time: Time,
+    passed: Duration,
+}
+
+impl Moment {
+    fn at(time: Time) -> Self {
+        Self { time, passed: Duration::ZERO }
+    }
+
+    /// When a wait of `span` that began then is over.
+    fn after(self, span: Duration) -> Time {
+        self.time + span.saturating_sub(self.passed)
+    }
 }
 
 impl Soft {
+    /// As it is when a process goes on with what the records of an earlier one say.
+    pub(super) fn resumed(state: &State, now: Now) -> Self {
+        let moment = |began: WallTime| Moment { time: now.time, passed: now.wall.since(began) };
+        let acquiring = state.times.acquire_began.filter(|_| !state.paused);
+        let trouble = state.troubled.iter().filter_map(|key| Some((*key, moment(state.runs.get(key)?.ended?))));
+        let through = state.wave().and_then(|wave| Some((wave, moment(state.waves.get(wave.index())?.ended_at?))));
+        Self {
+            since: None,
+            last: now,
+            acquire_since: acquiring.map(|began| moment(began.max(state.resumed.unwrap_or(began)))),
+            trouble: trouble.collect(),
+            baking: through,
+            online: BTreeSet::new(),
+            away: state.away.iter().map(|(node, since)| (*node, moment(*since))).collect(),
+        }
+    }
+
     /// Time has passed, and perhaps a node came or went.
-    pub(super) fn advance(&mut self, now: Time, presence: Option<(NodeId, bool)>, state: &State) {
+    pub(super) fn advance(&mut self, now: Now, presence: Option<(NodeId, bool)>, state: &State) {
+        self.last = Now { time: self.last.time.max(now.time), wall: now.wall };
+        let now = now.time;
         self.since.get_or_insert(now);
-        self.last = self.last.max(now);
         if state.times.acquire_began.is_none() || state.paused {
             self.acquire_since = None;
         } else {
-            self.acquire_since.get_or_insert(now);
+            self.acquire_since.get_or_insert(Moment::at(now));
         }
         self.trouble.retain(|key, _| state.troubled.contains(key));
         for key in &state.troubled {
-            self.trouble.entry(*key).or_insert(now);
+            self.trouble.entry(*key).or_insert(Moment::at(now));
         }
         let through = state.wave().filter(|wave| state.waves[wave.index()].ended);
-        if let Some(wave) = through.filter(|wave| self.baking(*wave).is_none()) {
-            self.baking = Some((wave, now));
+        if let Some(wave) = through.filter(|wave| self.baking.is_none_or(|(of, _)| of != *wave)) {
+            self.baking = Some((wave, Moment::at(now)));
         }
         match presence {
             Some((node, true)) => {
@@ -58,15 +97,15 @@ impl Soft {
             }
             Some((node, false)) => {
                 self.online.remove(&node);
-                self.away.entry(node).or_insert(now);
+                self.away.entry(node).or_insert(Moment::at(now));
             }
             None => {}
         }
     }
 
-    /// Since when a wave bakes, if it does.
-    pub(super) fn baking(&self, wave: WaveIndex) -> Option<Time> {
-        self.baking.filter(|(of, _)| *of == wave).map(|(_, since)| since)
+    /// When a wave is over that bakes for `bake`, if it does.
+    pub(super) fn baked(&self, wave: WaveIndex, bake: Duration) -> Option<Time> {
+        self.baking.filter(|(of, _)| *of == wave).map(|(_, since)| since.after(bake))
     }
 }
 
@@ -94,11 +133,13 @@ pub(super) struct Sight<'a> {
     pub(super) members: &'a BTreeMap<NodeId, Member>,
     pub(super) course: &'a Course,
     pub(super) stage_only: bool,
+    pub(super) when: When,
     pub(super) state: &'a State,
     pub(super) soft: &'a Soft,
     /// A node that comes or goes with this very input.
     pub(super) presence: Option<(NodeId, bool)>,
     pub(super) now: Time,
+    pub(super) wall: WallTime,
 }
 
 impl<'a> Sight<'a> {
@@ -116,10 +157,11 @@ impl<'a> Sight<'a> {
         }
     }
 
-    /// Since when a node that is not connected is away.
-    pub(super) fn away_since(&self, node: NodeId) -> Time {
+    /// When a node that is not connected is away for `span`.
+    pub(super) fn away_for(&self, node: NodeId, span: Duration) -> Time {
         let goes = (self.presence == Some((node, false))).then_some(self.now);
-        self.soft.away.get(&node).copied().or(goes).or(self.soft.since).unwrap_or(self.now)
+        let since = || goes.or(self.soft.since).unwrap_or(self.now) + span;
+        self.soft.away.get(&node).map_or_else(since, |away| away.after(span))
     }
 
     /// Whether every node that ever came is connected, and every target node came.
@@ -130,7 +172,7 @@ impl<'a> Sight<'a> {
     /// When a deployment that is ending waits no longer for an actor, if that is not connected.
     pub(super) fn abandon_at(&self, actor: Actor) -> Option<Time> {
         let node = actor.node().filter(|_| !self.is_online(actor))?;
-        Some(self.away_since(node) + ABANDON_AFTER)
+        Some(self.away_for(node, ABANDON_AFTER))
     }
 
     /// When nodes that still lack packages are excluded, if ever.
@@ -139,7 +181,7 @@ impl<'a> Sight<'a> {
             Stragglers::Wait => None,
             Stragglers::ExcludeAfter(span) => {
                 self.state.times.acquire_began?;
-                Some(self.soft.acquire_since.unwrap_or(self.now) + span)
+                Some(self.soft.acquire_since.map_or(self.now + span, |since| since.after(span)))
             }
         }
     }
@@ -185,10 +227,10 @@ impl<'a> Sight<'a> {
 
     /// When a run that has the verdict to be tried again is.
     pub(super) fn retry_at(&self, step: StepRef, actor: Actor, run: &Run) -> Time {
-        let since = self.soft.trouble.get(&(step, actor)).copied().unwrap_or(self.now);
+        let since = self.soft.trouble.get(&(step, actor)).copied().unwrap_or(Moment::at(self.now));
         let first = self.manifest.step(step).map_or(Duration::ZERO, |step| step.backoff);
         let doubled = first.saturating_mul(2u32.saturating_pow(run.attempt.saturating_sub(1)));
-        since + doubled.min(first.max(BACKOFF_MAX))
+        since.after(doubled.min(first.max(BACKOFF_MAX)))
     }
 
     /// Runs that are tried again by themselves, and when.

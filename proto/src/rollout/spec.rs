@@ -43,6 +43,12 @@ pub struct DeploymentSpec {
     /// In which order the target nodes go through `steps`; all at once if none are given.
     #[serde(default)]
     pub waves: Vec<WaveSpec>,
+    /// When its steps may start at the earliest, as operators write times.
+    #[serde(default)]
+    pub at: Option<String>,
+    /// By when they must have begun, or for how long after `at`.
+    #[serde(default)]
+    pub expires: Option<String>,
     /// What becomes of target nodes that are not connected.
     #[serde(default)]
     pub offline: OfflineSpec,
@@ -330,6 +336,8 @@ const PARTS: &[(&str, &[&str])] = &[
             "before_acquire",
             "steps",
             "waves",
+            "at",
+            "expires",
             "offline",
             "offline_after",
             "offline_until",

@@ -13,7 +13,8 @@ use super::input::{Actor, Failure, StepOutcome};
 use super::outputs::Written;
 use super::record::{Change, End, Exclusion, Outcome};
 use super::view::{PackageState, Times};
-use crate::id::{Generation, LaneIndex, NodeId, PackageIndex, StepIndex, WaveIndex};
+use crate::hours::Shut;
+use crate::id::{Generation, LaneIndex, Name, NodeId, PackageIndex, StepIndex, WaveIndex};
 use crate::manifest::{Manifest, Phase, StepRef};
 use crate::time::WallTime;
 
@@ -35,7 +36,17 @@ pub(super) struct State {
     pub(super) lanes: Vec<Lane>,
     pub(super) waves: Vec<Wave>,
     pub(super) paused: bool,
+    /// When the last pause ended.
+    pub(super) resumed: Option<WallTime>,
     pub(super) released: bool,
+    /// Whether the gate does not wait for its time.
+    pub(super) hurried: bool,
+    /// Whether steps start also where a site is shut.
+    pub(super) any_hour: bool,
+    /// Sites that are shut.
+    pub(super) shut: BTreeMap<Name, Shut>,
+    /// Nodes that are not connected and since when, where it matters.
+    pub(super) away: BTreeMap<NodeId, WallTime>,
     pub(super) closing: Option<End>,
     /// Whether what still runs is killed.
     pub(super) killing: bool,
@@ -87,6 +98,8 @@ pub(super) enum LaneStand {
 pub(super) struct Wave {
     pub(super) opened: bool,
     pub(super) ended: bool,
+    /// When it was through.
+    pub(super) ended_at: Option<WallTime>,
     pub(super) promoted: bool,
     /// Nodes that its failure budget paid for.
     pub(super) failures: usize,
@@ -192,7 +205,12 @@ impl State {
             lanes: vec![Lane::default(); course.lanes.len()],
             waves: vec![Wave::default(); course.waves.len()],
             paused: false,
+            resumed: None,
             released: false,
+            hurried: false,
+            any_hour: false,
+            shut: BTreeMap::new(),
+            away: BTreeMap::new(),
             closing: None,
             killing: false,
             finished: None,
@@ -290,12 +308,14 @@ impl State {
             }
             Change::AcquireRetried { node } => self.retry_packages(*node),
             Change::Paused => self.paused = true,
-            Change::Resumed => self.paused = false,
+            Change::Resumed => (self.paused, self.resumed) = (false, Some(at)),
             Change::Released => self.released = true,
             Change::GateOpened => self.times.gate_opened = Some(at),
             Change::LaneEnded { lane } => self.stand(*lane, LaneStand::Over),
             Change::WaveOpened { wave } => self.update_wave(*wave, |wave| wave.opened = true),
-            Change::WaveEnded { wave } => self.update_wave(*wave, |wave| wave.ended = true),
+            Change::WaveEnded { wave } => {
+                self.update_wave(*wave, |wave| (wave.ended, wave.ended_at) = (true, Some(at)));
+            }
             Change::Promoted { wave } => self.update_wave(*wave, |wave| wave.promoted = true),
             Change::Excluded { node, why } => self.exclude(*node, *why),
             Change::Behind { node } => self.set_behind(*node, true),
@@ -310,6 +330,16 @@ impl State {
             Change::Finished { outcome } => {
                 (self.finished, self.times.finished) = (Some(outcome.clone()), Some(at));
             }
+            Change::Away { nodes } => {
+                for node in nodes.iter().filter(|node| self.nodes.contains_key(node)) {
+                    self.away.entry(*node).or_insert(at);
+                }
+            }
+            Change::Back { node } => drop(self.away.remove(node)),
+            Change::Shut { site, shut } => drop(self.shut.insert(site.clone(), shut.clone())),
+            Change::Opened { site } => drop(self.shut.remove(site)),
+            Change::AnyHour => self.any_hour = true,
+            Change::Hurried => self.hurried = true,
         }
         if changes_orders(change) {
             self.generation = self.generation.next();
@@ -449,6 +479,12 @@ fn changes_orders(change: &Change) -> bool {
         | Change::WaveOpened { .. }
         | Change::LaneEnded { .. }
         | Change::WaveEnded { .. }
-        | Change::Promoted { .. } => false,
+        | Change::Promoted { .. }
+        | Change::Away { .. }
+        | Change::Back { .. }
+        | Change::Shut { .. }
+        | Change::Opened { .. }
+        | Change::AnyHour
+        | Change::Hurried => false,
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn judge(sight: &Sight<'_>) -> Judged {
                 return Judged { changes, asked: false };
             }
             Verdict::Accept => settled.push(Change::Accepted { actor, step }),
-            Verdict::Retry if sight.retry_at(step, actor, run) > sight.now => {}
+            Verdict::Retry if sight.retry_at(step, actor, run) > sight.now || !sight.may_start(step, actor) => {}
             Verdict::Retry => retries.entry((step, run.attempt + 1)).or_default().push(actor),
             Verdict::Ask => asked = true,
         }
@@ -113,7 +113,7 @@ impl Places {
             let actor = Actor::Node(id);
             let run = sight.state.runs.get(&(step, actor));
             places.done &= run.is_some_and(Run::is_done);
-            let able = run.is_none() && (step.phase == Phase::Before || node.is_ready());
+            let able = run.is_none() && (step.phase == Phase::Before || node.is_ready() && sight.is_open(id));
             if able {
                 places.free.push(actor);
             }
@@ -134,7 +134,8 @@ impl Places {
     /// Once in all lanes together.
     fn coordinator(sight: &Sight<'_>, step: StepRef) -> Self {
         let run = sight.state.runs.get(&(step, Actor::Coordinator));
-        let free = if run.is_none() { vec![Actor::Coordinator] } else { Vec::new() };
+        let begins = run.is_none() && sight.may_start(step, Actor::Coordinator);
+        let free = if begins { vec![Actor::Coordinator] } else { Vec::new() };
         Self { done: run.is_some_and(Run::is_done), free }
     }
 }
@@ -147,7 +148,7 @@ impl<'a> Sight<'a> {
 
     /// The next node of a window in which one is done.
     fn next_in_window(&self, step: StepRef, lane: LaneIndex) -> Option<Actor> {
-        let mut waiting = self.live_in(Some(lane)).filter(|(_, node)| node.is_ready());
+        let mut waiting = self.live_in(Some(lane)).filter(|(id, node)| node.is_ready() && self.is_open(*id));
         let is_next = |actor: Actor| !self.state.runs.contains_key(&(step, actor)) && self.is_online(actor);
         waiting.find(|(id, _)| is_next(Actor::Node(*id))).map(|(id, _)| Actor::Node(id))
     }

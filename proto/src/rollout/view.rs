@@ -2,10 +2,14 @@
 //!
 //! Made on demand from the state. Byte counts and rates are the shell's to add.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::input::{Actor, StepOutcome};
 use super::record::{Exclusion, Outcome};
+use super::when::When;
+use crate::hours::Shut;
 use crate::id::{DeploymentId, Generation, Name, NodeId, PackageIndex, WaveIndex};
 use crate::manifest::StepRef;
 use crate::outputs::Outputs;
@@ -42,6 +46,10 @@ pub struct View {
     pub coordinator: Vec<StepView>,
     /// When things happened.
     pub times: Times,
+    /// When it may start.
+    pub when: When,
+    /// Sites that are shut, and at which steps are to start yet.
+    pub shut: BTreeMap<Name, Shut>,
 }
 
 /// How far a deployment is.
@@ -52,7 +60,7 @@ pub enum Stage {
     BeforeAcquire,
     /// Packages are on their way.
     Acquire,
-    /// The quorum is reached; the gate waits for an operator.
+    /// The quorum is reached; the gate waits for an operator or its time.
     Release,
     /// The gate is open.
     Steps,
@@ -68,7 +76,7 @@ pub enum State {
     Running,
     /// An operator paused it, or a failed step waits for an operator's answer.
     Paused,
-    /// It goes on only when an operator acts or a node comes back.
+    /// It goes on only when an operator acts, a node comes back, its time comes or a site opens.
     Blocked,
     /// It ended well, perhaps without some nodes.
     Succeeded,
@@ -205,6 +213,18 @@ pub enum Waiting {
     Acquiring {
         /// How many.
         nodes: u32,
+    },
+    /// The time before which the gate does not open.
+    Time {
+        /// When that is.
+        at: WallTime,
+    },
+    /// A site that is shut, for the steps that are to start there.
+    Hours {
+        /// Which site.
+        site: Name,
+        /// Why, and until when.
+        shut: Shut,
     },
     /// Actors that still run a step.
     Running {

@@ -27,12 +27,18 @@ pub struct LocalTime {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Days(u8);
 
-/// A time of the week with a limit of its own.
+/// A time of the day on some days of the week.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct Hours {
     days: Days,
     from: u16,
     to: u16,
+}
+
+/// A time of the week with a limit of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    hours: Hours,
     limit: Option<u64>,
 }
 
@@ -108,26 +114,42 @@ impl Days {
     }
 }
 
-impl Entry {
-    /// An entry for `days` from a time to a time of day, both as `08:00`. If `to` is not after `from`, it is of the day
-    /// after.
+impl Hours {
+    /// On `days` from a time to a time of day, both as `08:00`. If `to` is not after `from`, it is of the day after.
     ///
     /// # Errors
     /// Every [`EntryError`].
-    pub fn new(days: Days, from: &str, to: &str, limit: Option<u64>) -> Result<Self, EntryError> {
+    pub fn new(days: Days, from: &str, to: &str) -> Result<Self, EntryError> {
         let (begin, end) = (minute(from)?, minute(to)?);
         if begin == end || begin == DAY_MINUTES {
             return Err(EntryError::Empty(from.to_owned()));
         }
-        Ok(Self { days, from: begin, to: end, limit })
+        Ok(Self { days, from: begin, to: end })
     }
 
-    fn matches(&self, at: LocalTime) -> bool {
+    /// Whether clocks that show `at` show one of these hours.
+    pub fn contains(&self, at: LocalTime) -> bool {
         let (today, yesterday) = (self.days.contains(at.weekday), self.days.contains(at.weekday + 6));
         match self.from < self.to {
             true => today && (self.from..self.to).contains(&at.minute),
             false => today && at.minute >= self.from || yesterday && at.minute < self.to,
         }
+    }
+
+    /// When they begin next, after clocks showed `at`: so many days later, at this minute of the day.
+    pub fn next_begin(&self, at: LocalTime) -> (u8, u16) {
+        let begins = |ahead: &u8| self.days.contains(at.weekday + ahead) && (*ahead > 0 || self.from > at.minute);
+        ((0..=7).find(begins).unwrap_or(7), self.from)
+    }
+}
+
+impl Entry {
+    /// An entry for `days` from a time to a time of day, as [`Hours::new`].
+    ///
+    /// # Errors
+    /// Every [`EntryError`].
+    pub fn new(days: Days, from: &str, to: &str, limit: Option<u64>) -> Result<Self, EntryError> {
+        Ok(Self { hours: Hours::new(days, from, to)?, limit })
     }
 }
 
@@ -150,7 +172,7 @@ pub fn minute(text: &str) -> Result<u16, EntryError> {
 impl Calendar {
     /// The limit in bytes a second, and why, when the site's clocks show `local`.
     pub fn at(&self, local: LocalTime) -> (Option<u64>, Reason) {
-        let found = self.entries.iter().enumerate().find(|(_, entry)| entry.matches(local));
+        let found = self.entries.iter().enumerate().find(|(_, entry)| entry.hours.contains(local));
         found.map_or((self.base, Reason::Base), |(index, entry)| (entry.limit, Reason::Entry(index)))
     }
 
@@ -202,6 +224,22 @@ mod tests {
         ];
         for (day, time, limit) in cases {
             assert_eq!(calendar.at(at(day, time)).0, Some(limit), "{day} {time}");
+        }
+    }
+
+    #[test]
+    fn hours_begin_next_on_one_of_their_days() {
+        let hours = |days: &str| Hours::new(Days::parse(days).unwrap(), "22:00", "05:00").unwrap();
+        for (days, day, time, ahead) in [
+            ("mon-fri", "mon", "21:59", 0),
+            ("mon-fri", "mon", "22:00", 1),
+            ("mon-fri", "fri", "23:00", 3),
+            ("mon-fri", "sat", "05:00", 2),
+            ("sun", "sun", "22:00", 7),
+            ("sun", "sun", "00:00", 0),
+            ("daily", "sun", "12:00", 0),
+        ] {
+            assert_eq!(hours(days).next_begin(at(day, time)), (ahead, 22 * 60), "{days} after {day} {time}");
         }
     }
 

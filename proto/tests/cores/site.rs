@@ -101,7 +101,7 @@ impl Site {
 
     pub(crate) fn start_coordinator(&mut self) {
         self.runs += 1;
-        let config = Config { epoch: Epoch(self.runs), bulk: Vec::new(), seed: self.runs };
+        let config = Config { epoch: Epoch(self.runs), bulk: Vec::new(), seed: self.runs, shut: BTreeMap::new() };
         let core = Coordinator::new(config, self.journal.iter().cloned(), self.at()).unwrap();
         self.coordinator = Some(core);
         self.settle();
@@ -223,7 +223,7 @@ impl Site {
         manifest.packages.iter().for_each(|package| self.publish(package, MIB));
         let created = Created {
             signed: Signed::seal(manifest, |_| Vec::new()).unwrap(),
-            options: Options { names: BTreeMap::new(), stage_only },
+            options: Options { stage_only, ..Options::default() },
             sites: manifest.targets().into_iter().map(|node| (node, name("syd"))).collect(),
             blocks: manifest.packages.iter().map(|package| self.contents[&content(package)].clone()).collect(),
             sources: Vec::new(),

@@ -3,6 +3,7 @@
 pub(crate) mod acked;
 pub(crate) mod away;
 pub(crate) mod gate;
+pub(crate) mod hours;
 pub(crate) mod limit;
 pub(crate) mod outputs;
 pub(crate) mod pinned;
@@ -21,6 +22,7 @@ pub(crate) struct Checks {
     pub(crate) pinned: pinned::Pinned,
     pub(crate) limit: limit::Limit,
     pub(crate) handed: outputs::Handed,
+    pub(crate) hours: hours::Hours,
 }
 
 /// A promise that was not kept.

@@ -146,7 +146,7 @@ mod tests {
         for id in [DeploymentId(1), DeploymentId(3)] {
             let manifest = scenario.manifest(&scenario.deployments[0], id);
             let signed = Signed::seal(&manifest, |_| Vec::new()).unwrap();
-            let options = Options { names: BTreeMap::new(), stage_only: stage_only && id.0 == 1 };
+            let options = Options { stage_only: stage_only && id.0 == 1, ..Options::default() };
             let created = Created {
                 signed,
                 options,

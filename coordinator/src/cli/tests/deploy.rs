@@ -102,7 +102,7 @@ async fn answers_reach_the_driver() {
     assert!(!by.who.is_empty() && by.reason.is_none(), "{by:?}");
     shoal(&fake, &["release", "d12", "--operator", "Åse", "--reason", "CHG-4711: it is time"]).await;
     let by = By { who: "Åse".to_owned(), reason: Some("CHG-4711: it is time".to_owned()) };
-    assert_eq!(fake.actions.recv().await, Some((Action::Release, by)));
+    assert_eq!(fake.actions.recv().await, Some((Action::Release { now: false }, by)));
 }
 
 #[tokio::test]

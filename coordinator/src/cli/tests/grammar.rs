@@ -119,38 +119,44 @@ fn the_grammar_is_sound_and_its_help_is_stable() {
     Usage: shoal [OPTIONS] <COMMAND>
 
     Commands:
-      serve        Run the coordinator
-      demo         Try Shoal on this machine: a throw-away mesh deploys a package in two versions, and
-                   counts what crosses its WANs
-      token        Make, list or revoke join strings for nodes
-      plan         What a deployment would do: nodes, bytes by site and source, time, and what is in the
-                   way. Changes nothing
-      deploy       Start a deployment
-      status       How a deployment stands
-      watch        Follow a deployment until it ends
-      logs         What a deployment's steps wrote
-      outputs      The values that a deployment's steps handed on by $SHOAL_OUTPUT
-      pause        Pause a deployment: nothing starts and nothing is fetched; steps that run are let
-                   finish
-      resume       Go on after a pause
-      release      Open a manual gate
-      promote      Begin the next wave: before the bake is over, or although too few nodes came through
-      cancel       End a deployment; steps that run are killed
-      rollback     Have the nodes that a deployment changed go back to the release before, from their
-                   own caches; one that is under way is ended first
-      retry        Answer a failed step: run it again
-      ignore       Answer a failed step: go on as if it had succeeded
-      exclude      Answer a failed step: go on without the node
-      fail         Answer a failed step: let the deployment fail
-      allow        Let a site read more over its WAN than the 1 % that it may read again
-      audit        What operators did, and whether the log of it is as it was written
-      nodes        The nodes of the mesh
-      sites        The sites of the mesh
-      feeds        The feeds of the coordinator
-      recipe       Cut packages where they are built, and look into recipes; needs no coordinator
-      completions  Print a shell's completion script
-      man          Print this program's manual page, to be read with `shoal man | man -l -`
-      help         Print this message or the help of the given subcommand(s)
+      serve            Run the coordinator
+      demo             Try Shoal on this machine: a throw-away mesh deploys a package in two versions,
+                       and counts what crosses its WANs
+      token            Make, list or revoke join strings for nodes
+      plan             What a deployment would do: nodes, bytes by site and source, time, and what is in
+                       the way. Changes nothing
+      deploy           Start a deployment
+      status           How a deployment stands
+      watch            Follow a deployment until it ends
+      logs             What a deployment's steps wrote
+      outputs          The values that a deployment's steps handed on by $SHOAL_OUTPUT
+      pause            Pause a deployment: nothing starts and nothing is fetched; steps that run are let
+                       finish
+      resume           Go on after a pause
+      release          Open a manual gate, or one that waits for its time
+      override-window  Let a deployment's steps start also outside of maintenance windows and in
+                       freezes; wants --reason
+      freeze           Have no step start, at some sites or anywhere, such as on the day of a sale; what
+                       runs is let finish. Wants --reason
+      thaw             End a freeze
+      promote          Begin the next wave: before the bake is over, or although too few nodes came
+                       through
+      cancel           End a deployment; steps that run are killed
+      rollback         Have the nodes that a deployment changed go back to the release before, from
+                       their own caches; one that is under way is ended first
+      retry            Answer a failed step: run it again
+      ignore           Answer a failed step: go on as if it had succeeded
+      exclude          Answer a failed step: go on without the node
+      fail             Answer a failed step: let the deployment fail
+      allow            Let a site read more over its WAN than the 1 % that it may read again
+      audit            What operators did, and whether the log of it is as it was written
+      nodes            The nodes of the mesh
+      sites            The sites of the mesh
+      feeds            The feeds of the coordinator
+      recipe           Cut packages where they are built, and look into recipes; needs no coordinator
+      completions      Print a shell's completion script
+      man              Print this program's manual page, to be read with `shoal man | man -l -`
+      help             Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help     Print help (see more with '--help')
@@ -180,20 +186,29 @@ fn the_help_of_commands_is_stable() {
     Usage: shoal deploy [OPTIONS]
 
     Options:
-      -f, --file <FILE>       The deployment file; `-` is standard input. With --plan, the plan's own if
-                              none is given
-          --plan <PLAN>       Only if it is what this plan says: nothing begins if the file, a package
-                              or the nodes are others by now
-          --again             Run it also where all is as the file wants it
-          --wait              Where another deployment of the same name has some of the nodes, begin
-                              when that is over
-          --watch             Show progress until it ends, then the summary
-          --detach            Print the deployment's id and return (the default)
-          --stage-only        Only bring the packages to the nodes
-      -V, --var <NAME=VALUE>  Give a variable of the file this value everywhere; may be repeated. Other
-                              users of this machine can see it: keep secrets in a `value_file`
-          --wait-max <TIME>   Stop to watch after this time, such as 10m; the deployment goes on
-      -h, --help              Print help (see more with '--help')
+      -f, --file <FILE>               The deployment file; `-` is standard input. With --plan, the
+                                      plan's own if none is given
+          --plan <PLAN>               Only if it is what this plan says: nothing begins if the file, a
+                                      package or the nodes are others by now
+          --again                     Run it also where all is as the file wants it
+          --wait                      Where another deployment of the same name has some of the nodes,
+                                      begin when that is over
+          --at <TIME>                 Bring the packages at once, but start no step before this time:
+                                      22:00 or '2026-11-28 22:00' on the coordinator's clock, with a
+                                      zone behind it such as Europe/Oslo, as 2026-11-28T22:00:00+01:00,
+                                      or 'in 2h'
+          --expires <TIME>            Fail it if its steps have not begun by this time, or so long after
+                                      --at, such as 8h
+          --override-window <REASON>  Let its steps start also outside of maintenance windows and in
+                                      freezes, and say why
+          --watch                     Show progress until it ends, then the summary
+          --detach                    Print the deployment's id and return (the default)
+          --stage-only                Only bring the packages to the nodes
+      -V, --var <NAME=VALUE>          Give a variable of the file this value everywhere; may be
+                                      repeated. Other users of this machine can see it: keep secrets in
+                                      a `value_file`
+          --wait-max <TIME>           Stop to watch after this time, such as 10m; the deployment goes on
+      -h, --help                      Print help (see more with '--help')
 
     Global options:
           --coordinator <URL>  The coordinator's API [env: SHOAL_COORDINATOR] [default:

@@ -78,12 +78,12 @@ async fn a_feed_that_is_tried_says_what_to_change() {
 async fn sites_say_their_limit_and_why() {
     let fake = Fake::start(all_statuses()).await;
     insta::assert_snapshot!(shoal(&fake, &["sites", "ls"]).await.1, @r"
-    site  nodes  online  WAN limit   limited by                           WAN rate    time zone
-    ams   4      4       none        –                                    0 B/s       –
-    bgo   4      4       6.2 MB/s    base                                 600.0 kB/s  Europe/Oslo
-    osl   4      4       625.0 kB/s  calendar                             600.0 kB/s  Europe/Oslo
-    syd   4      4       2.0 MB/s    operator until 2026-11-22T21:43:58Z  600.0 kB/s  Europe/Oslo
-    trd   4      4       none        operator                             600.0 kB/s  Europe/Oslo
+    site  nodes  online  WAN limit   limited by                           WAN rate    time zone    steps start
+    ams   4      4       none        –                                    0 B/s       –            yes
+    bgo   4      4       6.2 MB/s    base                                 600.0 kB/s  Europe/Oslo  yes
+    osl   4      4       625.0 kB/s  calendar                             600.0 kB/s  Europe/Oslo  yes
+    syd   4      4       2.0 MB/s    operator until 2026-11-22T21:43:58Z  600.0 kB/s  Europe/Oslo  yes
+    trd   4      4       none        operator                             600.0 kB/s  Europe/Oslo  yes
     ");
 }
 

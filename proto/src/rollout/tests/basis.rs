@@ -7,7 +7,7 @@ use crate::rollout::basis::{Basis, Target, moved, plan_hash};
 use crate::rollout::variables::{Value, Variables};
 
 fn options(stage_only: bool) -> Options {
-    Options { names: [(node(1), name("n1")), (node(2), name("n2"))].into(), stage_only }
+    Options { names: [(node(1), name("n1")), (node(2), name("n2"))].into(), stage_only, ..Options::default() }
 }
 
 fn sites() -> BTreeMap<NodeId, Name> {

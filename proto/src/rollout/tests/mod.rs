@@ -14,6 +14,7 @@ mod scenarios;
 mod variables;
 mod walk;
 mod waves;
+mod when;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +27,6 @@ use crate::id::{DeploymentId, PackageId, PackageIndex, RecipeId, StepIndex};
 use crate::manifest::{
     Acquire, Action, Gate, Group, Manifest, On, OnFailure, Pace, Package, Phase, Source, Step, StepRef,
 };
-use crate::time::WallTime;
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -105,6 +105,7 @@ struct Live {
     ordered: BTreeSet<(StepRef, Actor, u32)>,
     now: Now,
     stage_only: bool,
+    when: When,
 }
 
 /// A decision that was journaled and committed.
@@ -120,8 +121,12 @@ impl Live {
     }
 
     fn with(manifest: Manifest, stage_only: bool) -> Self {
-        let rollout = fresh(Arc::new(manifest), stage_only);
-        Self { rollout, journal: Vec::new(), ordered: BTreeSet::new(), now: Now::default(), stage_only }
+        Self::planned(manifest, stage_only, When::default())
+    }
+
+    fn planned(manifest: Manifest, stage_only: bool, when: When) -> Self {
+        let rollout = planned(Arc::new(manifest), stage_only, when);
+        Self { rollout, journal: Vec::new(), ordered: BTreeSet::new(), now: Now::default(), stage_only, when }
     }
 
     /// With all nodes connected and the first decision made.
@@ -148,6 +153,7 @@ impl Live {
         }
         self.journal.extend(decision.records.iter().cloned());
         self.rollout.commit(&decision);
+        self.assert_when(&decision);
         self.rollout.check();
         if decision.refused.is_none() {
             let more = self.rollout.decide(Input::Tick, self.now);
@@ -155,6 +161,34 @@ impl Live {
         }
         let Decision { records, effects, refused, .. } = decision;
         Said { records, effects, refused }
+    }
+
+    /// No step starts before its time, after the other, or where it is shut.
+    fn assert_when(&self, decision: &Decision) {
+        let (sight, state) = (self.rollout.sight(None, self.now), &self.rollout.state);
+        let is_shut = |step: StepRef, actor: Actor| {
+            let site = actor.node().and_then(|node| sight.site(node)).filter(|_| step.phase == Phase::Steps);
+            site.is_some_and(|site| state.shut.contains_key(site)) && !sight.is_any_hour()
+        };
+        for (actor, step, _) in runs(&decision.effects) {
+            let started = state.runs[&(step, actor)].started.is_some();
+            assert!(started || !is_shut(step, actor), "{step:?} starts on {actor:?} while its site is shut");
+        }
+        let first = |step: &StepRef| state.runs.keys().filter(|(known, _)| known.phase == step.phase).count();
+        for Record { change, .. } in &decision.records {
+            match change {
+                Change::GateOpened => {
+                    let early = self.when.at.is_some_and(|at| self.now.wall < at) && !state.hurried;
+                    assert!(!early, "the gate opens before its time");
+                }
+                Change::Ordered { step, actors, .. } if step.phase == Phase::Steps => {
+                    assert!(actors.iter().all(|actor| !is_shut(*step, *actor)), "{step:?} is ordered while it is shut");
+                    let late = self.when.expires.is_some_and(|expires| expires <= self.now.wall);
+                    assert!(!late || first(step) > actors.len(), "its steps begin after it expired");
+                }
+                _ => {}
+            }
+        }
     }
 
     fn note_orders(&mut self, records: &[Record]) {
@@ -203,17 +237,20 @@ impl Live {
     }
 
     fn wait(&mut self, span: Duration) -> Said {
-        self.now = Now { time: self.now.time + span, wall: WallTime(self.now.wall.0 + 1) };
+        self.now = Now { time: self.now.time + span, wall: self.now.wall + span };
         self.tell(Input::Tick)
     }
 
-    /// After `kill -9`: only the first `records` records are there, and nobody is connected.
+    /// After `kill -9`: only the first `records` records are there, and nobody is connected. The new process counts its
+    /// time from 0; the clock goes on.
     fn restarted(&self, records: usize) -> Self {
-        let mut again = Self::with(Manifest::clone(self.rollout.manifest()), self.stage_only);
+        let mut again = Self::planned(Manifest::clone(self.rollout.manifest()), self.stage_only, self.when);
+        again.now = Now { time: Time::ZERO, wall: self.now.wall };
         again.journal = self.journal[..records].to_vec();
         again.journal.iter().for_each(|record| again.rollout.apply(record));
         let journal = again.journal.clone();
         again.note_orders(&journal);
+        again.rollout.resume(again.now);
         again.rollout.check();
         again
     }
@@ -224,10 +261,14 @@ impl Live {
 }
 
 fn fresh(manifest: Arc<Manifest>, stage_only: bool) -> Rollout {
+    planned(manifest, stage_only, When::default())
+}
+
+fn planned(manifest: Arc<Manifest>, stage_only: bool, when: When) -> Rollout {
     let targets = manifest.targets();
     let sites = targets.iter().map(|node| (*node, name(if node.0[0] % 2 == 1 { "a" } else { "b" }))).collect();
     let names: BTreeMap<_, _> = targets.iter().map(|node| (*node, name(&format!("n{}", node.0[0])))).collect();
-    Rollout::new(manifest, Options { names, stage_only }, sites)
+    Rollout::new(manifest, Options { names, stage_only, when }, sites)
 }
 
 /// The runs that effects order.

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::id::TargetIndex;
 use crate::manifest::{Offline, Quorum, Share, Stragglers, Wave};
+use crate::time::WallTime;
 
 fn any_step() -> impl Strategy<Value = Step> {
     let ons = prop_oneof![4 => Just(On::Node), 1 => Just(On::Site), 1 => Just(On::Coordinator), 1 => Just(On::Always)];
@@ -50,6 +51,12 @@ fn any_offline() -> impl Strategy<Value = Offline> {
         2 | 3 => Offline::CatchUp { after, until: after * times },
         _ => Offline::Wait,
     })
+}
+
+/// Times that come soon, or have passed.
+fn any_when() -> impl Strategy<Value = When> {
+    let at = || prop::option::weighted(0.3, (0u64..200).prop_map(|seconds| WallTime(seconds * 1_000)));
+    (at(), at(), any::<u8>()).prop_map(|(at, expires, hour)| When { at, expires, any_hour: hour < 25 })
 }
 
 fn any_manifest() -> impl Strategy<Value = Manifest> {
@@ -130,6 +137,9 @@ impl Seed {
             60 if self.outcome < 64 => Input::Operator(Operator::Fail(which)),
             62 => Input::Operator(if self.outcome < 128 { Operator::Pause } else { Operator::Promote }),
             63 => Input::Operator(Operator::Resume),
+            60 | 61 if self.outcome >= 128 => {
+                when::hours([&[][..], &["a"], &["b"], &["a", "b"]][usize::from(self.pick % 4)])
+            }
             61 if self.outcome < 64 => Input::Stop { cause: "changed".to_owned() },
             _ => Input::Tick,
         }
@@ -138,11 +148,12 @@ impl Seed {
 
 fn advance(live: &mut Live, seed: Seed) {
     let span = Duration::from_secs(u64::from(seed.kind / 64) * 10);
-    live.now = Now { time: live.now.time + span, wall: WallTime(live.now.wall.0 + 1) };
+    live.now = Now { time: live.now.time + span, wall: live.now.wall + span + Duration::from_millis(1) };
 }
 
 /// Once every node is there and does what it is told, a deployment ends, if an operator answers.
 fn bring_to_an_end(live: &mut Live) {
+    live.tell(when::hours(&[]));
     live.connect();
     for _ in 0..400 {
         if live.outcome().is_some() {
@@ -167,7 +178,7 @@ fn bring_to_an_end(live: &mut Live) {
         } else if waits_for(|waiting| matches!(waiting, view::Waiting::Promote { .. })) {
             Input::Operator(Operator::Promote)
         } else if let Some((at, _)) = live.rollout.next_wake() {
-            live.now.time = live.now.time.max(at);
+            live.now = Now { time: live.now.time.max(at), wall: live.now.wall + at.since(live.now.time) };
             Input::Tick
         } else {
             Input::Operator(Operator::Release)
@@ -182,9 +193,9 @@ proptest! {
 
     #[test]
     fn whatever_is_said_invariants_hold_and_replay_is_the_same(
-        manifest in any_manifest(), seeds in any_seeds(), stage_only: bool, cut: prop::sample::Index,
+        manifest in any_manifest(), seeds in any_seeds(), stage_only: bool, when in any_when(), cut: prop::sample::Index,
     ) {
-        let mut live = Live::with(manifest, stage_only);
+        let mut live = Live::planned(manifest, stage_only, when);
         live.tell(Input::Tick);
         for seed in seeds {
             advance(&mut live, seed);
@@ -200,23 +211,27 @@ proptest! {
 
     /// The rest of a decision that the journal holds half of is the same, if nothing else happened.
     #[test]
-    fn half_a_decision_leads_to_the_other_half(manifest in any_manifest(), seeds in any_seeds(), stage_only: bool) {
-        let mut live = Live::with(manifest, stage_only);
+    fn half_a_decision_leads_to_the_other_half(
+        manifest in any_manifest(), seeds in any_seeds(), stage_only: bool, when in any_when(),
+    ) {
+        let mut live = Live::planned(manifest, stage_only, when);
         live.tell(Input::Tick);
         for seed in seeds {
             advance(&mut live, seed);
             let before = live.journal.len();
             let operators = matches!(seed.input(&live), Input::Operator(_));
             let input = seed.input(&live);
+            // After a restart the hours are said again.
+            let again = if matches!(input, Input::Hours(_)) { input.clone() } else { Input::Tick };
             // What a decision looks at: what is forgotten by a restart, as it was before.
             let mut soft = live.rollout.soft.clone();
-            soft.advance(live.now.time, live.rollout.presence(&input), &live.rollout.state);
+            soft.advance(live.now, live.rollout.presence(&input), &live.rollout.state);
             live.tell(input);
             for len in before + 1..live.journal.len() {
                 let mut half = live.restarted(len);
                 half.now = live.now;
                 half.rollout.soft = soft.clone();
-                half.tell(Input::Tick);
+                half.tell(again.clone());
                 let same = half.rollout.state == live.rollout.state;
                 prop_assert!(same || operators, "{:#?}\n{:#?}", half.journal, live.journal);
             }

@@ -34,17 +34,6 @@ fn a_retry_waits_twice_as_long_each_time() {
 }
 
 #[test]
-fn a_restart_of_the_coordinator_has_a_retry_wait_anew() {
-    let mut live = with(Step { retries: 1, backoff: FIRST, ..script("one") });
-    live.end(on(1), nth(0), 1, failed(1));
-    live.wait(FIRST / 2);
-    let mut again = live.restarted(live.journal.len());
-    again.connect();
-    assert_eq!(runs(&again.wait(FIRST / 2).effects), []);
-    assert_eq!(runs(&again.wait(FIRST / 2).effects), [(on(1), nth(0), 2)]);
-}
-
-#[test]
 fn exit_code_75_means_try_again_and_is_no_failure_of_its_own() {
     let mut live = with(Step { retries: 1, ..script("one") });
     for attempt in 1..=3 {

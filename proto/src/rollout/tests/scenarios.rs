@@ -474,12 +474,12 @@ fn many_nodes_take_no_quadratic_time() {
     manifest.groups[0].nodes = (0..1000).map(id).collect();
     let mut rollout = fresh(Arc::new(manifest), false);
     // `commit` would check all of the state each time.
-    rollout.soft.advance(Time::ZERO, None, &rollout.state);
+    rollout.soft.advance(Now::default(), None, &rollout.state);
     let mut copies = 0;
     let mut tell = |input: Input| {
         let decision = rollout.decide(input, Now::default());
         let change = std::slice::from_ref(&decision.records[0].change);
-        copies += usize::from(follow(change, &rollout.sight(None, Time::ZERO)).is_none());
+        copies += usize::from(follow(change, &rollout.sight(None, Now::default())).is_none());
         decision.records.iter().for_each(|record| rollout.apply(record));
     };
     tell(Input::Tick);

@@ -29,6 +29,9 @@ struct World {
     rollbacks: u8,
     pauses: u8,
     promotes: u8,
+    /// How often site `a`, of the odd nodes, is shut; it may open at any moment.
+    shuts: u8,
+    shut: bool,
     /// Jumps to where every bake and every wait before a retry is over.
     now: Now,
     /// Whether orders may be under way for a while. If not, they arrive at once: one that arrives late and one that was
@@ -155,7 +158,7 @@ impl World {
         let (coordinator_crashes, node_crashes, failures, retries) = (1, 1, 0, 0);
         let (cancels, rollbacks, pauses, promotes, now) = (0, 0, 0, 0, Now::default());
         let (journal, slow_orders, lost_for_good, by_crash) = (Arc::default(), false, false, false);
-        let (joins, joined_at) = (None, None);
+        let (joins, joined_at, shuts, shut) = (None, None, 0, false);
         Self {
             rollout,
             journal,
@@ -171,6 +174,8 @@ impl World {
             rollbacks,
             pauses,
             promotes,
+            shuts,
+            shut,
             now,
             slow_orders,
             lost_for_good,
@@ -181,10 +186,10 @@ impl World {
     /// Two worlds with the same key have the same future.
     fn key(&self) -> [u8; 32] {
         let crashes = [self.coordinator_crashes, self.node_crashes, self.failures];
-        let commands = [self.retries, self.cancels, self.rollbacks, self.pauses, self.promotes];
+        let commands = [self.retries, self.cancels, self.rollbacks, self.pauses, self.promotes, self.shuts];
         // A jump passes all moments to come, so that what is to come is all that matters of time.
         let soft = (self.rollout.soft.since.is_some(), self.rollout.next_wake().map(|(_, why)| why));
-        let all = (&self.rollout.state, &self.nodes, crashes, commands, soft, self.joins.is_some());
+        let all = (&self.rollout.state, &self.nodes, crashes, commands, soft, (self.joins.is_some(), self.shut));
         *blake3::hash(&codec::encode(&all, 1 << 20).unwrap()).as_bytes()
     }
 
@@ -192,7 +197,9 @@ impl World {
     fn successors(&self) -> Vec<World> {
         let mut worlds = Vec::new();
         if self.rollout.soft.since.is_none() {
-            self.tell(&Input::Tick, &mut worlds);
+            // What was open when the last run ended may be shut by then.
+            self.tell(&self.hours(), &mut worlds);
+            self.shut_or_open(&mut worlds);
             return worlds;
         }
         if self.coordinator_crashes > 0 {
@@ -200,7 +207,7 @@ impl World {
             assert_eq!(restarted.rollout.state, self.rollout.state, "replay is the same as live");
             worlds.push(restarted);
         }
-        let asks = self.rollout.sight(None, Time::ZERO).asking().next().is_some();
+        let asks = self.rollout.sight(None, Now::default()).asking().next().is_some();
         if asks {
             self.tell(&Input::Operator(Operator::Ignore(Which::default())), &mut worlds);
         }
@@ -220,9 +227,11 @@ impl World {
             self.with_a_node_more().tell(&Input::Tick, &mut worlds);
         }
         self.more_commands(&mut worlds);
+        self.shut_or_open(&mut worlds);
         if let Some((at, Why::Bake | Why::Retry)) = self.rollout.next_wake() {
             let day = Duration::from_secs(24 * 3600);
-            let later = World { now: Now { time: at + day, ..self.now }, ..self.clone() };
+            let now = Now { time: at + day, wall: self.now.wall + at.since(self.now.time) + day };
+            let later = World { now, ..self.clone() };
             later.tell(&Input::Tick, &mut worlds);
         }
         (0..self.rollout.members.len()).for_each(|index| self.successors_at(index, &mut worlds));
@@ -250,6 +259,18 @@ impl World {
         }
     }
 
+    fn hours(&self) -> Input {
+        when::hours(if self.shut { &["a"] } else { &[] })
+    }
+
+    fn shut_or_open(&self, worlds: &mut Vec<World>) {
+        let shuts = if self.shut { Some(self.shuts) } else { self.shuts.checked_sub(1) };
+        if let Some(shuts) = shuts.filter(|_| self.rollout.outcome().is_none()) {
+            let other = World { shut: !self.shut, shuts, ..self.clone() };
+            other.tell(&other.hours(), worlds);
+        }
+    }
+
     fn with_a_node_more(&self) -> World {
         let mut world = World { joined_at: Some(self.journal.len()), ..self.clone() };
         if let Some(manifest) = world.joins.take() {
@@ -263,7 +284,9 @@ impl World {
     fn may_start(&self, index: usize) -> bool {
         let state = &self.rollout.state;
         let wave = self.rollout.course.wave_of(node(u8::try_from(index + 1).unwrap()));
-        state.times.gate_opened.is_some() && state.waves[wave.index()].opened
+        // An order that is under way when a site is shut is carried out.
+        let shut = self.shut && index.is_multiple_of(2) && !self.slow_orders;
+        state.times.gate_opened.is_some() && state.waves[wave.index()].opened && !shut
     }
 
     fn successors_at(&self, index: usize, worlds: &mut Vec<World>) {
@@ -344,7 +367,7 @@ impl World {
 
     /// In a pause, only what is known to run is asked about.
     fn assert_calm(&self, effects: &[Effect]) {
-        if !self.rollout.sight(None, Time::ZERO).is_paused() {
+        if !self.rollout.sight(None, Now::default()).is_paused() {
             return;
         }
         for (actor, step, _) in runs(effects) {
@@ -378,6 +401,7 @@ impl World {
             }
             world.journal.get(index).iter().for_each(|record| world.rollout.apply(record));
         }
+        world.rollout.resume(world.now);
         world.nodes.iter_mut().for_each(Target::disconnect);
         world
     }
@@ -385,7 +409,7 @@ impl World {
 
 fn join(rollout: &mut Rollout, manifest: &Arc<Manifest>) {
     let number = u8::try_from(manifest.targets().len()).unwrap();
-    let options = Options { names: [(node(number), name("late"))].into(), stage_only: false };
+    let options = Options { names: [(node(number), name("late"))].into(), ..Options::default() };
     rollout.join(Arc::clone(manifest), &options, &[(node(number), name("a"))].into());
 }
 
@@ -656,4 +680,31 @@ fn a_node_lost_before_it_was_ordered_is_replaced() {
     };
     let first = World { lost_for_good: true, slow_orders: true, ..of_sites(Phase::Before) };
     assert_long(walk(first, once_in_a_site, ends));
+}
+
+/// A site is shut, or opens, between any two messages, also while the coordinator is away: none of its nodes starts a step
+/// then, and all paths come to the end.
+#[test]
+fn shut_at_any_moment_a_site_starts_nothing() {
+    assert_long(walk(World { shuts: 1, ..two_steps() }, once, succeeds));
+    let first = World { shuts: 2, slow_orders: true, node_crashes: 0, coordinator_crashes: 0, ..two_steps() };
+    assert_long(walk(first, once, succeeds));
+}
+
+#[test]
+fn shut_at_any_moment_waves_and_retries_keep_their_order() {
+    let waves = World { node_crashes: 0, shuts: 1, pauses: 1, ..in_waves(vec![windowed()]) };
+    assert_long(walk(waves, in_order, succeeds));
+    let steps = vec![Step { retries: 1, backoff: Duration::from_secs(1), ..script("one") }];
+    let retried =
+        World { node_crashes: 0, shuts: 2, failures: 2, retries: 1, ..World::new(manifest(2, vec![], steps)) };
+    assert_long(walk(retried, |_| {}, is_over));
+}
+
+#[test]
+fn shut_at_any_moment_a_site_runs_its_step_once() {
+    let first = World { node_crashes: 0, shuts: 1, ..of_sites(Phase::Steps) };
+    assert_long(walk(first, once_in_a_site, once_per_site));
+    let late = World { coordinator_crashes: 0, node_crashes: 0, shuts: 3, slow_orders: true, ..of_sites(Phase::Steps) };
+    assert_long(walk(late, once_in_a_site, once_per_site));
 }

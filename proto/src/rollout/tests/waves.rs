@@ -72,19 +72,6 @@ fn an_operator_promotes_a_wave_before_its_bake_is_over() {
 }
 
 #[test]
-fn a_bake_begins_anew_after_a_restart_of_the_coordinator() {
-    let mut live = canary_and_rest(BAKE);
-    live.succeed(on(2), nth(0));
-    live.succeed(on(2), nth(1));
-    live.wait(BAKE / 2);
-    let mut again = live.restarted(live.journal.len());
-    again.wait(BAKE);
-    assert_eq!(states(&again), [WaveState::Baking, WaveState::Pending]);
-    again.wait(BAKE);
-    assert_eq!(states(&again), [WaveState::Done, WaveState::Running]);
-}
-
-#[test]
 fn packages_come_to_all_waves_at_once() {
     let waves = vec![wave("canary", &[&[1]]), wave("rest", &[&[2]])];
     let mut live = Live::started(Manifest { waves, ..manifest(2, vec![], vec![script("one")]) });
