@@ -213,7 +213,9 @@ pub fn taken_back(status: &Status) -> String {
 fn when(status: &Status) -> String {
     let at = status.at.filter(|_| !status.gate.open);
     let at = at.map_or_else(String::new, |at| format!(", not before {}", local(at)));
-    let expires = status.expires.map_or_else(String::new, |at| format!(", expires {}", local(at)));
+    let begun = |step: &StepCount| step.phase == StepPhase::Steps && step.done + step.running + step.failed > 0;
+    let expires = status.expires.filter(|_| !status.steps.iter().any(begun));
+    let expires = expires.map_or_else(String::new, |at| format!(", expires {}", local(at)));
     let past = if status.any_hour { ", at any hour" } else { "" };
     format!("{at}{expires}{past}")
 }
