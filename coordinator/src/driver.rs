@@ -55,6 +55,7 @@ use tracing::{debug, info, warn};
 use crate::api::command::Command;
 use crate::api::{self, TokenFileError};
 use crate::catalog::{Catalog, CatalogError};
+use crate::commit::EVENTS_TOGETHER_MAX;
 use crate::config::Config;
 use crate::feeds::Feeds;
 use crate::journal::{Entry, Journal, JournalError, Stored};
@@ -174,6 +175,8 @@ pub struct Server {
     events_sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     runs: BTreeMap<StepRun, CancellationToken>,
+    /// Runs on nodes whose last line has an end once what they wrote before is kept.
+    ended: Vec<(NodeId, StepRun)>,
     event_log: EventLog,
     /// What operators did that is not durable yet, and the newest that is.
     acts: Vec<Entry>,
@@ -243,6 +246,7 @@ impl Server {
             events_sender,
             events,
             runs: BTreeMap::new(),
+            ended: Vec::new(),
             event_log,
             acts: Vec::new(),
             secrets,
@@ -317,7 +321,7 @@ impl Server {
                     return Ok(());
                 }
                 event = self.control_events.recv() => {
-                    self.on_control(event.ok_or(ServeError::MeshStopped)?).await?;
+                    self.on_control_events(event.ok_or(ServeError::MeshStopped)?).await?;
                 }
                 stream = self.bulk_streams.recv() => {
                     let stream = stream.ok_or(ServeError::MeshStopped)?;
@@ -344,6 +348,22 @@ impl Server {
         }
     }
 
+    /// Handles an event, and what nodes have said meanwhile, so that their records share one flush.
+    async fn on_control_events(&mut self, first: ControlEvent) -> Result<(), ServeError> {
+        let mut next = Some(first);
+        let mut handled = 0;
+        while let Some(event) = next.take() {
+            // What was to be done before a connection ended is done first.
+            if !matches!(event, ControlEvent::Frame { .. }) && handled > 0 {
+                self.settle().await?;
+            }
+            self.on_control(event).await?;
+            handled += 1;
+            next = if handled < EVENTS_TOGETHER_MAX { self.control_events.try_recv().ok() } else { None };
+        }
+        Ok(())
+    }
+
     async fn on_control(&mut self, event: ControlEvent) -> Result<(), ServeError> {
         match event {
             ControlEvent::Frame { from, bytes } => match codec::decode::<Frame>(&bytes, CONTROL_MESSAGE_BYTES_MAX) {
@@ -355,7 +375,7 @@ impl Server {
                         self.on_denied((from, *content, *lease)).await?;
                     }
                     if let ToCoordinator::StepEnded { run, .. } = &message {
-                        self.end_output(Some(from), *run);
+                        self.ended.push((from, *run));
                     }
                     self.handle(Input::Node { from, message });
                 }

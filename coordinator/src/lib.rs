@@ -4,9 +4,8 @@
 //! | --- | --- |
 //! | [`driver`] | the one loop: nodes and operators to the core of [`shoal_proto::coordinator`], its outputs to the world |
 //! | [`config`], [`spec_file`], [`input_file`] | what people write, read and checked |
-//! | [`feeds`] | from a reference to where the bytes are |
-//! | [`catalog`] | the recipe of every package that was resolved |
 //! | [`feeds`], [`catalog`] | from a reference to where the bytes are; recipes of all that was read |
+//! | [`commit`] | records of the core on disk before anything that it wants is done |
 //! | [`journal`], [`audit`] | what was decided, durable, in order and chained |
 //! | [`trail`] | what operators did, in the same log |
 //! | [`secrets`] | secrets of deployments that are not over |
@@ -19,6 +18,7 @@ pub mod api;
 pub mod audit;
 pub mod catalog;
 pub mod cli;
+pub mod commit;
 pub mod config;
 pub mod demo;
 pub mod driver;

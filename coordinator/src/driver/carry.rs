@@ -22,37 +22,32 @@ use tracing::{error, info, warn};
 use super::origins::{Place, Wanting};
 use super::{ServeError, Server};
 use crate::catalog::{Catalog, CatalogError};
-use crate::journal::Entry;
+use crate::commit::commit;
 use crate::trail;
 
 /// Bytes of the encoded sources of a deployment.
 pub(super) const SOURCES_BYTES_MAX: usize = RECORD_BYTES_MAX / 2;
 
 impl Server {
-    /// Carries out everything that follows from what was handled, each record durable before what comes after it.
+    /// Carries out everything that follows from what was handled, with all records of it durable first.
     pub(super) async fn settle(&mut self) -> Result<(), ServeError> {
-        let mut batch = std::mem::take(&mut self.acts);
-        while let Some(output) = self.core.poll() {
-            if let Output::Persist(record) = output {
-                self.note(&record);
-                batch.push(entry(&record));
-                continue;
+        loop {
+            let acts = std::mem::take(&mut self.acts);
+            let committed = tokio::task::block_in_place(|| commit(&mut self.core, &mut self.journal, &acts))?;
+            if let Some(frame) = committed.frame {
+                acts.iter().filter_map(|entry| trail::act(frame, entry)).for_each(|act| self.trail.push(act));
             }
-            self.append(&mut batch)?;
-            self.carry_out(output).await?;
+            if committed.frame.is_none() && committed.outputs.is_empty() {
+                return Ok(());
+            }
+            committed.records.iter().for_each(|record| self.note(record));
+            for output in committed.outputs {
+                self.carry_out(output).await?;
+            }
+            for (node, run) in std::mem::take(&mut self.ended) {
+                self.end_output(Some(node), run);
+            }
         }
-        self.append(&mut batch)
-    }
-
-    fn append(&mut self, batch: &mut Vec<Entry>) -> Result<(), ServeError> {
-        if !batch.is_empty() {
-            // Acts stand first, and are small: in the first frame that is written.
-            let frame = self.journal.head().number + 1;
-            tokio::task::block_in_place(|| self.journal.append(batch))?;
-            batch.iter().filter_map(|entry| trail::act(frame, entry)).for_each(|act| self.trail.push(act));
-            batch.clear();
-        }
-        Ok(())
     }
 
     /// Lets watchers see a record.
@@ -71,7 +66,7 @@ impl Server {
 
     async fn carry_out(&mut self, output: Output) -> Result<(), ServeError> {
         match output {
-            // Appended by `settle`.
+            // Taken by `commit`.
             Output::Persist(_) => {}
             Output::Node { to, message: ToNode::Revoke { content, lease } }
                 if self.revoke_unsent(to, content, lease) => {}
@@ -244,21 +239,6 @@ fn say_of_wan(site: &Name, content: ContentId, notice: &wan::Notice) {
         }
         wan::Notice::OriginBack => info!(%site, %content, "the origin answers again"),
     }
-}
-
-fn entry(record: &Record) -> Entry {
-    let stream = match record {
-        Record::Directory(_) => "directory".to_owned(),
-        Record::SiteLimit { .. } | Record::Freeze { .. } => "sites".to_owned(),
-        Record::Created(_) | Record::Joined(_) => "deployments".to_owned(),
-        Record::Rollout { deployment, .. }
-        | Record::Acquired { deployment, .. }
-        | Record::Read { deployment, .. }
-        | Record::Budget { deployment, .. } => deployment.to_string(),
-        Record::Step(_) => "steps".to_owned(),
-    };
-    let bytes = codec::encode(record, RECORD_BYTES_MAX).expect("records are made of bounded parts");
-    Entry { stream, bytes }
 }
 
 /// Serves recipes out of the catalog, compressed against another one if the asker has it.
