@@ -36,6 +36,15 @@ struct Deployment {
     outcome: Option<Outcome>,
 }
 
+/// For whom a step is to be done.
+#[derive(Clone, Copy, Debug)]
+enum Whom<'a> {
+    All,
+    Lane(&'a BTreeSet<NodeId>),
+    /// A node that catches up.
+    Alone(NodeId),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
     attempt: u32,
@@ -87,7 +96,7 @@ impl Gate {
         if matches!(change, Change::AcquireBegan) {
             let before = self.deployments.get(&id).map_or(0, |deployment| deployment.manifest.before_acquire.len());
             if let Some(last) = before.checked_sub(1) {
-                self.done(id, step(Phase::Before, last), None)?;
+                self.done(id, step(Phase::Before, last), Whom::All)?;
             }
         }
         let Some(deployment) = self.deployments.get_mut(&id) else { return Err(format!("{id} was never made")) };
@@ -137,7 +146,7 @@ impl Gate {
     /// Whether a lane has all its steps done.
     fn through(&self, id: DeploymentId, lane: &BTreeSet<NodeId>) -> Result<(), String> {
         let steps = self.deployments.get(&id).map_or(0, |deployment| deployment.manifest.steps.len());
-        (0..steps).try_for_each(|index| self.done(id, step(Phase::Steps, index), Some(lane)))
+        (0..steps).try_for_each(|index| self.done(id, step(Phase::Steps, index), Whom::Lane(lane)))
     }
 
     /// A node is told to run a step.
@@ -180,16 +189,19 @@ impl Gate {
             // Once for all lanes, when the first that comes to it is there.
             (Some(before), Phase::Steps, Actor::Coordinator) => {
                 let mut verdicts =
-                    deployment.waves.lanes.iter().map(|lane| self.done(run.deployment, before, Some(lane)));
+                    deployment.waves.lanes.iter().map(|lane| self.done(run.deployment, before, Whom::Lane(lane)));
                 let first = verdicts.next().unwrap_or(Ok(()));
                 if first.is_err() && verdicts.any(|verdict| verdict.is_ok()) { Ok(()) } else { first }
             }
             (Some(before), ..) => {
                 // Who catches up waits for nobody.
-                let alone =
-                    actor.node().filter(|node| deployment.behind.contains(node)).map(|node| BTreeSet::from([node]));
-                let lane = alone.as_ref().or(deployment.waves.lane_of(actor)).filter(|_| phase == Phase::Steps);
-                self.done(run.deployment, before, lane)
+                let behind = actor.node().filter(|node| deployment.behind.contains(node));
+                let whom = match (behind, deployment.waves.lane_of(actor)) {
+                    (Some(node), _) if phase == Phase::Steps => Whom::Alone(node),
+                    (None, Some(lane)) if phase == Phase::Steps => Whom::Lane(lane),
+                    _ => Whom::All,
+                };
+                self.done(run.deployment, before, whom)
             }
         }
     }
@@ -217,12 +229,15 @@ impl Gate {
         self.running.retain(|(of, _)| *of != actor);
     }
 
-    /// Whether a step is done wherever it is to run: on the nodes of a lane, or on all.
-    fn done(&self, id: DeploymentId, step: StepRef, lane: Option<&BTreeSet<NodeId>>) -> Result<(), String> {
+    /// Whether a step is done wherever it is to run for `whom`.
+    fn done(&self, id: DeploymentId, step: StepRef, whom: Whom<'_>) -> Result<(), String> {
         let Some(deployment) = self.deployments.get(&id) else { return Ok(()) };
-        let within = |node: &NodeId| lane.is_none_or(|lane| lane.contains(node));
-        let alone = lane.is_some_and(|lane| lane.len() == 1);
-        let live = |actor: &Actor| actor.node().is_none_or(|node| within(&node) && deployment.awaits(node, alone));
+        let awaits = |node: NodeId| match whom {
+            Whom::All => deployment.awaits(node, false),
+            Whom::Lane(lane) => lane.contains(&node) && deployment.awaits(node, false),
+            Whom::Alone(one) => node == one && deployment.awaits(node, true),
+        };
+        let live = |actor: &Actor| actor.node().is_none_or(awaits);
         let stand = |actor: Actor| deployment.runs.get(&(step, actor)).map(|run| run.stand);
         if let Some((actor, _)) =
             self.running.iter().find(|(actor, run)| run.deployment == id && run.step == step && live(actor))
@@ -236,7 +251,7 @@ impl Gate {
             return Err(format!("{id} goes on from {step:?}, which is {:?} at {actor:?}", run.stand));
         }
         let on = deployment.manifest.step(step).map(|step| step.on);
-        let nodes = deployment.sites.keys().filter(|node| within(node) && deployment.awaits(**node, alone));
+        let nodes = deployment.sites.keys().filter(|node| awaits(**node));
         let left = match on {
             Some(On::Node) => nodes.copied().find(|node| stand(Actor::Node(*node)).is_none()),
             Some(On::Site) => nodes.copied().find(|node| !deployment.ran_in(step, &deployment.sites[node])),
@@ -446,6 +461,18 @@ mod tests {
         durable(&mut gate, 61_000, Change::WaveOpened { wave: second }).unwrap();
         durable(&mut gate, 0, ordered(0, &[B])).unwrap();
         assert_eq!(gate.started(Actor::Node(B), run(0), true), Ok(()));
+    }
+
+    /// The lane of one node that is away is no node that catches up: its wave goes on without it.
+    #[test]
+    fn a_wave_whose_only_node_is_behind_is_through_without_it() {
+        let mut gate = in_waves();
+        durable(&mut gate, 0, Change::WaveOpened { wave: WaveIndex(0) }).unwrap();
+        durable(&mut gate, 0, Change::Behind { node: A }).unwrap();
+        assert_eq!(durable(&mut gate, 0, Change::WaveEnded { wave: WaveIndex(0) }), Ok(()));
+        durable(&mut gate, 0, ordered(1, &[A])).unwrap();
+        let early = gate.started(Actor::Node(A), run(1), true);
+        assert!(early.unwrap_err().contains("never had"), "but it runs what it missed in order");
     }
 
     #[test]
