@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shoal_tests::{Mesh, Origin, package};
+use shoal_tests::{Mesh, Origin, package, until};
 
 /// Long: a debug build on a loaded machine.
 const WITHIN: Duration = Duration::from_secs(90);
@@ -146,4 +146,49 @@ fn an_operator_rolls_back_what_is_under_way_and_is_told_where_nothing_was_before
     mesh.await_state("d3", "succeeded", WITHIN);
     let acts = mesh.shoal(&["audit", "ls"]).stdout;
     assert!(acts.contains("rollback") && acts.contains("CHG-1"), "{acts}");
+}
+
+#[test]
+fn whom_a_rollback_leaves_out_and_what_caches_have_dropped_is_said() {
+    let origin = Origin::start();
+    for number in [1_u32, 2] {
+        origin.put(&format!("shop{number}.bin"), package::bytes(number.into(), 1_000_000 + number as usize));
+    }
+    let mut mesh = Mesh::start(&origin.feed(&["osl"]));
+    mesh.set_node_args(&["--cache-max", "1.5 MB"]);
+    mesh.join("osl", &["one"]);
+    fs::write(mesh.path("password"), SECRET).unwrap();
+    let first = release(&mesh, 1, "pause");
+    go(&mesh, &first, "succeeded");
+    mesh.join("osl", &["two"]);
+    let second = release(&mesh, 2, "pause");
+    go(&mesh, &second, "succeeded");
+    until("the release before is dropped", WITHIN, || {
+        let nodes = mesh.shoal(&["nodes", "ls", "-o", "json"]).json();
+        let one = nodes["nodes"].as_array()?.iter().find(|node| node["name"] == "one")?.clone();
+        one["cache_bytes"].as_u64().filter(|bytes| *bytes < 1_400_000)
+    });
+    let answer = mesh.shoal(&["rollback", &second]);
+    let dropped = "site osl: the caches of one have dropped packages of that release, up to 1.0 MB cross its WAN";
+    let stays = "two had no release before and stays as it is";
+    assert!(answer.code == 0 && answer.stdout.contains(dropped) && answer.stdout.contains(stays), "{answer:?}");
+    let back = mesh.await_state("d3", "succeeded", WITHIN);
+    assert_eq!(back["left_out"], json!([stays]));
+    assert!(mesh.shoal(&["status", "d3"]).stdout.contains(stays));
+}
+
+#[test]
+fn a_node_that_joins_too_late_is_said_to_be_left_out() {
+    let mut mesh = Mesh::start("");
+    mesh.join("osl", &["one"]);
+    let file = "name: shop\nrelease: '1'\ntargets: [{ select: all }]\nacquire: { gate: manual }\n\
+                before_acquire: [{ name: vpn, run: 'true' }]\nsteps: [{ name: go, run: 'true' }]\n";
+    let id = mesh.begin(file);
+    mesh.await_state(&id, "blocked", WITHIN);
+    mesh.join("osl", &["late"]);
+    let why = "late joined, and is left out: it missed step `vpn`, which runs before packages are acquired";
+    let status = mesh.status(&id);
+    assert!(status["left_out"][0].as_str().is_some_and(|text| text.starts_with(why)), "{status:#}");
+    assert!(mesh.shoal(&["status", &id]).stdout.contains(why));
+    assert_eq!(go(&mesh, &id, "succeeded")["nodes_total"], 1);
 }

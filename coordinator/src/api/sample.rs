@@ -83,6 +83,7 @@ pub(crate) fn succeeded() -> Status {
         release: "2026.11.3".to_owned(),
         takes_back: None,
         taken_back_by: Vec::new(),
+        left_out: Vec::new(),
         state: DeploymentState::Succeeded,
         stage: Stage::Done,
         started: at(0),

@@ -69,6 +69,9 @@ pub struct Status {
     /// The deployments that took it back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub taken_back_by: Vec<String>,
+    /// Nodes that it goes on without, though it means them, or that are not taken back with it: sentences that say why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// How it stands.
     pub state: DeploymentState,
     /// What it is at.

@@ -202,11 +202,12 @@ pub fn status(status: &Status, paint: Paint) -> String {
     text
 }
 
-/// Which deployment takes which back, a line each.
+/// Which deployment takes which back, and whom it leaves out, a line each.
 pub fn taken_back(status: &Status) -> String {
     let takes = status.takes_back.iter().map(|of| format!("it takes {of} back\n"));
     let taken = status.taken_back_by.iter().map(|by| format!("{by} takes it back: `shoal watch {by}`\n"));
-    takes.chain(taken).collect()
+    let left_out = status.left_out.iter().map(|why| format!("{}\n", printable(why)));
+    takes.chain(taken).chain(left_out).collect()
 }
 
 /// When steps may start, after the gate.

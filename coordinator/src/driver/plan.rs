@@ -178,7 +178,8 @@ impl Server {
     }
 }
 
-fn named(names: &[String]) -> String {
+/// Names, as many as one sentence holds.
+pub(super) fn named(names: &[String]) -> String {
     let shown = names[..names.len().min(NODES_NAMED_MAX)].join(", ");
     match names.len().saturating_sub(NODES_NAMED_MAX) {
         0 => shown,

@@ -2,38 +2,75 @@
 //! signed.
 
 use shoal_proto::coordinator::{Input, NoWayBack, WayBack};
-use shoal_proto::id::{DeploymentId, NodeId};
+use shoal_proto::id::{DeploymentId, Name, NodeId};
 use shoal_proto::manifest::Signed;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::Server;
+use super::plan::named;
 use crate::api::{ApiError, ErrorCode};
+use crate::cli::units;
 
 impl Server {
     /// A deployment ended in such a way that what it changed is taken back.
     pub(super) fn roll_back(&mut self, of: DeploymentId) {
         match self.begin_ways_back(of, false) {
-            Ok(by) => info!(%of, ?by, "a deployment is rolled back"),
+            Ok(by) => {
+                info!(%of, ?by, "a deployment is rolled back");
+                if let Some(stay) = self.stay_as_they_are(of) {
+                    warn!(%of, "{stay}");
+                }
+            }
             Err(error) => error!(%of, error = error.message, "a deployment cannot be rolled back"),
         }
     }
 
-    /// An operator wants a deployment that is over taken back; says what was begun.
+    /// An operator wants a deployment that is over taken back; says what was begun, and what may be otherwise than hoped for.
     pub(super) fn take_back(&mut self, of: DeploymentId) -> Result<String, ApiError> {
-        let by = self.begin_ways_back(of, true)?;
-        let each = |by: &DeploymentId| {
+        let begun = self.begin_ways_back(of, true)?;
+        let each = |(by, read): &(DeploymentId, Vec<String>)| {
             let release = self.core.manifest(*by).map(|manifest| manifest.release.to_string()).unwrap_or_default();
-            format!("{by} takes {of} back to release {release}: `shoal watch {by}`")
+            let begun = format!("{by} takes {of} back to release {release}: `shoal watch {by}`");
+            std::iter::once(begun).chain(read.iter().cloned()).collect::<Vec<_>>()
         };
-        Ok(by.iter().map(each).collect::<Vec<_>>().join("\n"))
+        let lines = begun.iter().flat_map(each).chain(self.stay_as_they_are(of));
+        Ok(lines.collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Says which nodes are not taken back, if there are any.
+    pub(super) fn stay_as_they_are(&self, of: DeploymentId) -> Option<String> {
+        let nodes: Vec<_> = self.core.without_way_back(of).into_iter().map(|node| self.node_name(node)).collect();
+        let stay = if nodes.len() == 1 {
+            "had no release before and stays as it is"
+        } else {
+            "had no release before and stay as they are"
+        };
+        (!nodes.is_empty()).then(|| format!("{} {stay}", named(&nodes)))
+    }
+
+    /// Says what of a release the nodes' caches have dropped, site by site.
+    fn dropped(&self, way: &WayBack) -> Vec<String> {
+        let lacking = self.core.lacking_for(way).into_iter();
+        let say = |(site, (bytes, nodes)): (Name, (u64, Vec<NodeId>))| {
+            let nodes: Vec<_> = nodes.into_iter().map(|node| self.node_name(node)).collect();
+            let from = match bytes {
+                0 => "they come from its other nodes".to_owned(),
+                bytes => format!("up to {} cross its WAN", units::bytes(bytes)),
+            };
+            format!("site {site}: the caches of {} have dropped packages of that release, {from}", named(&nodes))
+        };
+        lacking.map(say).collect()
     }
 
     /// Begins all that takes a deployment back: more than one where nodes had different releases before.
-    fn begin_ways_back(&mut self, of: DeploymentId, again: bool) -> Result<Vec<DeploymentId>, ApiError> {
+    fn begin_ways_back(&mut self, of: DeploymentId, again: bool) -> Result<Vec<(DeploymentId, Vec<String>)>, ApiError> {
         let mut begun = Vec::new();
         loop {
             match self.core.way_back(of, again && begun.is_empty()) {
-                Ok(way) => begun.push(self.begin_way_back(way)?),
+                Ok(way) => {
+                    let dropped = self.dropped(&way);
+                    begun.push((self.begin_way_back(way)?, dropped));
+                }
                 // What was just begun has its nodes.
                 Err(NoWayBack::WentOn { .. } | NoWayBack::NothingBefore(..)) if !begun.is_empty() => return Ok(begun),
                 Err(error) => return Err(ApiError::new(ErrorCode::Conflict, error.to_string())),

@@ -77,6 +77,7 @@ impl Server {
             release: rollout.release.to_string(),
             takes_back: manifest.rollback.as_ref().map(|rollback| rollback.of.to_string()),
             taken_back_by: self.core.taken_back_by(id).map(|id| id.to_string()).collect(),
+            left_out: self.left_out(id),
             state: state(rollout.state),
             stage: stage(rollout.stage),
             started: began.into(),
@@ -123,6 +124,17 @@ impl Server {
             other => sentence(other, view.deployment, manifest, created),
         };
         view.waiting.iter().map(said).collect()
+    }
+
+    /// Nodes that joined too late, and nodes that a rollback cannot bring back to anything.
+    fn left_out(&self, id: DeploymentId) -> Vec<String> {
+        let joined = self
+            .core
+            .left_out(id)
+            .map(|(node, why)| format!("{} joined, and is left out: {why}", self.node_name(node)));
+        let of = self.core.manifest(id).and_then(|manifest| manifest.rollback.as_ref()).map(|rollback| rollback.of);
+        let taken = of.or_else(|| self.core.taken_back_by(id).next().map(|_| id));
+        joined.chain(taken.and_then(|of| self.stay_as_they_are(of))).collect()
     }
 
     /// Reads that fail: they are tried again, but an operator may have to see to the cause.

@@ -102,6 +102,42 @@ impl Coordinator {
         found.map(|(id, _)| self.origin_of(id))
     }
 
+    /// The nodes that a deployment changed and that had no release of its name before it: nothing takes them back.
+    pub fn without_way_back(&self, of: DeploymentId) -> Vec<NodeId> {
+        let Some(taken) = self.deployments.get(&of) else { return Vec::new() };
+        let changed = taken.rollout.changed().into_iter();
+        changed.filter(|node| self.release_before(of, taken, *node).is_none()).collect()
+    }
+
+    /// What a way back would read over the WAN, as far as connected nodes have said what they have: for each site how much
+    /// of the packages is on none of its nodes, and which nodes lack something.
+    pub fn lacking_for(&self, way: &WayBack) -> BTreeMap<Name, (u64, Vec<NodeId>)> {
+        let mut lacking = BTreeMap::<Name, (u64, Vec<NodeId>)>::new();
+        for (index, package) in way.manifest.packages.iter().enumerate() {
+            let gets = |node: &NodeId| way.manifest.packages_of(*node).any(|(own, _)| own.index() == index);
+            let known = way.sites.iter().filter(|(node, _)| gets(node));
+            let known = known.filter_map(|(node, site)| Some((*node, site, self.inventories.get(node)?)));
+            let mut by_site = BTreeMap::<&Name, (bool, Vec<NodeId>)>::new();
+            for (node, site, inventory) in known {
+                let (held, lack) = by_site.entry(site).or_default();
+                match inventory.packages.contains(&package.id) {
+                    true => *held = true,
+                    false => lack.push(node),
+                }
+            }
+            for (site, (held, lack)) in by_site.into_iter().filter(|(_, (_, lack))| !lack.is_empty()) {
+                let (bytes, nodes) = lacking.entry(site.clone()).or_default();
+                *bytes += if held { 0 } else { package.size };
+                nodes.extend(lack);
+            }
+        }
+        lacking.values_mut().for_each(|(_, nodes)| {
+            nodes.sort_unstable();
+            nodes.dedup();
+        });
+        lacking
+    }
+
     /// The deployment whose packages and steps one brings: itself, or what it goes back to.
     pub(super) fn origin_of(&self, id: DeploymentId) -> DeploymentId {
         let rollback = self.deployments.get(&id).and_then(|deployment| deployment.manifest.rollback.as_ref());

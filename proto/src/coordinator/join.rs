@@ -5,11 +5,28 @@
 
 use std::sync::Arc;
 
-use super::{Coordinator, Created, Notice, Output, Record};
-use crate::id::{DeploymentId, NodeId};
+use thiserror::Error;
+
+use super::{Coordinator, Created, Deployment, Held, Notice, Output, Record};
+use crate::id::{DeploymentId, Name, NodeId};
+use crate::limits::NODES_MAX;
 use crate::manifest::{Manifest, On, Signed};
 use crate::rollout::plan::NodeFacts;
 use crate::rollout::{self, Now};
+
+/// Why a deployment goes on without a node that joined and that its `select` means.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LeftOut {
+    /// It began before the node was there.
+    #[error("it missed step `{0}`, which runs before packages are acquired: deploy again, once this is over")]
+    Missed(Name),
+    /// The node is in other hands.
+    #[error("{0}: it is not waited for, so deploy again once that is over")]
+    Held(Held),
+    /// There are too many.
+    #[error("a deployment has at most {NODES_MAX} target nodes")]
+    TooMany,
+}
 
 /// A deployment with one target node more, but for its signature.
 #[derive(Clone, Debug)]
@@ -29,27 +46,47 @@ impl Joining {
 impl Coordinator {
     /// A deployment with a node in it that is no target yet and that it means.
     pub fn joining(&self, id: DeploymentId, node: NodeId) -> Option<Joining> {
-        let deployment = self.deployments.get(&id).filter(|deployment| deployment.rollout.may_be_joined())?;
-        let facts = NodeFacts::of(&self.directory.member(node)?.membership);
-        let created = &deployment.created;
-        let missed = |on: On| match on {
-            On::Node | On::Always => true,
-            On::Site => !created.sites.values().any(|site| *site == facts.site),
-            On::Coordinator => false,
-        };
-        let began = deployment.rollout.times().acquire_began.is_some();
-        if began && deployment.manifest.before_acquire.iter().any(|step| missed(step.on)) {
+        let (deployment, facts) = self.meant(id, node)?;
+        if self.why_left_out(deployment, &facts).is_some() {
             return None;
         }
-        let manifest = created.joins.manifest(&deployment.manifest, &facts, &created.sites)?;
-        if self.holder(&manifest.name, &[node].into()).is_some() {
-            return None;
-        }
-        let mut created = Created::clone(created);
+        let manifest = deployment.created.joins.manifest(&deployment.manifest, &facts, &deployment.created.sites)?;
+        let mut created = Created::clone(&deployment.created);
         created.sites.insert(node, facts.site);
         created.options.names.insert(node, facts.name);
         created.variables.admit(node);
         Some(Joining { manifest, created })
+    }
+
+    /// The connected nodes that a deployment under way means and that it cannot take any more, and why.
+    pub fn left_out(&self, id: DeploymentId) -> impl Iterator<Item = (NodeId, LeftOut)> {
+        let meant = self.told.keys().filter_map(move |node| Some((*node, self.meant(id, *node)?)));
+        meant.filter_map(|(node, (deployment, facts))| Some((node, self.why_left_out(deployment, &facts)?)))
+    }
+
+    /// A deployment that may be joined, and a node that is no target of it and that its selectors mean.
+    fn meant(&self, id: DeploymentId, node: NodeId) -> Option<(&Deployment, NodeFacts)> {
+        let deployment = self.deployments.get(&id).filter(|deployment| deployment.rollout.may_be_joined())?;
+        if deployment.created.has_target(node) {
+            return None;
+        }
+        let facts = NodeFacts::of(&self.directory.member(node)?.membership);
+        deployment.created.joins.means(&facts).then_some((deployment, facts))
+    }
+
+    fn why_left_out(&self, deployment: &Deployment, node: &NodeFacts) -> Option<LeftOut> {
+        let (created, manifest) = (&deployment.created, &deployment.manifest);
+        let missed = |on: On| match on {
+            On::Node | On::Always => true,
+            On::Site => !created.sites.values().any(|site| *site == node.site),
+            On::Coordinator => false,
+        };
+        let began = deployment.rollout.times().acquire_began.is_some();
+        if let Some(step) = manifest.before_acquire.iter().find(|step| began && missed(step.on)) {
+            return Some(LeftOut::Missed(step.name.clone()));
+        }
+        let held = self.holder(&manifest.name, &[node.id].into()).map(LeftOut::Held);
+        held.or_else(|| (created.sites.len() >= NODES_MAX).then_some(LeftOut::TooMany))
     }
 
     /// A node connected: has the deployments that mean it made anew.

@@ -36,7 +36,7 @@ pub use admit::Held;
 pub use back::{NoWayBack, WayBack};
 pub use budgets::BudgetWait;
 pub use input::{AllowReading, BudgetOf, Created, Input, Notice, Output, Part, Record, WanTotals};
-pub use join::Joining;
+pub use join::{Joining, LeftOut};
 pub use view::{DeploymentView, ReadTrouble, SiteView};
 
 use ledgers::Ledgers;

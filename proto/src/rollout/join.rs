@@ -43,18 +43,26 @@ impl Joins {
         Self { targets: targets.collect(), waves: waves.collect() }
     }
 
+    /// Whether it means a node.
+    pub fn means(&self, node: &NodeFacts) -> bool {
+        self.meant(node).next().is_some()
+    }
+
+    fn meant<'a>(&'a self, node: &'a NodeFacts) -> impl Iterator<Item = &'a [PackageIndex]> {
+        let targets = self.targets.iter().filter(|(select, _)| fits(select, node));
+        targets.map(|(_, packages)| &packages[..])
+    }
+
     /// `of` with `node` in it; none if that is a target already, or is not meant. `sites` are those of the targets.
     pub fn manifest(&self, of: &Manifest, node: &NodeFacts, sites: &BTreeMap<NodeId, Name>) -> Option<Manifest> {
         let mut targets = of.targets();
-        let fits = |select: &str| select.parse::<Selector>().is_ok_and(|selector| selector.matches(traits(node)));
-        let meant: Vec<_> = self.targets.iter().filter(|(select, _)| fits(select)).collect();
-        if meant.is_empty() || targets.len() >= NODES_MAX || !targets.insert(node.id) {
+        if !self.means(node) || targets.len() >= NODES_MAX || !targets.insert(node.id) {
             return None;
         }
-        let packages: BTreeSet<PackageIndex> = meant.into_iter().flat_map(|(_, packages)| packages).copied().collect();
+        let packages: BTreeSet<PackageIndex> = self.meant(node).flatten().copied().collect();
         let wave = |wave: &Wave| {
             let select = self.waves.iter().find(|(name, _)| *name == wave.name).map(|(_, select)| select.as_deref());
-            select.is_some_and(|select| select.is_none_or(fits))
+            select.is_some_and(|select| select.is_none_or(|select| fits(select, node)))
         };
         // The last one that means it: the first ones are small on purpose.
         let chosen = of.waves.iter().rposition(wave).or(of.waves.len().checked_sub(1));
@@ -65,6 +73,10 @@ impl Joins {
         let (groups, waves) = (in_groups(&of.groups, node.id, packages), waves.collect::<Option<_>>()?);
         Some(Manifest { groups, waves, ..of.clone() })
     }
+}
+
+fn fits(select: &str, node: &NodeFacts) -> bool {
+    select.parse::<Selector>().is_ok_and(|selector| selector.matches(traits(node)))
 }
 
 fn in_groups(groups: &[Group], node: NodeId, packages: BTreeSet<PackageIndex>) -> Vec<Group> {
