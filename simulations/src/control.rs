@@ -4,14 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use shoal_proto::coordinator::{AllowReading, BudgetWait, Config, Coordinator, Created, Input, Notice, Output, Record};
+use shoal_proto::coordinator::{
+    AllowReading, BudgetWait, Config, Coordinator, Created, DeploymentView, Input, Notice, Output, Record,
+};
 use shoal_proto::directory::{DirectoryRecord, Token};
-use shoal_proto::id::{DeploymentId, Epoch};
+use shoal_proto::id::{DeploymentId, Epoch, NodeId};
 use shoal_proto::manifest::Signed;
 use shoal_proto::origin::HttpOrigin;
 use shoal_proto::rollout::back::Back;
+use shoal_proto::rollout::join::Joins;
 use shoal_proto::rollout::view::Waiting;
-use shoal_proto::rollout::{self, Actor, Change, Now, Operator, Options, Which};
+use shoal_proto::rollout::{self, Actor, Change, Now, Operator, Options, Outcome, Which};
 use shoal_proto::runs::StepRecord;
 use shoal_proto::time::{Time, WallTime};
 use shoal_proto::wan::Absence;
@@ -19,6 +22,7 @@ use shoal_proto::wire::{Origin, StepRun, ToCoordinator, ToNode};
 
 use crate::checks::wan_once::Way;
 use crate::links::{Payload, Place};
+use crate::returns;
 use crate::scenario::Scenario;
 use crate::world::{Event, OPERATOR_LOOKS, World};
 
@@ -34,6 +38,8 @@ pub(crate) struct Control {
     pub(crate) away_until: Time,
     /// How far the operator is with each planned deployment.
     plans: Vec<PlanStand>,
+    /// Whether the operator had taken back what went well.
+    regretted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +74,15 @@ impl Control {
             }))
         });
         let plans = vec![PlanStand::Planned; scenario.deployments.len()];
-        Self { life: 0, seed, journal: tokens.collect(), process: None, away_until: Time::ZERO, plans }
+        Self {
+            life: 0,
+            seed,
+            journal: tokens.collect(),
+            process: None,
+            away_until: Time::ZERO,
+            plans,
+            regretted: false,
+        }
     }
 
     /// Whether the start of a step that runs here is durable.
@@ -269,9 +283,8 @@ impl World {
             }
             // Steps in a storm name no variables.
             Output::Variables { .. } => {}
-            Output::RollBack { of } => self.take_back(of),
-            // No deployment of a storm means nodes by a selector.
-            Output::Join { .. } => {}
+            Output::RollBack { of } => self.take_back(of, false),
+            Output::Join { deployment, node } => self.join(deployment, node),
             Output::Notice(notice) => self.take_notice(notice),
             Output::StepOutput { .. } | Output::Persist(_) => {}
         }
@@ -328,16 +341,38 @@ impl World {
     }
 
     /// Begins all that takes a deployment back, as the real shell does.
-    fn take_back(&mut self, of: DeploymentId) {
+    fn take_back(&mut self, of: DeploymentId, mut again: bool) {
         loop {
             let Some(core) = self.control.process.as_ref().map(|process| &process.core) else { return };
-            let Ok(way) = core.way_back(of, false) else { return };
+            let Ok(way) = core.way_back(of, std::mem::take(&mut again)) else { return };
             let signed = Signed::seal(&way.manifest, |_| Vec::new()).expect("manifests in scenarios are small");
             let Some(release) = core.created(way.to) else { return };
             let created = way.created(signed, release);
             self.totals.rollbacks += 1;
             self.feed_coordinator(Input::Create(Box::new(created)));
         }
+    }
+
+    /// A node joins a deployment that runs, as the real shell has it.
+    fn join(&mut self, deployment: DeploymentId, node: NodeId) {
+        let Some(core) = self.control.process.as_ref().map(|process| &process.core) else { return };
+        let Some(joining) = core.joining(deployment, node) else { return };
+        let signed = Signed::seal(&joining.manifest, |_| Vec::new()).expect("manifests in scenarios are small");
+        self.totals.joined += 1;
+        let created = Box::new(joining.created(signed));
+        self.feed_coordinator(Input::Join { node, created });
+    }
+
+    /// When all is over, the operator has the newest deployment that went well taken back after all; whether that began.
+    fn regrets(&mut self, views: &[DeploymentView]) -> bool {
+        let went_well = |view: &&DeploymentView| {
+            matches!(view.rollout.outcome, Some(Outcome::Succeeded | Outcome::SucceededWithout { .. }))
+        };
+        let last = views.iter().rfind(went_well).map(|view| view.rollout.deployment);
+        if let Some(id) = last.filter(|_| self.scenario.returns && self.totals.rollbacks == 0) {
+            self.take_back(id, true);
+        }
+        self.totals.rollbacks > 0 && !std::mem::replace(&mut self.control.regretted, true)
     }
 
     /// The operator starts a deployment; again later if the coordinator is away.
@@ -365,7 +400,7 @@ impl World {
             sources: Vec::new(),
             variables: Default::default(),
             back: Back::same(&manifest),
-            joins: Default::default(),
+            joins: if self.scenario.returns { returns::joins(deployment, &manifest) } else { Joins::default() },
         };
         // Every other operator looks first; the others find out by being the second.
         let held = process.core.holder(&manifest.name, &manifest.targets()).is_some();
@@ -390,7 +425,7 @@ impl World {
         let all = self.control.plans.iter().all(|plan| *plan == PlanStand::Answered);
         let idle = process.outputs.is_empty() && process.flushing.is_none();
         if self.calm && all && idle && views.iter().all(|view| view.rollout.outcome.is_some()) {
-            self.over = true;
+            self.over = !self.regrets(&views);
             return;
         }
         for view in views.iter().filter(|view| view.rollout.outcome.is_none()) {

@@ -6,7 +6,7 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | `scenario`, `waves`, `faults`, `away`, `limits` | what a seed means: the world, what goes wrong in it, limits of sites |
+//! | `scenario`, `waves`, `faults`, `away`, `limits`, `returns` | what a seed means: the world, what goes wrong in it, limits of sites, who goes back |
 //! | `world`, `queue` | time, and what happens when |
 //! | `host`, `disk`, `transfer` | a node's shell, its disk, bytes on the move |
 //! | `control` | the coordinator's shell, its journal and its operator |
@@ -29,6 +29,7 @@ mod links;
 mod net;
 mod queue;
 mod report;
+mod returns;
 mod scenario;
 pub mod storm;
 mod trace;

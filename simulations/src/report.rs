@@ -13,6 +13,7 @@ pub(crate) struct Totals {
     pub(crate) steps: u64,
     pub(crate) overrides: u64,
     pub(crate) rollbacks: u64,
+    pub(crate) joined: u64,
     /// Leases that deputies granted themselves.
     pub(crate) own_leases: u64,
     /// Packages on nodes that had to be complete while the coordinator was away, and were.
@@ -32,6 +33,7 @@ impl Totals {
         self.steps += other.steps;
         self.overrides += other.overrides;
         self.rollbacks += other.rollbacks;
+        self.joined += other.joined;
         self.own_leases += other.own_leases;
         self.completed_away += other.completed_away;
         self.wan_bytes += other.wan_bytes;
@@ -45,9 +47,9 @@ impl fmt::Display for Totals {
             self;
         writeln!(f, "{events} events, {node_crashes} crashes of nodes, {coordinator_crashes} of coordinators")?;
         writeln!(f, "{steps} steps started, {leases} leases, {lies} wrong blocks sent, {overrides} overrides")?;
-        let Self { own_leases, completed_away, rollbacks, .. } = self;
+        let Self { own_leases, completed_away, rollbacks, joined, .. } = self;
         writeln!(f, "the coordinator away: {own_leases} leases of deputies, {completed_away} packages completed")?;
-        writeln!(f, "{rollbacks} deployments taken back")?;
+        writeln!(f, "{rollbacks} deployments taken back, {joined} late joiners")?;
         let mut sorted = wan.clone();
         sorted.sort_unstable();
         let at = |percent: usize| {

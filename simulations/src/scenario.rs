@@ -19,6 +19,7 @@ use crate::disk::SEGMENT_BYTES;
 use crate::faults::{Fault, forecast};
 use crate::hours;
 use crate::limits;
+use crate::returns;
 use crate::waves::{self, WavePlan};
 
 /// The coordinator's key.
@@ -34,6 +35,8 @@ pub(crate) struct Scenario {
     /// Whether nodes trade.
     pub(crate) swarm: bool,
     pub(crate) faults: Vec<(Time, Fault)>,
+    /// Its deployments are releases of one project, some of which go back, and nodes join them.
+    pub(crate) returns: bool,
     /// Nothing goes wrong but that the coordinator goes away.
     pub(crate) quiet: bool,
     /// When the faults are over: from here on everything must come to its end.
@@ -84,7 +87,7 @@ pub(crate) struct PackagePlan {
     pub(crate) targets: BTreeSet<usize>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct DeploymentPlan {
     pub(crate) at: Time,
     pub(crate) packages: Vec<usize>,
@@ -119,13 +122,17 @@ impl Scenario {
         let latency = (Duration::from_millis(latency_ms), Duration::from_millis(latency_ms * (1 + rng.below(4))));
         let swarm = rng.below(10) > 0;
         let faults = forecast(wild, nodes.len(), calm_at, &mut rng);
-        let quiet = false;
-        let mut new = Self { sites, nodes, packages, deployments, swarm, faults, quiet, calm_at, mishaps, latency };
+        let (quiet, returns) = (false, false);
+        let mut new =
+            Self { sites, nodes, packages, deployments, swarm, faults, returns, quiet, calm_at, mishaps, latency };
         if seed.is_multiple_of(4) {
             away::go(&mut new, seed);
         }
         if seed.is_multiple_of(5) {
             waves::set(&mut new, seed);
+        }
+        if seed % 6 == 1 {
+            returns::set(&mut new, seed);
         }
         // Where progress is judged by what the WAN allows, nothing else is to bound it.
         if (seed % 3 == 1 || seed.is_multiple_of(4)) && !new.quiet {
@@ -183,7 +190,7 @@ impl Scenario {
             deployment: id,
             coordinator: COORDINATOR,
             // Two names, so that deployments overlap, and some may not.
-            name: name(if id.0.is_multiple_of(2) { "squall" } else { "storm" }),
+            name: name(if id.0.is_multiple_of(2) && !self.returns { "squall" } else { "storm" }),
             release: name("r1"),
             packages: self.packages_of(plan).map(|plan| plan.package.clone()).collect(),
             groups: groups.into_iter().map(group).collect(),

@@ -84,6 +84,17 @@ impl Gate {
                     None => Ok(()),
                 }
             }
+            Record::Joined(created) => {
+                let manifest = created.signed.open(|_, _| true).map_err(|error| error.to_string())?;
+                let id = manifest.deployment;
+                let deployment = self.deployments.get_mut(&id).ok_or_else(|| format!("{id} was never made"))?;
+                // Whoever joins is behind the others from the first moment.
+                let fresh: Vec<_> = manifest.targets().difference(&deployment.manifest.targets()).copied().collect();
+                deployment.waves.joined(&manifest, &fresh);
+                deployment.behind.extend(fresh);
+                (deployment.manifest, deployment.sites) = (manifest, created.sites.clone());
+                Ok(())
+            }
             Record::Rollout { deployment: id, record } => {
                 self.changed(*id, &record.change)?;
                 self.wave_changed(*id, &record.change, record.at)

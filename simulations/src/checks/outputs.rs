@@ -46,6 +46,12 @@ impl Handed {
                     self.deployments.insert(id, Deployment { manifest, sites, runs: BTreeMap::new() });
                 }
             }
+            Record::Joined(created) => {
+                let Ok(manifest) = created.signed.open(|_, _| true) else { return };
+                if let Some(deployment) = self.deployments.get_mut(&manifest.deployment) {
+                    (deployment.manifest, deployment.sites) = (manifest, created.sites.clone());
+                }
+            }
             Record::Rollout { deployment, record } => {
                 if let Some(deployment) = self.deployments.get_mut(deployment) {
                     deployment.changed(&record.change, self.records);

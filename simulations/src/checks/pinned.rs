@@ -43,6 +43,12 @@ impl Pinned {
                 let deployment = Deployment { manifest, stage_only, began: None, over: None, needed, released };
                 self.deployments.insert(id, deployment);
             }
+            Record::Joined(created) => {
+                let Ok(manifest) = created.signed.open(|_, _| true) else { return };
+                if let Some(deployment) = self.deployments.get_mut(&manifest.deployment) {
+                    deployment.manifest = manifest;
+                }
+            }
             Record::Rollout { deployment: id, record } => {
                 let Some(deployment) = self.deployments.get_mut(id) else { return };
                 deployment.began.get_or_insert(record.at);

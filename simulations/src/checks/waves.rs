@@ -59,6 +59,16 @@ impl Waves {
         new
     }
 
+    /// Nodes joined: `manifest` has them in its lanes.
+    pub(crate) fn joined(&mut self, manifest: &Manifest, fresh: &[NodeId]) {
+        let Self { waves, lanes, .. } = Self::of(manifest);
+        self.lanes = lanes;
+        for (known, wave) in self.waves.iter_mut().zip(waves) {
+            known.lanes = wave.lanes;
+        }
+        self.gone.extend(fresh);
+    }
+
     /// A change became durable; `through` says whether a lane has all its steps done.
     pub(crate) fn changed(
         &mut self,
