@@ -21,10 +21,8 @@ impl Exchange {
             self.ready.clear();
             return;
         }
-        while let Some(node) = self.least_busy() {
-            if self.requests_counted(now) >= self.transfers_max {
-                return;
-            }
+        while !self.ready.is_empty() && self.requests_counted(now) < self.transfers_max {
+            let Some(node) = self.least_busy() else { return };
             let neighbour = &self.neighbours[&node];
             let picked = if neighbour.has_room(now) { self.pick(node) } else { None };
             match picked {

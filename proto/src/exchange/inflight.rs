@@ -72,6 +72,8 @@ impl Window {
 #[derive(Debug, Default)]
 pub(super) struct Times {
     recent: VecDeque<Duration>,
+    /// It is asked for far more often than a time is added.
+    median: Option<Duration>,
 }
 
 impl Times {
@@ -85,28 +87,25 @@ impl Times {
             self.recent.pop_front();
         }
         self.recent.push_back(took);
-    }
-
-    fn median(&self) -> Option<Duration> {
         let mut sorted: Vec<_> = self.recent.iter().copied().collect();
         sorted.sort_unstable();
-        sorted.get(sorted.len() / 2).copied()
+        self.median = sorted.get(sorted.len() / 2).copied();
     }
 
     /// How long a neighbour without a free slot is left alone: about until one of its uploads ends.
     pub(super) fn busy_rest(&self) -> Duration {
-        let span = self.median().unwrap_or_default() / TRANSFERS_MIN as u32;
+        let span = self.median.unwrap_or_default() / TRANSFERS_MIN as u32;
         span.clamp(BUSY_REST_MIN, BUSY_REST_MAX)
     }
 
     /// Whether a neighbour whose blocks take this long is slow, once enough is known of the others.
     pub(super) fn is_slow(&self, pace: Duration) -> bool {
-        self.recent.len() >= Self::KNOWN && self.median().is_some_and(|median| pace > median * SLOW_FACTOR)
+        self.recent.len() >= Self::KNOWN && self.median.is_some_and(|median| pace > median * SLOW_FACTOR)
     }
 
     /// The age at which a request is slow; at the end of a content, when a second neighbour is to be asked too.
     pub(super) fn patience(&self, endgame: bool) -> Duration {
-        let Some(median) = self.median() else { return SLOW_AGE_MIN * SLOW_FACTOR };
+        let Some(median) = self.median else { return SLOW_AGE_MIN * SLOW_FACTOR };
         if endgame { (median * 3 / 2).max(SLOW_AGE_MIN / 4) } else { (median * SLOW_FACTOR).max(SLOW_AGE_MIN) }
     }
 }

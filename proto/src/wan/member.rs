@@ -162,9 +162,11 @@ mod tests {
     fn speed_is_measured_from_when_reading_began() {
         let mut speed = Speed::default();
         speed.begin(Time::from_millis(1000));
-        speed.landed(1_000, Time::from_millis(1100));
+        speed.landed(1_000, Time::from_millis(1050));
         assert_eq!(speed.rate(), None, "too short a time");
-        speed.landed(1_000, Time::from_millis(1500));
-        assert_eq!(speed.rate(), Some(4_000));
+        // Another lease, after a pause that does not count.
+        speed.begin(Time::from_millis(9000));
+        speed.landed(1_000, Time::from_millis(9050));
+        assert_eq!(speed.rate(), Some(20_000));
     }
 }
