@@ -42,13 +42,13 @@ pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
     Some(u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size())))
 }
 
-/// Makes `file` at least `len_bytes` long, with room for all of it. Where the file system cannot promise room, it is only
-/// made longer, or not even that.
+/// Makes `file` at least `offset + len_bytes` long, with room for these bytes. Where the file system cannot promise room, it
+/// is only made longer, or not even that.
 ///
 /// # Errors
 /// No room, above all.
-pub(crate) fn allocate(file: &File, len_bytes: u64) -> io::Result<()> {
-    fallocate(file, len_bytes, true)
+pub(crate) fn allocate(file: &File, offset: u64, len_bytes: u64) -> io::Result<()> {
+    fallocate(file, offset, len_bytes, true)
 }
 
 /// Keeps room for the first `len_bytes` of `file` without making it longer, where the file system can.
@@ -56,17 +56,18 @@ pub(crate) fn allocate(file: &File, len_bytes: u64) -> io::Result<()> {
 /// # Errors
 /// No room, above all.
 pub(crate) fn keep_room(file: &File, len_bytes: u64) -> io::Result<()> {
-    fallocate(file, len_bytes, false)
+    fallocate(file, 0, len_bytes, false)
 }
 
 #[cfg(target_os = "linux")]
-fn fallocate(file: &File, len_bytes: u64, grow: bool) -> io::Result<()> {
+fn fallocate(file: &File, offset: u64, len_bytes: u64, grow: bool) -> io::Result<()> {
     use nix::errno::Errno;
     use nix::fcntl::{FallocateFlags, fallocate};
 
-    let len = i64::try_from(len_bytes).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let too_large = |_| io::ErrorKind::FileTooLarge;
+    let (offset, len) = (i64::try_from(offset).map_err(too_large)?, i64::try_from(len_bytes).map_err(too_large)?);
     let flags = if grow { FallocateFlags::empty() } else { FallocateFlags::FALLOC_FL_KEEP_SIZE };
-    match fallocate(file, flags, 0, len) {
+    match fallocate(file, flags, offset, len) {
         // Some file systems cannot reserve; `posix_fallocate` would write the whole file once instead.
         Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
         Err(errno) => Err(errno.into()),
@@ -74,7 +75,7 @@ fn fallocate(file: &File, len_bytes: u64, grow: bool) -> io::Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn fallocate(_file: &File, _len_bytes: u64, _grow: bool) -> io::Result<()> {
+fn fallocate(_file: &File, _offset: u64, _len_bytes: u64, _grow: bool) -> io::Result<()> {
     Ok(())
 }
 

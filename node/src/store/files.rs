@@ -5,14 +5,13 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use shoal_proto::id::ContentId;
 use tracing::warn;
 
 use super::StoreError;
-use crate::disk::{allocate, free_bytes};
+use super::room::Promised;
 
 /// What a content is; each kind has a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,16 +120,15 @@ fn recognise(path: &Path) -> Option<Found> {
     (content.to_string() == stem).then_some(Found { content, size: meta.len(), partial })
 }
 
-/// Opens `path` for reading and writing, makes it exactly `size` bytes long and reserves them. What it held stays.
+/// Opens `path` for reading and writing, makes it exactly `size` bytes long and makes room for them. What it held stays.
 ///
 /// Returns how many bytes it held before. On a full disk a file that did not exist does not exist afterwards.
-pub(super) fn preallocate(path: &Path, size: u64) -> Result<(File, u64), StoreError> {
+pub(super) fn preallocate(path: &Path, size: u64, promised: &Promised) -> Result<(File, u64), StoreError> {
     let fail = |action, e| StoreError::io(action, path, size, e);
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     let file = file.map_err(|e| fail("open", e))?;
     let before = file.metadata().map_err(|e| fail("look at", e))?.len();
-    let reserved = reserve(&file, path.parent().unwrap_or(path), size).and_then(|()| file.set_len(size));
-    if let Err(e) = reserved {
+    if let Err(e) = promised.make_room(&file, path.parent().unwrap_or(path), size) {
         // The error is made before the file goes, so that the free bytes it names are those that did not suffice.
         let error = fail("reserve space for", e);
         if before == 0 {
@@ -139,16 +137,6 @@ pub(super) fn preallocate(path: &Path, size: u64) -> Result<(File, u64), StoreEr
         return Err(error);
     }
     Ok((file, before))
-}
-
-/// Reserves the bytes, so that a disk that is too small says so before the first byte crosses a WAN, and without being
-/// filled up on the way to finding out.
-fn reserve(file: &File, folder: &Path, size: u64) -> io::Result<()> {
-    let allocated = file.metadata()?.blocks().saturating_mul(512);
-    if free_bytes(folder).is_some_and(|free| size.saturating_sub(allocated) > free) {
-        return Err(io::ErrorKind::StorageFull.into());
-    }
-    if size > 0 { allocate(file, size) } else { Ok(()) }
 }
 
 /// Renames durably: contents first, then the name, then the folder.

@@ -21,6 +21,7 @@
 //! | `import` | packages that are already on this machine |
 //! | `gc` | pins, and what goes when the cache is full |
 //! | `state` | what is held, and who has it open |
+//! | `room` | room on the disk, made sure of before it is used |
 //! | `index`, `files`, `error` | sled; folders and durability; what goes wrong |
 
 mod content;
@@ -31,6 +32,7 @@ mod import;
 mod index;
 mod open;
 mod reuse;
+mod room;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -149,7 +151,7 @@ impl Store {
             self.inner.note_recipe(recipe)?;
         }
         let path = self.inner.folders.partial(kind, key.1);
-        let (file, held_bytes) = files::preallocate(&path, layout.size())?;
+        let (file, held_bytes) = files::preallocate(&path, layout.size(), &self.inner.promised)?;
         let content = Content::new(kind, layout, file, path, Believed::Nothing);
         if let Some(recipe) = recipe {
             content.write_glue(recipe)?;

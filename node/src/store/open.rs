@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use super::content::Believed;
 use super::files::{self, Folders, Found};
 use super::index::{Index, Record};
+use super::room::Promised;
 use super::state::{Entry, Inner, State, Usage};
 use super::{Content, Kind, Store, StoreError};
 
@@ -33,7 +34,7 @@ impl Store {
         let opened = Index::open(&folders)?;
         let newest_use = opened.records.values().map(|record| record.last_use).max().unwrap_or_default();
         let state = State { records: opened.records, pins_lost: opened.lost, newest_use, ..State::default() };
-        let inner = Inner { state: Mutex::new(state), index: opened.index, folders };
+        let inner = Inner { state: Mutex::new(state), index: opened.index, promised: Promised::default(), folders };
         let packages = inner.note_files(Kind::Package)?;
         inner.note_files(Kind::Recipe)?;
         let mut unproven = inner.believe_packages(&packages)?;

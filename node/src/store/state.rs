@@ -17,12 +17,14 @@ use super::content::{Believed, Shared};
 use super::files::{self, Folders};
 use super::index::{Index, Record};
 use super::reuse::SegmentIndex;
+use super::room::Promised;
 use super::{Content, Held, Kind, StoreError};
 
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) state: Mutex<State>,
     pub(super) index: Index,
+    pub(super) promised: Promised,
     /// Last, so that the lock goes after the index is closed.
     pub(super) folders: Folders,
 }

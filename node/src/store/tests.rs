@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
+use super::room::Promised;
 use super::*;
 
 /// Bytes that do not repeat, the same for the same seed.
@@ -644,7 +645,7 @@ fn a_second_process_is_kept_out_and_odd_files_are_set_aside() {
 fn a_package_that_does_not_fit_says_so_and_leaves_nothing() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("huge.part");
-    let error = files::preallocate(&path, 1 << 60).unwrap_err();
+    let error = files::preallocate(&path, 1 << 60, &Promised::default()).unwrap_err();
     let StoreError::NoSpace { folder: named, needed_bytes, free_bytes } = &error else { panic!("{error:?}") };
     assert_eq!((named.as_path(), *needed_bytes), (folder.path(), 1 << 60));
     assert!(*free_bytes > 0 && *free_bytes < 1 << 60);
