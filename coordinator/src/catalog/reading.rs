@@ -9,9 +9,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use shoal_node::origin::{Chunk, Mode, OriginError, WanBytes};
 use shoal_node::store::Store;
-use shoal_proto::content::{CutError, Cutter, Recipe, Shape, ZipScan};
+use shoal_proto::content::{CutError, Recipe, Segmenter, Shape, ZipScan};
 use shoal_proto::id::PackageId;
 use shoal_proto::limits::ORIGIN_PROGRESS_BYTES;
 use shoal_proto::origin::HttpOrigin;
@@ -42,16 +43,16 @@ pub(super) struct Job {
     pub(super) keep: Option<Store>,
 }
 
-/// A package that is being cut, with the feed's own hashes of it, in their order.
-pub(super) struct Cutting {
-    cutter: Cutter,
-    hashers: Vec<Hasher>,
+/// The hashes of a whole package: ours, and the feed's own in their order.
+struct Hashing {
+    package: blake3::Hasher,
+    digests: Vec<Hasher>,
 }
 
-impl Cutting {
-    fn push(&mut self, bytes: &[u8]) {
-        self.cutter.push(bytes);
-        self.hashers.iter_mut().for_each(|hasher| hasher.update(bytes));
+impl Hashing {
+    fn update(&mut self, bytes: &[u8]) {
+        self.package.update(bytes);
+        self.digests.iter_mut().for_each(|hasher| hasher.update(bytes));
     }
 }
 
@@ -67,13 +68,16 @@ impl Job {
             file.read_exact_at(&mut buffer[..len], range.start).map_err(failed("read", path))?;
             scan.provide(&buffer[..len]);
         }
-        let mut cutting = self.cutting(scan.finish())?;
+        let (mut segments, mut hashing) = self.cutting(scan.finish())?;
         // One byte more than is wanted shows that the file has grown.
         let mut bytes = file.take(size + 1);
         loop {
             match bytes.read(&mut buffer).map_err(failed("read", path))? {
-                0 => return self.cut(cutting),
-                len => cutting.push(&buffer[..len]),
+                0 => return self.cut(segments, hashing),
+                len => {
+                    segments.push(&buffer[..len]);
+                    hashing.update(&buffer[..len]);
+                }
             }
         }
     }
@@ -83,18 +87,19 @@ impl Job {
         self.cut_file(&File::open(path).map_err(failed("open", path))?, path)
     }
 
-    fn cutting(&self, shape: Shape) -> Result<Cutting, CatalogError> {
-        let cutter = Cutter::new(shape).map_err(|source| self.cannot_cut(source))?;
-        let hashers = self.resolved.digests.iter().map(|digest| Hasher::new(digest.algorithm())).collect();
-        Ok(Cutting { cutter, hashers })
+    fn cutting(&self, shape: Shape) -> Result<(Segmenter, Hashing), CatalogError> {
+        let segments = Segmenter::new(shape).map_err(|source| self.cannot_cut(source))?;
+        let digests = self.resolved.digests.iter().map(|digest| Hasher::new(digest.algorithm())).collect();
+        Ok((segments, Hashing { package: blake3::Hasher::new(), digests }))
     }
 
     /// The recipe of all that was pushed, whose hashes are those that were given.
-    fn cut(&self, cutting: Cutting) -> Result<Recipe, CatalogError> {
+    fn cut(&self, segments: Segmenter, hashing: Hashing) -> Result<Recipe, CatalogError> {
         let what = &self.resolved.description;
-        let recipe = cutting.cutter.finish().map_err(|source| self.cannot_cut(source))?;
+        let package = PackageId(*hashing.package.finalize().as_bytes());
+        let recipe = segments.finish(package).map_err(|source| self.cannot_cut(source))?;
         check_package(what, recipe.package(), self.wanted)?;
-        for (wanted, found) in self.resolved.digests.iter().zip(cutting.hashers.into_iter().map(Hasher::finish)) {
+        for (wanted, found) in self.resolved.digests.iter().zip(hashing.digests.into_iter().map(Hasher::finish)) {
             if *wanted != found {
                 let (kind, found, wanted) = (wanted.algorithm().name(), found.to_string(), wanted.to_string());
                 return Err(CatalogError::WrongHash { what: what.clone(), kind, found, wanted });
@@ -207,14 +212,25 @@ fn cut_chunks(
     let what = &job.resolved.description;
     let file = path.map(|path| create(path, size).map(|file| (file, path)).map_err(|e| no_room(what, path, e)));
     let file = file.transpose()?;
-    let mut cutting = job.cutting(shape)?;
-    while let Some(chunk) = chunks.blocking_recv() {
-        cutting.push(&chunk.bytes);
-        if let Some((file, path)) = &file {
-            file.write_all_at(&chunk.bytes, chunk.offset).map_err(|source| no_room(what, path, source))?;
+    let (mut segments, mut hashing) = job.cutting(shape)?;
+    // The whole is hashed beside the cutting, which takes twice as long.
+    std::thread::scope(|scope| {
+        let (to_hash, hashed) = std::sync::mpsc::sync_channel::<Bytes>(CHUNKS_WAITING);
+        let beside = scope.spawn(move || {
+            hashed.into_iter().for_each(|bytes| hashing.update(&bytes));
+            hashing
+        });
+        while let Some(chunk) = chunks.blocking_recv() {
+            // It is there until there is no more to hash.
+            let _ = to_hash.send(chunk.bytes.clone());
+            segments.push(&chunk.bytes);
+            if let Some((file, path)) = &file {
+                file.write_all_at(&chunk.bytes, chunk.offset).map_err(|source| no_room(what, path, source))?;
+            }
         }
-    }
-    job.cut(cutting)
+        drop(to_hash);
+        job.cut(segments, beside.join().map_err(|_| CatalogError::Stopping)?)
+    })
 }
 
 fn create(path: &Path, size: u64) -> io::Result<File> {

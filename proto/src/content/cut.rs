@@ -68,9 +68,40 @@ pub enum CutError {
 /// Makes a recipe from a package's bytes.
 #[derive(Debug)]
 pub struct Cutter {
+    segments: Segmenter,
+    package: blake3::Hasher,
+}
+
+impl Cutter {
+    /// Starts on a package of the given shape.
+    ///
+    /// # Errors
+    /// [`CutError::TooLarge`].
+    pub fn new(shape: Shape) -> Result<Self, CutError> {
+        Ok(Self { segments: Segmenter::new(shape)?, package: blake3::Hasher::new() })
+    }
+
+    /// Takes the next bytes of the package, in pieces of any size.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.package.update(bytes);
+        self.segments.push(bytes);
+    }
+
+    /// The recipe of all that was pushed.
+    ///
+    /// # Errors
+    /// [`CutError::Size`].
+    pub fn finish(self) -> Result<Recipe, CutError> {
+        self.segments.finish(PackageId(*self.package.finalize().as_bytes()))
+    }
+}
+
+/// A [`Cutter`] that leaves it to its caller to hash the whole package, for example in another thread: hashing it takes about
+/// half as long as all else.
+#[derive(Debug)]
+pub struct Segmenter {
     size: u64,
     pushed: u64,
-    package: blake3::Hasher,
     stretches: Stretches,
     current: Stretch,
     /// What was pushed and not yet cut.
@@ -102,7 +133,7 @@ enum Kind {
     Content,
 }
 
-impl Cutter {
+impl Segmenter {
     /// Starts on a package of the given shape.
     ///
     /// # Errors
@@ -111,7 +142,7 @@ impl Cutter {
         Self::with_budget(shape, RECIPE_BYTES_MAX as u64)
     }
 
-    /// As [`Cutter::new`], for a recipe of at most `budget` bytes.
+    /// As [`Segmenter::new`], for a recipe of at most `budget` bytes.
     pub(super) fn with_budget(shape: Shape, budget: u64) -> Result<Self, CutError> {
         let stretches = Stretches::new(shape);
         let size = stretches.size;
@@ -121,7 +152,6 @@ impl Cutter {
         let mut cutter = Self {
             size,
             pushed: 0,
-            package: blake3::Hasher::new(),
             stretches,
             current: Stretch { kind: Kind::Glue, left: 0 },
             buffer: Vec::new(),
@@ -141,7 +171,6 @@ impl Cutter {
         if self.pushed > self.size {
             return;
         }
-        self.package.update(bytes);
         while !bytes.is_empty() {
             let wanted = self.current.left.min(PIECE_MAX) as usize;
             let lacking = wanted - (self.buffer.len() - self.start);
@@ -155,15 +184,15 @@ impl Cutter {
         }
     }
 
-    /// The recipe of all that was pushed.
+    /// The recipe of all that was pushed, which is `package`.
     ///
     /// # Errors
     /// [`CutError::Size`].
-    pub fn finish(self) -> Result<Recipe, CutError> {
+    pub fn finish(self, package: PackageId) -> Result<Recipe, CutError> {
         if self.pushed != self.size {
             return Err(CutError::Size { expected: self.size, found: self.pushed });
         }
-        Ok(self.recipe.finish(PackageId(*self.package.finalize().as_bytes()), None))
+        Ok(self.recipe.finish(package, None))
     }
 
     fn buffer_up(&mut self, bytes: &[u8]) {

@@ -12,7 +12,7 @@ mod recipe;
 mod zip_scan;
 
 pub use blockset::BlockSet;
-pub use cut::{CutError, Cutter};
+pub use cut::{CutError, Cutter, Segmenter};
 pub use layout::{Layout, Outline, OutlineError};
 pub use recipe::{Part, Recipe, RecipeError, Repeat, Segment};
 pub use zip_scan::{Shape, ZipEntries, ZipScan};

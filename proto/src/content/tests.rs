@@ -290,9 +290,9 @@ fn a_recipe_stays_in_its_budget() {
     for (shape, fine) in [(scan(&package), cut(&package)), (Shape::Plain { size }, cut(&package[..package.len() - 1]))]
     {
         for budget in [coarse, coarse + 100, coarse + 1_000, coarse + 59_000, coarse + 200_000] {
-            let mut cutter = Cutter::with_budget(shape.clone(), budget).unwrap();
-            cutter.push(&package);
-            let recipe = cutter.finish().unwrap();
+            let mut segments = Segmenter::with_budget(shape.clone(), budget).unwrap();
+            segments.push(&package);
+            let recipe = segments.finish(PackageId(*blake3::hash(&package).as_bytes())).unwrap();
             check(&recipe, &package);
             let len = recipe.encode().len() as u64;
             assert!(len <= budget, "{len} bytes in a budget of {budget}");
