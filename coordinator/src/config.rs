@@ -4,6 +4,7 @@
 //! are taken from the folder of the file. Passwords are not here but in the files that it names, and are read when they
 //! are used. Whether an address can be listened on is found out by whoever listens.
 
+pub mod access;
 pub mod feed;
 pub mod freeze;
 pub mod site;
@@ -270,7 +271,8 @@ fn table_at(text: &str, offset: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::feed::{FeedPlace, SecretAt};
+    use super::access::SecretAt;
+    use super::feed::FeedPlace;
     use super::*;
 
     fn parse(text: &str) -> Result<Config, FileError> {
@@ -312,7 +314,7 @@ wan_limit = "50 Mbit/s"
         assert_eq!(config.bulk_listen, ["/ip4/0.0.0.0/tcp/7443"]);
         let feed = &config.feeds[&Name::new("nuget-main").unwrap()];
         let FeedPlace::Remote(remote) = &feed.place else { panic!("{config:?}") };
-        let credentials = remote.credentials.as_ref().unwrap();
+        let credentials = remote.access.credentials.as_ref().unwrap();
         let file = PathBuf::from("/etc/shoal/nuget.password");
         assert_eq!(credentials.secret, SecretAt::File(file), "from the folder of the configuration");
         assert_eq!(feed.kind.name, "nuget");
@@ -362,6 +364,18 @@ wan_limit = "50 Mbit/s"
             (
                 FULL.replace("path = \"/srv", "url = \"/srv"),
                 ":17: feed `models` is a folder, so that `url` has no effect",
+            ),
+            (
+                FULL.replace("username", "machine_role = true\nusername"),
+                ":12: feed `nuget-main` has both `password_file` and `machine_role`",
+            ),
+            (
+                FULL.replace("username = \"ci\"\npassword_file = \"nuget.password\"", "machine_role = true"),
+                ":10: a feed of kind `nuget` is not of a cloud, so that `machine_role` has no effect",
+            ),
+            (
+                FULL.replace("sites = [", "password_env = \"X\", sites = ["),
+                "a mirror of feed `nuget-main` has a `password_env` but no `username`",
             ),
             (FULL.replace("username = \"ci\"\n", ""), ":10: feed `nuget-main` has a `password_file` but no `username`"),
             (

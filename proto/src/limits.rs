@@ -99,6 +99,13 @@ pub const FEED_PAGES_MAX: usize = 100;
 /// Tokens that feeds lent, kept in memory: one for each repository that is read in an hour.
 pub const FEED_TOKENS_MAX: usize = 1024;
 
+/// How long a service is waited for that lends keys to a machine's role. Metadata services answer in milliseconds, or never where
+/// there are none.
+pub const MACHINE_ANSWER_WAIT: Duration = Duration::from_secs(5);
+
+/// Bytes of what such a service answers: tokens have some kilobytes.
+pub const MACHINE_ANSWER_BYTES_MAX: usize = 64 * 1024;
+
 /// Bytes that trying a feed reads of a package at each place: enough to tell a rate.
 pub const FEED_TRIAL_BYTES: u64 = 4 * 1024 * 1024;
 

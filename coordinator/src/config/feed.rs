@@ -1,16 +1,16 @@
 //! `[[feed]]` of `coordinator.toml`: where packages come from, who asks, and which mirrors sites read from.
 //!
-//! Secrets are not here but in the files or environment variables that it names.
+//! Secrets are not here but where it says that they are ([`super::access`]).
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
 use shoal_proto::limits::FEEDS_MAX;
 use shoal_proto::rollout::units::parse_duration;
 use toml::Spanned;
 
+use super::access::{Access, with_access};
 use super::{SitePattern, Wrong, at, check_url};
 use crate::feeds::Kind;
 
@@ -40,34 +40,12 @@ pub enum FeedPlace {
 pub struct Remote {
     /// Its URL.
     pub url: String,
-    /// Who asks.
-    pub credentials: Option<Credentials>,
-    /// Certificates in PEM of private authorities that vouch for it.
-    pub ca_file: Option<PathBuf>,
-    /// In which region of a cloud it is, where signatures need that.
-    pub region: Option<String>,
+    /// How it is asked.
+    pub access: Access,
     /// For how long URLs are signed, where its kind signs them.
     pub signed_for: Option<Duration>,
     /// Where else the same packages are, by site, in the order in which they are tried.
     pub mirrors: Vec<Mirror>,
-}
-
-/// Who asks, and where the secret is that proves it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// The user's name; none for a token that stands for itself.
-    pub username: Option<String>,
-    /// Where the password or token is.
-    pub secret: SecretAt,
-}
-
-/// Where a secret is. It is read when it is used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SecretAt {
-    /// Alone in a file; a line end behind it does not count.
-    File(PathBuf),
-    /// In an environment variable of the coordinator.
-    Env(String),
 }
 
 /// Where some sites find a feed's packages.
@@ -77,40 +55,26 @@ pub struct Mirror {
     pub sites: Vec<SitePattern>,
     /// What stands in place of the feed's URL for them.
     pub url: String,
+    /// How it is asked: as the feed is, where it says nothing of its own.
+    pub access: Access,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawFeed {
-    pub(super) name: Spanned<String>,
-    kind: &'static Kind,
-    url: Option<Spanned<String>>,
-    path: Option<Spanned<PathBuf>>,
-    username: Option<Spanned<String>>,
-    password_file: Option<Spanned<PathBuf>>,
-    password_env: Option<Spanned<String>>,
-    token_file: Option<Spanned<PathBuf>>,
-    token_env: Option<Spanned<String>>,
-    ca_file: Option<Spanned<PathBuf>>,
-    region: Option<Spanned<String>>,
-    signed_for: Option<Spanned<String>>,
-    mirrors: Option<Spanned<Vec<RawMirror>>>,
+with_access! {
+    pub(super) struct RawFeed {
+        pub(super) name: Spanned<String>,
+        kind: &'static Kind,
+        url: Option<Spanned<String>>,
+        path: Option<Spanned<PathBuf>>,
+        signed_for: Option<Spanned<String>>,
+        mirrors: Option<Spanned<Vec<RawMirror>>>,
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawMirror {
-    sites: Spanned<Vec<String>>,
-    url: Spanned<String>,
-}
-
-/// A key that says where a secret is.
-struct SecretKey {
-    name: &'static str,
-    span: std::ops::Range<usize>,
-    at: SecretAt,
-    /// Whether it stands beside a `username`.
-    password: bool,
+with_access! {
+    struct RawMirror {
+        sites: Spanned<Vec<String>>,
+        url: Spanned<String>,
+    }
 }
 
 impl RawFeed {
@@ -122,14 +86,9 @@ impl RawFeed {
                 return Err(at(path, format!("feed `{feed}` is no folder, so that `path` has no effect")));
             }
             let url = self.url.as_ref().ok_or_else(|| missing("url"))?;
-            let remote = Remote {
-                url: self.checked_url(url)?,
-                credentials: self.credentials(folder)?,
-                ca_file: self.ca_file.as_ref().map(|path| folder.join(path.get_ref())),
-                region: self.region.as_ref().map(|region| region.get_ref().clone()),
-                signed_for: self.signed_for()?,
-                mirrors: self.mirrors()?,
-            };
+            let access = self.access().check(&format!("feed `{feed}`"), self.kind, folder)?;
+            let mirrors = self.mirrors(&access, folder)?;
+            let remote = Remote { url: self.checked_url(url)?, access, signed_for: self.signed_for()?, mirrors };
             return Ok(FeedConfig { kind: self.kind, place: FeedPlace::Remote(remote) });
         }
         if let Some((key, span)) = self.remote_key() {
@@ -143,58 +102,11 @@ impl RawFeed {
     fn remote_key(&self) -> Option<(&'static str, std::ops::Range<usize>)> {
         let spans = [
             ("url", self.url.as_ref().map(Spanned::span)),
-            ("username", self.username.as_ref().map(Spanned::span)),
-            ("ca_file", self.ca_file.as_ref().map(Spanned::span)),
-            ("region", self.region.as_ref().map(Spanned::span)),
             ("signed_for", self.signed_for.as_ref().map(Spanned::span)),
             ("mirrors", self.mirrors.as_ref().map(Spanned::span)),
         ];
-        let secrets = self.secrets(Path::new(""));
         let found = spans.into_iter().find_map(|(key, span)| Some((key, span?)));
-        found.or_else(|| secrets.into_iter().next().map(|key| (key.name, key.span)))
-    }
-
-    fn secrets(&self, folder: &Path) -> Vec<SecretKey> {
-        let files = [("token_file", &self.token_file, false), ("password_file", &self.password_file, true)];
-        let files = files.into_iter().filter_map(|(name, path, password)| {
-            let path = path.as_ref()?;
-            Some(SecretKey { name, span: path.span(), at: SecretAt::File(folder.join(path.get_ref())), password })
-        });
-        let variables = [("token_env", &self.token_env, false), ("password_env", &self.password_env, true)];
-        let variables = variables.into_iter().filter_map(|(name, text, password)| {
-            let text = text.as_ref()?;
-            Some(SecretKey { name, span: text.span(), at: SecretAt::Env(text.get_ref().clone()), password })
-        });
-        files.chain(variables).collect()
-    }
-
-    fn credentials(&self, folder: &Path) -> Result<Option<Credentials>, Wrong> {
-        let feed = self.name.get_ref();
-        let mut secrets = self.secrets(folder);
-        if let [one, other, ..] = &secrets[..] {
-            let problem = format!("feed `{feed}` has both `{}` and `{}`", one.name, other.name);
-            return Err((Some(one.span.clone()), problem));
-        }
-        match (&self.username, secrets.pop()) {
-            (None, None) => Ok(None),
-            (Some(username), None) => {
-                Err(at(username, format!("feed `{feed}` has a `username` but no `password_file`")))
-            }
-            (None, Some(key)) if key.password => {
-                Err((Some(key.span), format!("feed `{feed}` has a `{}` but no `username`", key.name)))
-            }
-            (Some(username), Some(key)) if !key.password => {
-                Err(at(username, format!("feed `{feed}` has a `{}`, with which `username` has no effect", key.name)))
-            }
-            // Basic authentication cannot carry a colon in the name (RFC 7617, 2).
-            (Some(username), Some(_)) if username.get_ref().contains([':', '\n', '\r']) => {
-                Err(at(username, format!("feed `{feed}` has a `username` with a colon or a line end")))
-            }
-            (username, Some(key)) => Ok(Some(Credentials {
-                username: username.as_ref().map(|username| username.get_ref().clone()),
-                secret: key.at,
-            })),
-        }
+        found.or_else(|| self.access().any())
     }
 
     fn signed_for(&self) -> Result<Option<Duration>, Wrong> {
@@ -211,7 +123,7 @@ impl RawFeed {
         }
     }
 
-    fn mirrors(&self) -> Result<Vec<Mirror>, Wrong> {
+    fn mirrors(&self, own: &Access, folder: &Path) -> Result<Vec<Mirror>, Wrong> {
         let Some(mirrors) = &self.mirrors else { return Ok(Vec::new()) };
         if !self.kind.mirrors {
             return Err(at(mirrors, format!("a feed of kind `{}` has no mirrors", self.kind.name)));
@@ -226,7 +138,9 @@ impl RawFeed {
             }
             let sites = patterns.iter().map(|text| SitePattern::new(text)).collect::<Result<_, _>>();
             let sites = sites.map_err(|problem| at(&mirror.sites, problem))?;
-            Ok(Mirror { sites, url: self.checked_url(&mirror.url)? })
+            let whose = format!("a mirror of feed `{}`", self.name.get_ref());
+            let access = mirror.access().check(&whose, self.kind, folder)?.or(own);
+            Ok(Mirror { sites, url: self.checked_url(&mirror.url)?, access })
         };
         mirrors.get_ref().iter().map(check).collect()
     }

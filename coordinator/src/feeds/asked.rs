@@ -17,10 +17,12 @@ use shoal_proto::limits::{CA_PEM_BYTES_MAX, FEED_DOCUMENT_BYTES_MAX, PASSWORD_BY
 use shoal_proto::origin::{HttpOrigin, Metadata, shown_url};
 
 use super::error::Blame;
+use super::machine::Machine;
 use super::tokens::Tokens;
 use super::{FeedError, SiteMirror, Wanted};
 use crate::config::SitePattern;
-use crate::config::feed::{Credentials, FeedConfig, FeedPlace, Mirror, Remote, SecretAt};
+use crate::config::access::{Access, Credentials, SecretAt};
+use crate::config::feed::{FeedConfig, FeedPlace, Mirror, Remote};
 
 /// How long a mirror is waited for. It may be out of the coordinator's reach and fine for its site.
 const MIRROR_WAIT: Duration = Duration::from_secs(5);
@@ -35,17 +37,37 @@ pub(super) enum Secret {
     Password { username: String, password: String },
     /// A token that stands for itself.
     Token(String),
+    /// What the machine's cloud lends to its role; with the account that it is used on, if that is said.
+    Role { account: Option<String> },
 }
 
 impl Secret {
-    /// The value of the header `Authorization` (RFC 7617, RFC 6750).
-    pub(super) fn authorization(&self) -> String {
+    /// The value of the header `Authorization` (RFC 7617, RFC 6750), where it is proved by one.
+    pub(super) fn authorization(&self) -> Option<String> {
         match self {
             Self::Password { username, password } => {
-                format!("Basic {}", STANDARD.encode(format!("{username}:{password}")))
+                Some(format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))))
             }
-            Self::Token(token) => format!("Bearer {token}"),
+            Self::Token(token) => Some(format!("Bearer {token}")),
+            Self::Role { .. } => None,
         }
+    }
+}
+
+/// One of the places that the configuration names, with what is proved there and by what it is known.
+pub(super) struct Known {
+    pub(super) secret: Option<Secret>,
+    ca_pem: Option<String>,
+    pub(super) region: Option<String>,
+}
+
+impl Known {
+    fn of(feed: &Name, access: &Access) -> Result<Self, FeedError> {
+        Ok(Self {
+            secret: access.credentials.as_ref().map(|credentials| secret(feed, credentials)).transpose()?,
+            ca_pem: access.ca_file.as_ref().map(|path| ca_pem(feed, path)).transpose()?,
+            region: access.region.clone(),
+        })
     }
 }
 
@@ -55,8 +77,9 @@ pub(super) struct Asked<'a> {
     pub(super) config: &'a FeedConfig,
     pub(super) reader: &'a OriginReader,
     pub(super) tokens: &'a Tokens,
-    pub(super) secret: Option<Secret>,
-    pub(super) ca_pem: Option<String>,
+    pub(super) machine: &'a Machine,
+    /// The feed, then its mirrors. Of a mirror whose secret cannot be read there is the reason.
+    known: Vec<(String, Result<Known, FeedError>)>,
     left_out: Mutex<Vec<LeftOut>>,
 }
 
@@ -77,22 +100,22 @@ impl<'a> Asked<'a> {
         config: &'a FeedConfig,
         reader: &'a OriginReader,
         tokens: &'a Tokens,
+        machine: &'a Machine,
     ) -> Result<Self, FeedError> {
-        let mut asked = Self { name, config, reader, tokens, secret: None, ca_pem: None, left_out: Mutex::default() };
+        let mut known = Vec::new();
         if let FeedPlace::Remote(remote) = &config.place {
-            asked.secret = remote.credentials.as_ref().map(|credentials| secret(name, credentials)).transpose()?;
-            asked.ca_pem = remote.ca_file.as_ref().map(|path| ca_pem(name, path)).transpose()?;
+            known.push((remote.url.clone(), Ok(Known::of(name, &remote.access)?)));
+            let mirror = |mirror: &Mirror| (mirror.url.clone(), Known::of(name, &mirror.access));
+            known.extend(remote.mirrors.iter().map(mirror));
         }
-        Ok(asked)
+        Ok(Self { name, config, reader, tokens, machine, known, left_out: Mutex::default() })
     }
 
     /// How it is reached; for a folder, by no URL.
     pub(super) fn remote(&self) -> &Remote {
         static NOWHERE: Remote = Remote {
             url: String::new(),
-            credentials: None,
-            ca_file: None,
-            region: None,
+            access: Access { credentials: None, ca_file: None, region: None },
             signed_for: None,
             mirrors: Vec::new(),
         };
@@ -107,17 +130,33 @@ impl<'a> Asked<'a> {
         below(&self.remote().url, "")
     }
 
-    /// Whether the secret may go to `url`: its host is one that the feed's configuration names.
-    pub(super) fn trusts(&self, url: &str) -> bool {
-        let remote = self.remote();
-        let mut named = [&remote.url].into_iter().chain(remote.mirrors.iter().map(|mirror| &mirror.url));
-        named.any(|named| same_origin(named, url))
+    /// What the configuration says of the place that `url` is at; nothing of hosts that it does not name, which are told no
+    /// secret. Of places of one host it is the one with the longest path that the URL's begins with, or else the first.
+    ///
+    /// # Errors
+    /// Those of reading a mirror's secret.
+    pub(super) fn known(&self, url: &str) -> Result<Option<&Known>, FeedError> {
+        let of_host = self.known.iter().filter(|(place, _)| same_origin(place, url));
+        // Of equals `max_by_key` takes the last.
+        let nearest = of_host.rev().max_by_key(|(place, _)| common_len(url, place));
+        nearest.map(|(_, known)| known.as_ref().map_err(FeedError::clone)).transpose()
     }
 
-    /// What to send to `url`.
+    /// What is proved at `url`.
+    pub(super) fn secret(&self, url: &str) -> Option<&Secret> {
+        self.known(url).ok().flatten()?.secret.as_ref()
+    }
+
+    /// By what `url` is known.
+    pub(super) fn ca_pem(&self, url: &str) -> Option<&str> {
+        self.known(url).ok().flatten()?.ca_pem.as_deref()
+    }
+
+    /// What to send to `url`. What signs is sent nowhere.
     pub(super) fn headers(&self, url: &str) -> Vec<(String, String)> {
-        let secret = self.secret.as_ref().filter(|_| self.trusts(url));
-        secret.map(|secret| ("authorization".to_owned(), secret.authorization())).into_iter().collect()
+        let secret = self.secret(url).filter(|_| !self.config.kind.signs);
+        let value = secret.and_then(Secret::authorization);
+        value.map(|value| ("authorization".to_owned(), value)).into_iter().collect()
     }
 
     /// `origin` with all that a request for it needs.
@@ -129,7 +168,7 @@ impl<'a> Asked<'a> {
 
     /// `origin` with the feed's own certificates, which vouch for the hosts that the configuration names.
     pub(super) fn with_ca(&self, mut origin: HttpOrigin) -> HttpOrigin {
-        origin.ca_pem = self.ca_pem.clone().filter(|_| self.trusts(&origin.url));
+        origin.ca_pem = self.ca_pem(&origin.url).map(str::to_owned);
         origin
     }
 
@@ -145,7 +184,7 @@ impl<'a> Asked<'a> {
         headers: &[(String, String)],
         wanted: &Wanted<'_>,
     ) -> Result<Metadata, FeedError> {
-        let said = self.reader.probe(Target { url, headers, ca_pem: self.ca_pem.as_deref() }).await;
+        let said = self.reader.probe(Target { url, headers, ca_pem: self.ca_pem(url) }).await;
         said.map_err(|error| self.blamed(error, wanted))
     }
 
@@ -169,7 +208,7 @@ impl<'a> Asked<'a> {
     }
 
     pub(super) async fn document_with(&self, url: &str, headers: &[(String, String)]) -> Result<Document, OriginError> {
-        let target = Target { url, headers, ca_pem: self.ca_pem.as_deref() };
+        let target = Target { url, headers, ca_pem: self.ca_pem(url) };
         self.reader.document(target, FEED_DOCUMENT_BYTES_MAX).await
     }
 
@@ -193,8 +232,12 @@ impl<'a> Asked<'a> {
     }
 
     async fn mirror(&self, origin: &HttpOrigin, mirror: &Mirror, url: String) -> Option<SiteMirror> {
+        if let Err(error) = self.known(&url) {
+            self.leave_out(mirror, &url, error.to_string());
+            return None;
+        }
         let headers = self.headers(&url);
-        let target = Target { url: &url, headers: &headers, ca_pem: self.ca_pem.as_deref() };
+        let target = Target { url: &url, headers: &headers, ca_pem: self.ca_pem(&url) };
         let said = match tokio::time::timeout(MIRROR_WAIT, self.reader.probe(target)).await {
             Ok(Ok(said)) => said,
             Ok(Err(error @ (OriginError::NotFound { .. } | OriginError::Unauthorized { .. }))) => {
@@ -230,7 +273,8 @@ impl<'a> Asked<'a> {
 
     /// What is proved to the feed, for people.
     pub(super) fn shown_auth(&self) -> &'static str {
-        match &self.secret {
+        match self.secret(&self.remote().url) {
+            Some(Secret::Role { .. }) => "signed URL, by the machine's role",
             Some(_) if self.config.kind.signs => "signed URL",
             Some(Secret::Password { .. }) => "password",
             Some(Secret::Token(_)) => "token",
@@ -252,7 +296,7 @@ impl<'a> Asked<'a> {
         let plain = reqwest::Url::parse(url).ok().filter(|url| url.scheme() == "http");
         let local =
             plain.as_ref().is_some_and(|url| matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost")));
-        plain.is_some() && !local && self.secret.is_some() && !self.config.kind.signs && self.trusts(url)
+        plain.is_some() && !local && !self.headers(url).is_empty()
     }
 
     pub(super) fn label(&self) -> String {
@@ -260,9 +304,10 @@ impl<'a> Asked<'a> {
     }
 
     pub(super) fn blame<'b>(&self, feed: &'b str, what: &'b str) -> Blame<'b> {
-        let unauthorized = match self.secret {
+        let unauthorized = match self.secret(&self.remote().url) {
             Some(Secret::Password { .. }) => "check `username` and `password_file`",
             Some(Secret::Token(_)) => "check `token_file`",
+            Some(Secret::Role { .. }) => "check what the machine's role may do",
             None => "it wants a `username` and a `password_file`",
         };
         Blame { feed, what, unauthorized }
@@ -297,6 +342,15 @@ pub(super) fn below(url: &str, path: &str) -> String {
     format!("{}/{path}", url.trim_end_matches('/'))
 }
 
+/// How much of `place` the URL of something below it, or beside it, begins with.
+fn common_len(url: &str, place: &str) -> usize {
+    let own = place.split(['?', '#', '{']).next().unwrap_or_default();
+    let folder = own.rfind('/').map_or(own, |end| &own[..=end]);
+    let starts = [below(own, ""), folder.to_owned()];
+    let longest = starts.iter().filter(|start| url.starts_with(start.as_str())).map(String::len).max();
+    if url == own { own.len() + 1 } else { longest.unwrap_or(0) }
+}
+
 /// Whether two URLs are of the same scheme, host and port.
 pub(super) fn same_origin(one: &str, other: &str) -> bool {
     let origin = |url: &str| reqwest::Url::parse(url).map(|url| url.origin());
@@ -305,6 +359,7 @@ pub(super) fn same_origin(one: &str, other: &str) -> bool {
 
 fn secret(feed: &Name, credentials: &Credentials) -> Result<Secret, FeedError> {
     let text = match &credentials.secret {
+        SecretAt::Role => return Ok(Secret::Role { account: credentials.username.clone() }),
         SecretAt::File(path) => {
             let wrong = |cause: String| FeedError::Password { feed: feed.to_string(), path: path.clone(), cause };
             let text = read_bounded(path, PASSWORD_BYTES_MAX).map_err(wrong)?;
@@ -339,7 +394,7 @@ fn ca_pem(feed: &Name, path: &Path) -> Result<String, FeedError> {
     }
 }
 
-fn read_bounded(path: &Path, bytes_max: u64) -> Result<String, String> {
+pub(super) fn read_bounded(path: &Path, bytes_max: u64) -> Result<String, String> {
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
     file.take(bytes_max + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;

@@ -15,6 +15,7 @@ mod gcs;
 mod github;
 mod http;
 mod kind;
+mod machine;
 mod maven;
 mod npm;
 mod nuget;
@@ -46,6 +47,7 @@ pub use digest::Digest;
 pub use error::FeedError;
 pub use folder::FolderFile;
 pub use kind::Kind;
+use machine::Machine;
 use tokens::Tokens;
 pub use trial::{PlaceTrial, Trial};
 
@@ -134,6 +136,7 @@ pub struct Feeds {
     feeds: BTreeMap<Name, FeedConfig>,
     reader: OriginReader,
     tokens: Tokens,
+    machine: Machine,
 }
 
 impl Reference {
@@ -245,7 +248,7 @@ impl Resolved {
 impl Feeds {
     /// The feeds of a configuration, asked through `reader`.
     pub fn new(feeds: BTreeMap<Name, FeedConfig>, reader: OriginReader) -> Self {
-        Self { feeds, reader, tokens: Tokens::default() }
+        Self { feeds, reader, tokens: Tokens::default(), machine: Machine::this() }
     }
 
     /// The configured feeds.
@@ -316,6 +319,7 @@ impl Feeds {
     pub fn denied(&self, resolved: &Resolved) {
         if let Reference::Feed { feed, .. } = &resolved.reference {
             self.tokens.forget(feed);
+            self.machine.forget();
         }
     }
 
@@ -335,6 +339,6 @@ impl Feeds {
     }
 
     fn ask<'a>(&'a self, name: &'a Name) -> Result<Asked<'a>, FeedError> {
-        Asked::new(name, self.feed(name)?, &self.reader, &self.tokens)
+        Asked::new(name, self.feed(name)?, &self.reader, &self.tokens, &self.machine)
     }
 }

@@ -6,6 +6,7 @@
 //! whatever comes after it. The ETag tells that an object is unchanged, and is never taken for a hash of its bytes: of what
 //! was uploaded in parts it is none.
 
+use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use shoal_node::origin::Target;
 use shoal_proto::origin::HttpOrigin;
@@ -26,8 +27,9 @@ pub(super) struct Versions {
     pub(super) query: &'static str,
 }
 
-/// A URL with a signature by the feed's key, if it has one, for as long as its configuration says.
-pub(super) type Sign = fn(&Asked<'_>, &str) -> Result<String, FeedError>;
+/// A URL with a signature by the feed's key, if it has one, for as long as its configuration says. It waits only where a cloud has
+/// to be asked for a key, or to sign.
+pub(super) type Sign = for<'a> fn(&'a Asked<'a>, &'a str) -> BoxFuture<'a, Result<String, FeedError>>;
 
 pub(super) async fn resolve(
     asked: &Asked<'_>,
@@ -41,14 +43,14 @@ pub(super) async fn resolve(
     };
     let path = escaped_path(&key).map_err(|problem| asked.impossible(wanted, problem))?;
     let mut url = below(&asked.remote().url, &path);
-    let signed = sign(asked, &url)?;
-    let target = Target { url: &signed, headers: &[], ca_pem: asked.ca_pem.as_deref() };
+    let signed = sign(asked, &url).await?;
+    let target = Target { url: &signed, headers: &[], ca_pem: asked.ca_pem(&url) };
     let (said, headers) = asked.reader.probe_more(target).await.map_err(|error| asked.blamed(error, wanted))?;
     if let Some(version) = headers.find(versions.header).filter(|version| *version != "null") {
         url += &format!("?{}={}", versions.query, escaped(version));
     }
     let origin = asked.origin(url, said, wanted)?;
-    // A mirror has versions of its own, under other names.
+    // A mirror has versions of its own, under other names, and perhaps keys of its own.
     let bare = HttpOrigin { etag: None, last_modified: None, ..origin.clone() };
     let mirrors = asked.remote().mirrors.iter().map(|mirror| SiteMirror {
         sites: mirror.sites.clone(),
@@ -59,9 +61,9 @@ pub(super) async fn resolve(
     Ok(Found { version: None, lineage: lineage_of_url(wanted.id), place, digests: Vec::new() })
 }
 
-pub(super) fn authorize(asked: &Asked<'_>, origin: HttpOrigin, sign: Sign) -> Result<HttpOrigin, FeedError> {
-    let url = sign(asked, &origin.url)?;
-    Ok(asked.with_ca(HttpOrigin { url, ..origin }))
+pub(super) async fn authorize(asked: &Asked<'_>, origin: HttpOrigin, sign: Sign) -> Result<HttpOrigin, FeedError> {
+    let url = sign(asked, &origin.url).await?;
+    Ok(HttpOrigin { url, ..asked.with_ca(origin) })
 }
 
 /// The moment in `later_s` seconds, in a format of `strftime`.

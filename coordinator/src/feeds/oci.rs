@@ -13,7 +13,7 @@ use shoal_node::origin::OriginError;
 use shoal_proto::limits::SUGGESTIONS_MAX;
 use shoal_proto::origin::HttpOrigin;
 
-use super::asked::{Asked, below, same_origin};
+use super::asked::{Asked, Secret, below, same_origin};
 use super::digest::Algorithm;
 use super::http::escaped_path;
 use super::kind::Kind;
@@ -200,19 +200,9 @@ impl Repository<'_> {
         })
     }
 
-    /// The layer that is wanted: by its title, its media type if only one has it, or its number from 0; or the only one.
+    /// The layer that is wanted, or the only one.
     fn layer<'d>(&self, layers: &'d [Descriptor]) -> Result<&'d Descriptor, FeedError> {
-        let chosen = match (self.wanted.file, layers) {
-            (None, [only]) => Some(only),
-            (None, _) => None,
-            (Some(file), _) => {
-                let titled = layers.iter().find(|layer| layer.title() == Some(file));
-                let mut typed = layers.iter().filter(|layer| layer.media_type == file);
-                let typed = typed.next().filter(|_| typed.next().is_none());
-                titled.or(typed).or_else(|| layers.get(file.parse::<usize>().ok()?))
-            }
-        };
-        chosen.ok_or_else(|| {
+        chosen(self.wanted.file, layers).ok_or_else(|| {
             let names: Vec<&str> = layers.iter().map(|layer| layer.title().unwrap_or(&layer.media_type)).collect();
             let problem = format!("`file` has to name one of its layers: {}", listed(&names));
             self.asked.impossible(self.wanted, problem)
@@ -258,6 +248,20 @@ impl Repository<'_> {
     }
 }
 
+/// A layer by its title, its media type if only one has it, or its number from 0; or the only one.
+fn chosen<'d>(file: Option<&str>, layers: &'d [Descriptor]) -> Option<&'d Descriptor> {
+    match (file, layers) {
+        (None, [only]) => Some(only),
+        (None, _) => None,
+        (Some(file), _) => {
+            let titled = layers.iter().find(|layer| layer.title() == Some(file));
+            let mut typed = layers.iter().filter(|layer| layer.media_type == file);
+            let typed = typed.next().filter(|_| typed.next().is_none());
+            titled.or(typed).or_else(|| layers.get(file.parse::<usize>().ok()?))
+        }
+    }
+}
+
 /// The first few of `names`.
 fn listed(names: &[&str]) -> String {
     let more = if names.len() > SUGGESTIONS_MAX { ", …" } else { "" };
@@ -295,7 +299,7 @@ impl Asked<'_> {
         if let Some(known) = self.tokens.find(self.name, &key) {
             return Ok(known);
         }
-        let target = shoal_node::origin::Target { url, headers: &[], ca_pem: self.ca_pem.as_deref() };
+        let target = shoal_node::origin::Target { url, headers: &[], ca_pem: self.ca_pem(url) };
         match self.reader.probe(target).await {
             Ok(_) => {
                 self.tokens.keep(self.name, &key, None, OPEN_LIFE);
@@ -312,13 +316,12 @@ impl Asked<'_> {
     /// The answer to what a registry wants for `url`; none if there is none. It is kept.
     async fn answer(&self, url: &str, challenges: &[String]) -> Result<Option<String>, OriginError> {
         let key = kept_by(url);
-        let secret = self.secret.as_ref().filter(|_| self.trusts(url));
+        let value = self.secret(url).and_then(Secret::authorization);
         for challenge in challenges.iter().filter_map(|text| Challenge::parse(text)) {
-            match (challenge, secret) {
-                (Challenge::Basic, Some(secret)) => {
-                    let value = secret.authorization();
+            match (challenge, &value) {
+                (Challenge::Basic, Some(value)) => {
                     self.tokens.keep(self.name, &key, Some(value.clone()), OPEN_LIFE);
-                    return Ok(Some(value));
+                    return Ok(Some(value.clone()));
                 }
                 (Challenge::Bearer(bearer), _) => {
                     let (value, life) = self.lend(url, &bearer).await?;
@@ -341,11 +344,11 @@ impl Asked<'_> {
         let service = bearer.service.iter().map(|service| ("service", service.as_str()));
         realm.query_pairs_mut().extend_pairs(service.chain([("scope", scope)]));
         let secure = realm.scheme() == "https" && url.starts_with("https://");
-        let secret = self.secret.as_ref().filter(|_| self.trusts(url) && (secure || same_origin(realm.as_str(), url)));
-        let headers: Vec<_> =
-            secret.into_iter().map(|secret| ("authorization".to_owned(), secret.authorization())).collect();
+        let own = self.secret(url).and_then(Secret::authorization);
+        let told = own.clone().filter(|_| secure || same_origin(realm.as_str(), url));
+        let headers: Vec<_> = told.map(|value| ("authorization".to_owned(), value)).into_iter().collect();
         let document = match self.document_with(realm.as_str(), &headers).await {
-            Err(OriginError::Unauthorized { .. }) if headers.is_empty() && self.secret.is_some() => {
+            Err(OriginError::Unauthorized { .. }) if headers.is_empty() && own.is_some() => {
                 return Err(wrong(
                     "it wants a password, which is sent to another host only if both speak TLS".to_owned(),
                 ));
@@ -429,6 +432,44 @@ mod tests {
         for (text, wanted) in table {
             assert_eq!(Challenge::parse(text), wanted, "{text}");
         }
+    }
+
+    #[test]
+    fn a_layer_is_named_by_its_title_its_type_or_its_number() {
+        let layer = |number: u32, media_type: &str, title: Option<&str>| Descriptor {
+            media_type: media_type.into(),
+            digest: number.to_string(),
+            size: 1,
+            annotations: title
+                .map(|title| ("org.opencontainers.image.title".into(), title.into()))
+                .into_iter()
+                .collect(),
+            platform: None,
+        };
+        let layers = [
+            layer(0, "text/plain", Some("notes")),
+            layer(1, "app/zip", Some("0")),
+            layer(2, "text/plain", None),
+            layer(3, "app/tar", None),
+        ];
+        let found = |file: Option<&str>| chosen(file, &layers).map(|layer| layer.digest.as_str());
+        let table = [
+            (Some("notes"), Some("0")),
+            (Some("app/zip"), Some("1")),
+            (Some("app/tar"), Some("3")),
+            // Two have it.
+            (Some("text/plain"), None),
+            // A title is before a number.
+            (Some("0"), Some("1")),
+            (Some("2"), Some("2")),
+            (Some("4"), None),
+            (Some("-1"), None),
+            (None, None),
+        ];
+        for (file, wanted) in table {
+            assert_eq!(found(file), wanted, "{file:?}");
+        }
+        assert!(chosen(None, &layers[3..]).is_some(), "the only one");
     }
 
     #[test]

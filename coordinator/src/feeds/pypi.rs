@@ -165,28 +165,49 @@ fn normal_name(name: &str) -> Result<String, String> {
 fn links(html: &str) -> Vec<File> {
     let mut files = Vec::new();
     let mut rest = html;
-    while let Some(start) = rest.find("<a ") {
+    while let Some(start) = find_plain(rest, "<a ") {
         rest = &rest[start + 3..];
-        let (Some(close), Some(end)) = (rest.find('>'), rest.find("</a")) else { break };
-        if end < close {
-            continue;
-        }
-        let (attributes, text) = (&rest[..close], rest[close + 1..end].trim());
+        let Some(close) = end_of_tag(rest) else { break };
+        let (attributes, after) = (&rest[..close], &rest[close + 1..]);
+        let Some(end) = find_plain(after, "</a") else { break };
         if let Some(href) = attribute(attributes, "href") {
             let (url, fragment) = href.split_once('#').unwrap_or((href, ""));
             let hash = fragment.split_once('=').map(|(name, digits)| (name.to_owned(), digits.to_owned()));
-            let hashes = hash.into_iter().collect();
-            let yanked = attributes.contains("data-yanked");
-            files.push(File { filename: unescaped(text), url: unescaped(url), hashes, yanked });
+            let yanked = find_plain(attributes, "data-yanked").is_some();
+            let filename = unescaped(after[..end].trim());
+            files.push(File { filename, url: unescaped(url), hashes: hash.into_iter().collect(), yanked });
         }
-        rest = &rest[end..];
+        rest = &after[end..];
     }
     files
 }
 
+/// Where `wanted`, which is in lower case, is in `text`, whose case says nothing.
+fn find_plain(text: &str, wanted: &str) -> Option<usize> {
+    let starts = text.as_bytes().windows(wanted.len());
+    starts.into_iter().position(|start| start.eq_ignore_ascii_case(wanted.as_bytes()))
+}
+
+/// Where the tag ends that `text` is in. What is in quotes may hold its sign: `data-requires-python=">=3.9"`.
+fn end_of_tag(text: &str) -> Option<usize> {
+    let mut quote = None;
+    text.bytes().position(|byte| match (quote, byte) {
+        (None, b'>') => true,
+        (None, b'"' | b'\'') => {
+            quote = Some(byte);
+            false
+        }
+        (Some(open), close) if open == close => {
+            quote = None;
+            false
+        }
+        _ => false,
+    })
+}
+
 /// The value of an attribute in quotes.
 fn attribute<'t>(attributes: &'t str, name: &str) -> Option<&'t str> {
-    let (_, after) = attributes.split_once(&format!("{name}="))?;
+    let after = &attributes[find_plain(attributes, &format!("{name}="))? + name.len() + 1..];
     let quote = after.chars().next().filter(|c| matches!(c, '"' | '\''))?;
     after[1..].split_once(quote).map(|(value, _)| value)
 }
@@ -208,10 +229,11 @@ mod tests {
             yanked: false,
         };
         let html =
-            "<!DOCTYPE html><html><head><a></head><body>\n<a href=\"../../w-1.whl#sha256=ab\" data-x='>'>w-1.whl</a>
-            <br/><a class='x' href='w-2.whl?a=1&amp;b=2'> w-2.whl </a><a name=here>x</a><a href=\"w-3.whl\">w-3.whl";
-        let wanted = [file("w-2.whl", "w-2.whl?a=1&b=2", None)];
-        assert_eq!(links(html)[1..], wanted);
+            "<!DOCTYPE html><html><head></head><body>\n<a href=\"../../w-1.whl#sha256=ab\" data-x='>'>w-1.whl</a>
+            <br/><A class='x' HREF='w-2.whl?a=1&amp;b=2'> w-2.whl </A><a name=here>x</a><a href=\"w-3.whl\">w-3.whl";
+        let wanted =
+            [file("w-1.whl", "../../w-1.whl", Some(("sha256", "ab"))), file("w-2.whl", "w-2.whl?a=1&b=2", None)];
+        assert_eq!(links(html), wanted);
         assert_eq!(
             links("<a href=\"w-1.whl#sha256=ab\">w-1.whl</a>"),
             [file("w-1.whl", "w-1.whl", Some(("sha256", "ab")))]

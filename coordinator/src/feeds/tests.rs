@@ -1,6 +1,8 @@
 //! Feeds against a small HTTP server, and folders on disk.
 
-use std::collections::BTreeMap;
+mod kinds;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -28,6 +30,8 @@ pub(crate) struct Server {
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) files: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// `Content-Type`, by path.
+    types: Mutex<BTreeMap<String, &'static str>>,
     /// The only `Authorization` that is let in, if any is wanted.
     pub(crate) authorization: Mutex<Option<String>>,
     /// Path and `Authorization` of every request.
@@ -53,6 +57,12 @@ impl Server {
 
     pub(crate) fn put(&self, path: &str, bytes: impl Into<Vec<u8>>) {
         self.shared.files.lock().unwrap().insert(path.to_owned(), bytes.into());
+    }
+
+    /// The same with a `Content-Type`.
+    fn put_as(&self, path: &str, content_type: &'static str, bytes: impl Into<Vec<u8>>) {
+        self.shared.types.lock().unwrap().insert(path.to_owned(), content_type);
+        self.put(path, bytes);
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -125,7 +135,8 @@ async fn serve(socket: TcpStream, shared: &Shared) -> std::io::Result<()> {
             None => ("404 Not Found\r\n".to_owned(), Vec::new()),
             Some(file) => answer(&file, header("range").as_deref()),
         };
-        let head = format!("HTTP/1.1 {head}Content-Length: {}\r\n\r\n", body.len());
+        let kind = shared.types.lock().unwrap().get(&path).map(|kind| format!("Content-Type: {kind}\r\n"));
+        let head = format!("HTTP/1.1 {head}{}Content-Length: {}\r\n\r\n", kind.unwrap_or_default(), body.len());
         socket.write_all(head.as_bytes()).await?;
         socket.write_all(&body).await?;
         socket.flush().await?;

@@ -1,5 +1,5 @@
-//! Tokens that feeds lend for a while: kept in memory until shortly before they end, or until somebody was refused with
-//! one. Never written anywhere.
+//! What feeds and clouds lend for a while: kept in memory until shortly before it ends, or until somebody was refused with it.
+//! Never written anywhere.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,55 +8,78 @@ use std::time::{Duration, Instant};
 use shoal_proto::id::Name;
 use shoal_proto::limits::FEED_TOKENS_MAX;
 
-/// What a token is for: a feed, and there a scope such as a repository.
-type Key = (Name, String);
+/// What was lent, by what it is for.
+pub(super) struct Lent<T>(Mutex<BTreeMap<String, (T, Instant)>>);
 
-/// The tokens of all feeds.
-#[derive(Default)]
-pub(super) struct Tokens(Mutex<BTreeMap<Key, Token>>);
+/// The values of `Authorization`, or signed URLs, of all feeds; none where nothing is wanted.
+#[derive(Debug, Default)]
+pub(super) struct Tokens(Lent<Option<String>>);
 
-struct Token {
-    /// The value of `Authorization`; none where nothing is wanted.
-    authorization: Option<String>,
-    until: Instant,
+impl<T> Default for Lent<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
 }
 
-impl std::fmt::Debug for Tokens {
+impl<T> std::fmt::Debug for Lent<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} tokens", self.all().len())
+        write!(f, "{} lent", self.all().len())
+    }
+}
+
+impl<T> Lent<T> {
+    /// Keeps what is good for `life`, of which the last part is not used: who is given it has some time to read.
+    pub(super) fn keep(&self, key: &str, lent: T, life: Duration) {
+        let until = Instant::now() + life - (life / 2).min(Duration::from_secs(60));
+        let mut all = self.all();
+        if all.len() >= FEED_TOKENS_MAX {
+            let now = Instant::now();
+            all.retain(|_, (_, until)| now < *until);
+        }
+        if all.len() >= FEED_TOKENS_MAX {
+            all.pop_first();
+        }
+        all.insert(key.to_owned(), (lent, until));
+    }
+
+    /// Forgets all whose key begins so.
+    pub(super) fn forget(&self, start: &str) {
+        self.all().retain(|key, _| !key.starts_with(start));
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, (T, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Clone> Lent<T> {
+    /// What was lent, if it is still good.
+    pub(super) fn find(&self, key: &str) -> Option<T> {
+        let all = self.all();
+        let (lent, until) = all.get(key)?;
+        (Instant::now() < *until).then(|| lent.clone())
     }
 }
 
 impl Tokens {
     /// What to send, if that is known; `Some(None)` for nothing.
     pub(super) fn find(&self, feed: &Name, scope: &str) -> Option<Option<String>> {
-        let all = self.all();
-        let token = all.get(&(feed.clone(), scope.to_owned()))?;
-        (Instant::now() < token.until).then(|| token.authorization.clone())
+        self.0.find(&key(feed, scope))
     }
 
-    /// Keeps what is good for `life`, of which the last part is not used: who is given it has some time to read.
     pub(super) fn keep(&self, feed: &Name, scope: &str, authorization: Option<String>, life: Duration) {
-        let until = Instant::now() + life - (life / 2).min(Duration::from_secs(60));
-        let mut all = self.all();
-        if all.len() >= FEED_TOKENS_MAX {
-            let now = Instant::now();
-            all.retain(|_, token| now < token.until);
-        }
-        if all.len() >= FEED_TOKENS_MAX {
-            all.pop_first();
-        }
-        all.insert((feed.clone(), scope.to_owned()), Token { authorization, until });
+        self.0.keep(&key(feed, scope), authorization, life);
     }
 
     /// Forgets those of a feed: somebody was refused with one.
     pub(super) fn forget(&self, feed: &Name) {
-        self.all().retain(|(of, _), _| of != feed);
+        self.0.forget(&key(feed, ""));
     }
+}
 
-    fn all(&self) -> MutexGuard<'_, BTreeMap<Key, Token>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// A feed, and there a scope such as a repository. Names have no blanks.
+fn key(feed: &Name, scope: &str) -> String {
+    format!("{feed} {scope}")
 }
 
 #[cfg(test)]
@@ -86,7 +109,7 @@ mod tests {
         for number in 0..FEED_TOKENS_MAX + 10 {
             tokens.keep(&feed, &number.to_string(), None, Duration::from_secs(300));
         }
-        assert_eq!(tokens.all().len(), FEED_TOKENS_MAX);
+        assert_eq!(tokens.0.all().len(), FEED_TOKENS_MAX);
         assert!(tokens.find(&feed, &(FEED_TOKENS_MAX + 9).to_string()).is_some());
     }
 }

@@ -162,7 +162,7 @@ async fn knock(asked: &Asked<'_>) -> Vec<PlaceTrial> {
         let door = (asked.config.kind.door)(url);
         let headers = asked.headers(&door);
         let begun = Instant::now();
-        let probe = asked.reader.probe(Target { url: &door, headers: &headers, ca_pem: asked.ca_pem.as_deref() });
+        let probe = asked.reader.probe(Target { url: &door, headers: &headers, ca_pem: asked.ca_pem(&door) });
         let said = within(probe).await;
         let answers = match &said {
             // Many show no root, or not to everybody, and all the same what is below it.

@@ -37,6 +37,8 @@ pub(super) struct Signer<'a> {
     pub(super) dialect: &'a Dialect,
     /// The access key's id, or a service account's name.
     pub(super) id: &'a str,
+    /// What says that the key was lent.
+    pub(super) session: Option<&'a str>,
     pub(super) region: &'a str,
     pub(super) key: Key<'a>,
 }
@@ -46,35 +48,51 @@ pub(super) enum Key<'a> {
     Secret(&'a str),
     /// A service account's key.
     Rsa(&'a RsaKeyPair),
+    /// A service account's, which is with somebody who signs what it is sent.
+    Elsewhere,
+}
+
+/// A URL that lacks its signature.
+pub(super) struct Draft {
+    /// What is signed.
+    pub(super) text: String,
+    /// The URL up to the signature.
+    before: String,
+}
+
+impl Draft {
+    pub(super) fn signed(&self, signature: &[u8]) -> String {
+        format!("{}{}", self.before, hex_of(signature))
+    }
 }
 
 impl Signer<'_> {
     /// `url` signed for `GET` from `moment`, such as `20130524T000000Z`, for `life_s` seconds. Fails only where a key of RSA
     /// cannot be used.
     pub(super) fn signed(&self, url: &Url, moment: &str, life_s: u64) -> Result<String, String> {
-        let (text, query) = self.unsigned(url, moment, life_s);
+        let draft = self.draft(url, moment, life_s);
         let signature = match self.key {
             Key::Secret(secret) => {
                 let Dialect { family, service, terminator, .. } = self.dialect;
-                let steps = [date(moment), self.region, service, terminator, &text];
+                let steps = [date(moment), self.region, service, terminator, &draft.text];
                 let first = format!("{family}{secret}").into_bytes();
                 steps.into_iter().fold(first, |key, step| hmac(&key, step.as_bytes()))
             }
             Key::Rsa(key) => {
                 let mut signature = vec![0; key.public_modulus_len()];
-                key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), text.as_bytes(), &mut signature)
+                key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), draft.text.as_bytes(), &mut signature)
                     .map_err(|_| "its key cannot sign".to_owned())?;
                 signature
             }
+            Key::Elsewhere => return Err("its key is not here".to_owned()),
         };
-        let (origin, names) = (url.origin().ascii_serialization(), self.dialect.names);
-        Ok(format!("{origin}{}?{query}&{names}-Signature={}", url.path(), hex_of(&signature)))
+        Ok(draft.signed(&signature))
     }
 
-    /// What is signed, and the URL's query without the signature.
-    fn unsigned(&self, url: &Url, moment: &str, life_s: u64) -> (String, String) {
+    /// The URL before somebody signs it.
+    pub(super) fn draft(&self, url: &Url, moment: &str, life_s: u64) -> Draft {
         let Dialect { names, family, service, terminator } = self.dialect;
-        let function = if matches!(self.key, Key::Rsa(_)) { "RSA" } else { "HMAC" };
+        let function = if matches!(self.key, Key::Secret(_)) { "HMAC" } else { "RSA" };
         let algorithm = format!("{family}-{function}-SHA256");
         let scope = format!("{}/{}/{service}/{terminator}", date(moment), self.region);
         let own = [
@@ -85,7 +103,8 @@ impl Signer<'_> {
             ("SignedHeaders", "host".to_owned()),
         ];
         let asked = url.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned()));
-        let own = own.into_iter().map(|(name, value)| (format!("{names}-{name}"), value));
+        let session = self.session.map(|session| ("Security-Token", session.to_owned()));
+        let own = own.into_iter().chain(session).map(|(name, value)| (format!("{names}-{name}"), value));
         let mut query: Vec<String> =
             asked.chain(own).map(|(name, value)| format!("{}={}", escaped(&name), escaped(&value))).collect();
         query.sort_unstable();
@@ -96,7 +115,8 @@ impl Signer<'_> {
         };
         let request = format!("GET\n{}\n{query}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD", url.path());
         let hashed = Digest::of_bytes(Algorithm::Sha256, request.as_bytes()).hex();
-        (format!("{algorithm}\n{moment}\n{scope}\n{hashed}"), query)
+        let before = format!("{}{}?{query}&{names}-Signature=", url.origin().ascii_serialization(), url.path());
+        Draft { text: format!("{algorithm}\n{moment}\n{scope}\n{hashed}"), before }
     }
 }
 
@@ -132,7 +152,7 @@ mod tests {
     #[test]
     fn urls_are_signed_as_amazon_documents_it() {
         let key = Key::Secret("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY");
-        let signer = Signer { dialect: &AMAZON, id: "AKIAIOSFODNN7EXAMPLE", region: "us-east-1", key };
+        let signer = Signer { dialect: &AMAZON, id: "AKIAIOSFODNN7EXAMPLE", session: None, region: "us-east-1", key };
         let url = Url::parse("https://examplebucket.s3.amazonaws.com/test.txt").unwrap();
         assert_eq!(
             signer.signed(&url, "20130524T000000Z", 86400).unwrap(),
@@ -181,16 +201,16 @@ mod tests {
         let public = PublicKeyComponents { n: bytes_of_hex(MODULUS), e: vec![1, 0, 1] };
         let any = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
         let id = "test-iam-credentials@dummy-project-id.iam.gserviceaccount.com";
-        let signer = Signer { dialect: &GOOGLE, id, region: "auto", key: Key::Rsa(&any) };
+        let signer = Signer { dialect: &GOOGLE, id, session: None, region: "auto", key: Key::Rsa(&any) };
         let url = Url::parse("https://storage.googleapis.com/test-bucket/test-object").unwrap();
         for (moment, life_s, signature) in table {
-            let (text, _) = signer.unsigned(&url, moment, life_s);
-            public.verify(&RSA_PKCS1_2048_8192_SHA256, text.as_bytes(), &bytes_of_hex(signature)).unwrap();
+            let draft = signer.draft(&url, moment, life_s);
+            public.verify(&RSA_PKCS1_2048_8192_SHA256, draft.text.as_bytes(), &bytes_of_hex(signature)).unwrap();
         }
         let own = signer.signed(&url, "20190201T090000Z", 10).unwrap();
         let (before, signature) = own.split_once("&X-Goog-Signature=").unwrap();
         assert!(before.ends_with("&X-Goog-Date=20190201T090000Z&X-Goog-Expires=10&X-Goog-SignedHeaders=host"), "{own}");
-        let (text, _) = signer.unsigned(&url, "20190201T090000Z", 10);
+        let text = signer.draft(&url, "20190201T090000Z", 10).text;
         let public = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, any.public_key().as_ref());
         public.verify(text.as_bytes(), &bytes_of_hex(signature)).unwrap();
     }

@@ -129,8 +129,8 @@ impl Sought<'_> {
         let known = self.versions(&bases).await?;
         let version = match &self.range {
             Some(Range::Exactly(_)) | None => self.choose(&known)?.clone(),
-            Some(range) => match self.highest_listed(&registrations, range).await? {
-                Some(version) if known.contains(&version) => version,
+            Some(range) => match self.highest_listed(&registrations, range, &known).await? {
+                Some(version) => version,
                 // Without registrations, nothing says what is unlisted.
                 _ if registrations.is_empty() => self.choose(&known)?.clone(),
                 _ => return Err(self.none_listed()),
@@ -201,8 +201,13 @@ impl Sought<'_> {
         Err(failed.unwrap_or_else(|| self.asked.no_package(self.wanted, String::new())))
     }
 
-    /// The highest version that is meant and listed; none without registrations. Pages are read from the last one.
-    async fn highest_listed(&self, bases: &[String], range: &Range) -> Result<Option<Version>, FeedError> {
+    /// The highest of the `known` versions that is meant and listed; none without registrations. Pages are read from the last one.
+    async fn highest_listed(
+        &self,
+        bases: &[String],
+        range: &Range,
+        known: &[Version],
+    ) -> Result<Option<Version>, FeedError> {
         if bases.is_empty() {
             return Ok(None);
         }
@@ -213,7 +218,9 @@ impl Sought<'_> {
                 None => self.asked.json::<Page>(&page.url, self.wanted).await?.items.unwrap_or_default(),
             };
             let listed = items.iter().filter(|item| item.catalog_entry.listed != Some(false));
-            let versions: Vec<_> = listed.filter_map(|item| Version::parse(&item.catalog_entry.version).ok()).collect();
+            let versions = listed.filter_map(|item| Version::parse(&item.catalog_entry.version).ok());
+            // What was published a moment ago is listed before it can be had.
+            let versions: Vec<_> = versions.filter(|version| known.contains(version)).collect();
             if let Some(best) = range.best(&versions) {
                 return Ok(Some(best.clone()));
             }
@@ -240,17 +247,16 @@ impl Sought<'_> {
 
     /// The package's SHA-512, if the feed publishes it; many do not.
     async fn published_hash(&self, registrations: &[String], version: &Version) -> Option<Digest> {
-        let leaf = format!("{}{}/{version}.json", registrations.first()?, self.lower);
-        let leaf: Leaf = self.optional(&leaf).await?;
+        let leaf: Result<Leaf, _> = self.json_of_any(registrations, &format!("{}/{version}.json", self.lower)).await;
+        let leaf = self.optional(leaf)?;
         let entry = match leaf.catalog_entry {
             CatalogEntry::Here(entry) => entry,
-            CatalogEntry::Url(url) => self.optional(&url).await?,
+            CatalogEntry::Url(url) => self.optional(self.asked.json(&url, self.wanted).await)?,
         };
         Digest::of_base64(&entry.package_hash_algorithm?, &entry.package_hash?)
     }
 
-    async fn optional<T: DeserializeOwned>(&self, url: &str) -> Option<T> {
-        let document = self.asked.json(url, self.wanted).await;
+    fn optional<T>(&self, document: Result<T, FeedError>) -> Option<T> {
         document.inspect_err(|error| tracing::debug!(feed = %self.asked.name, %error, "no published hash")).ok()
     }
 }

@@ -19,8 +19,9 @@ pub(super) struct Version {
 pub(super) enum Range {
     /// That one.
     Exactly(Version),
-    /// Those whose first numbers are these, such as `4.2.*`; with `-*` also those before a release.
-    Below { numbers: Vec<u32>, prereleases: bool },
+    /// Those whose first numbers are these, such as `4.2.*`; also those before a release whose labels begin so: `4.2.*-rc*`, or
+    /// any with `-*`.
+    Below { numbers: Vec<u32>, prefix: Option<String> },
     /// A release and what came before it, of the labels that begin so: `4.2.1-beta*`.
     Leading { numbers: [u32; 4], prefix: String },
     /// Those between two bounds: `[4.2,5.0)`.
@@ -129,23 +130,27 @@ impl Range {
         let Some(star) = text.find('*') else { return Version::parse(text).map(Self::Exactly) };
         let wrong =
             || format!("`{text}` is no floating version: write for instance `4.2.*`, `4.2.*-*` or `4.2.1-beta*`");
-        let (numbers, prereleases) = match text.strip_suffix("*-*") {
-            Some(numbers) => (numbers, true),
-            None if star + 1 == text.len() => (&text[..star], false),
+        let is_prefix = |prefix: &str| prefix.split('.').all(is_label);
+        let (numbers, prefix) = match text[star + 1..].strip_prefix('-').and_then(|rest| rest.strip_suffix('*')) {
+            Some(prefix) => (&text[..star], Some(prefix.to_ascii_lowercase())),
+            None if star + 1 == text.len() => (&text[..star], None),
             None => return Err(wrong()),
         };
-        if let Some((numbers, prefix)) = numbers.split_once('-') {
+        if prefix.as_deref().is_some_and(|prefix| !is_prefix(prefix)) {
+            return Err(wrong());
+        }
+        if let Some((numbers, own)) = numbers.split_once('-') {
             let exact = Version::parse(numbers).map_err(|_| wrong())?;
-            let prefix = prefix.to_ascii_lowercase();
-            let good = !prereleases && prefix.split('.').all(is_label);
-            return good.then_some(Self::Leading { numbers: exact.numbers, prefix }).ok_or_else(wrong);
+            let good = prefix.is_none() && is_prefix(own);
+            let leading = Self::Leading { numbers: exact.numbers, prefix: own.to_ascii_lowercase() };
+            return good.then_some(leading).ok_or_else(wrong);
         }
         let numbers = match numbers.strip_suffix('.') {
             Some(numbers) => numbers_of(numbers).filter(|numbers| numbers.len() < 4).ok_or_else(wrong)?,
             None if numbers.is_empty() => Vec::new(),
             None => return Err(wrong()),
         };
-        Ok(Self::Below { numbers, prereleases })
+        Ok(Self::Below { numbers, prefix })
     }
 
     fn interval(text: &str) -> Result<Self, String> {
@@ -173,8 +178,9 @@ impl Range {
     pub(super) fn contains(&self, version: &Version) -> bool {
         match self {
             Self::Exactly(one) => one == version,
-            Self::Below { numbers, prereleases } => {
-                version.numbers.starts_with(numbers) && (*prereleases || !version.is_prerelease())
+            Self::Below { numbers, prefix } => {
+                let begins = prefix.as_ref().is_some_and(|prefix| version.labels.join(".").starts_with(prefix));
+                version.numbers.starts_with(numbers) && (begins || !version.is_prerelease())
             }
             Self::Leading { numbers, prefix } => {
                 let begins = version.labels.join(".").starts_with(prefix);
@@ -314,6 +320,10 @@ mod tests {
             ("4.2.*", Some("4.2.1")),
             ("04.02.*", Some("4.2.1")),
             ("4.2.*-*", Some("4.2.2-rc.2")),
+            ("4.2.*-beta*", Some("4.2.2-beta.1")),
+            ("4.*-RC.*", Some("4.10.0")),
+            ("*-dev*", Some("5.1.0-dev")),
+            ("*-rc*", Some("5.0.0")),
             ("4.2.2-*", Some("4.2.2-rc.2")),
             ("4.2.2-beta*", Some("4.2.2-beta.1")),
             ("4.2.2-RC.*", Some("4.2.2-rc.2")),
@@ -360,6 +370,8 @@ mod tests {
             "[1,2,3]",
             "-*",
             "4.2.x-*",
+            "4.*-a*b",
+            "4.*-β*",
         ];
         for bad in bad {
             assert!(Range::parse(bad).is_err(), "{bad}: {:?}", Range::parse(bad));
