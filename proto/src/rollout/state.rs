@@ -330,6 +330,16 @@ impl State {
             Change::Finished { outcome } => {
                 (self.finished, self.times.finished) = (Some(outcome.clone()), Some(at));
             }
+            when => self.apply_when(when, at),
+        }
+        if changes_orders(change) {
+            self.generation = self.generation.next();
+        }
+    }
+
+    /// Does what a record says of when it may go on.
+    fn apply_when(&mut self, change: &Change, at: WallTime) {
+        match change {
             Change::Away { nodes } => {
                 for node in nodes.iter().filter(|node| self.nodes.contains_key(node)) {
                     self.away.entry(*node).or_insert(at);
@@ -340,9 +350,7 @@ impl State {
             Change::Opened { site } => drop(self.shut.remove(site)),
             Change::AnyHour => self.any_hour = true,
             Change::Hurried => self.hurried = true,
-        }
-        if changes_orders(change) {
-            self.generation = self.generation.next();
+            _ => {}
         }
     }
 

@@ -224,6 +224,10 @@ fn the_help_of_commands_is_stable() {
           --color <WHEN>       When to use colours; `auto` also heeds NO_COLOR [default: auto] [possible
                                values: auto, always, never]
     ");
+}
+
+#[test]
+fn the_help_of_commands_below_others_is_stable() {
     insta::assert_snapshot!(help(&["token", "create"]), @r"
     Make a join string and print it alone on standard output
 

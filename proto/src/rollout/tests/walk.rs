@@ -5,6 +5,8 @@
 //! wherever nothing can happen any more, the deployment must be over. Crashes are bounded, and everything else makes
 //! progress, so each path ends there.
 
+mod hours;
+
 use std::collections::VecDeque;
 
 use super::*;
@@ -256,18 +258,6 @@ impl World {
         if short || (waits && self.promotes > 0) {
             let promoted = World { promotes: self.promotes.saturating_sub(1), ..self.clone() };
             promoted.tell(&Input::Operator(Operator::Promote), worlds);
-        }
-    }
-
-    fn hours(&self) -> Input {
-        when::hours(if self.shut { &["a"] } else { &[] })
-    }
-
-    fn shut_or_open(&self, worlds: &mut Vec<World>) {
-        let shuts = if self.shut { Some(self.shuts) } else { self.shuts.checked_sub(1) };
-        if let Some(shuts) = shuts.filter(|_| self.rollout.outcome().is_none()) {
-            let other = World { shut: !self.shut, shuts, ..self.clone() };
-            other.tell(&other.hours(), worlds);
         }
     }
 
@@ -680,31 +670,4 @@ fn a_node_lost_before_it_was_ordered_is_replaced() {
     };
     let first = World { lost_for_good: true, slow_orders: true, ..of_sites(Phase::Before) };
     assert_long(walk(first, once_in_a_site, ends));
-}
-
-/// A site is shut, or opens, between any two messages, also while the coordinator is away: none of its nodes starts a step
-/// then, and all paths come to the end.
-#[test]
-fn shut_at_any_moment_a_site_starts_nothing() {
-    assert_long(walk(World { shuts: 1, ..two_steps() }, once, succeeds));
-    let first = World { shuts: 2, slow_orders: true, node_crashes: 0, coordinator_crashes: 0, ..two_steps() };
-    assert_long(walk(first, once, succeeds));
-}
-
-#[test]
-fn shut_at_any_moment_waves_and_retries_keep_their_order() {
-    let waves = World { node_crashes: 0, shuts: 1, pauses: 1, ..in_waves(vec![windowed()]) };
-    assert_long(walk(waves, in_order, succeeds));
-    let steps = vec![Step { retries: 1, backoff: Duration::from_secs(1), ..script("one") }];
-    let retried =
-        World { node_crashes: 0, shuts: 2, failures: 2, retries: 1, ..World::new(manifest(2, vec![], steps)) };
-    assert_long(walk(retried, |_| {}, is_over));
-}
-
-#[test]
-fn shut_at_any_moment_a_site_runs_its_step_once() {
-    let first = World { node_crashes: 0, shuts: 1, ..of_sites(Phase::Steps) };
-    assert_long(walk(first, once_in_a_site, once_per_site));
-    let late = World { coordinator_crashes: 0, node_crashes: 0, shuts: 3, slow_orders: true, ..of_sites(Phase::Steps) };
-    assert_long(walk(late, once_in_a_site, once_per_site));
 }
