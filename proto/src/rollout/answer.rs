@@ -26,7 +26,8 @@ pub(super) fn changes(input: Input, sight: &Sight<'_>) -> Result<Vec<Change>, Re
         Input::Acquired { node, package } => acquired(sight, node, package),
         Input::AcquireFailed { node, package, cause } => acquire_failed(sight, node, package, cause),
         Input::StepReady { node, step } => {
-            let asked = sight.state.elected.contains(&(step, node));
+            // What expired meanwhile does not begin.
+            let asked = sight.state.elected.contains(&(step, node)) && when::expired(sight).is_none();
             asked.then(|| Change::Ordered { step, attempt: 1, actors: vec![Actor::Node(node)] })
         }
         Input::StepStarted { actor, step, attempt } => {
