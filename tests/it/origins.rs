@@ -160,6 +160,9 @@ fn what_breaks_under_way_is_told_and_goes_on_once_it_is_repaired() {
         (Behaviour { wants: Some(Credentials { user: "ci", password: "x" }), ..Behaviour::default() }, "answered 401"),
         (Behaviour::faulty(Fault::Status(403, None), |_| true), "the signed URL has expired"),
         (Behaviour::faulty(Fault::Status(503, Some(3600)), |_| true), "answered 503: it is overloaded or broken"),
+        (Behaviour::faulty(Fault::Gzip, |_| true), "it is encoded (gzip), which was not asked for"),
+        (Behaviour::faulty(Fault::WrongRange, |_| true), "were asked for"),
+        (Behaviour::faulty(Fault::Status(416, None), |_| true), "416"),
     ];
     for (number, (bad, cause)) in table.into_iter().enumerate() {
         let name = format!("under-way-{number}.bin");

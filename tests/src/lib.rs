@@ -18,7 +18,7 @@ mod token_server;
 mod wait;
 
 pub use mesh::{Mesh, Ran};
-pub use origin::{Behaviour, Credentials, Dialect, Fault, Origin, Store};
+pub use origin::{Behaviour, Credentials, Dialect, Fault, Origin, Store, certificate};
 pub use process::Process;
 pub use programs::{program, workspace};
 pub use proxy::Proxy;

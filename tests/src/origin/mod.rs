@@ -82,6 +82,12 @@ pub struct Origin {
     certificate: Option<Certificate>,
 }
 
+/// A self-signed certificate for 127.0.0.1 and its key, both in PEM, for a server that is no [`Origin`].
+pub fn certificate() -> (String, String) {
+    let made = Certificate::make();
+    (made.pem().to_owned(), made.key_pem().to_owned())
+}
+
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
