@@ -85,10 +85,14 @@ impl ReadLeaseError {
             Self::Cancelled => Outcome::Revoked,
             // Another node may have a way where this one has none; the next lease comes with credentials made anew.
             Self::Origin(error) => {
-                use OriginError::{Forbidden, IgnoresRanges, Unauthorized, Untrusted};
+                use OriginError::{
+                    BadAnswer, Forbidden, IgnoresRanges, NotFound, Redirect, Status, Unauthorized, Untrusted,
+                };
                 let anew =
                     matches!(error, IgnoresRanges { .. } | Unauthorized { .. } | Forbidden { .. } | Untrusted { .. });
-                Outcome::Failed { retryable: error.is_passing() || anew }
+                // What a server does wrong, its operator may mend: the rest is not lost for this node.
+                let mended = matches!(error, BadAnswer { .. } | NotFound { .. } | Redirect { .. } | Status { .. });
+                Outcome::Failed { retryable: error.is_passing() || anew || mended }
             }
             Self::Disk(_) | Self::Declined(_) => Outcome::Failed { retryable: false },
             Self::Wrong(_) | Self::Connect(_) | Self::Bulk(_) | Self::Compressed(_) | Self::Interrupted => {

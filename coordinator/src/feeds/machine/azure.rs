@@ -15,7 +15,7 @@ use roxmltree::Document;
 use serde::Deserialize;
 
 use super::super::objects::moment;
-use super::{METADATA, Machine, file, json, lasts_until, text};
+use super::{METADATA, Machine, advised, file, json, lasts_until, text};
 
 /// What a token is for.
 const STORAGE: &str = "https://storage.azure.com/";
@@ -66,11 +66,8 @@ impl Machine {
             .header("x-ms-version", version)
             .header("content-type", "application/xml")
             .body(body);
-        let answer = text(ask).await.map_err(|error| {
-            format!(
-                "{error}; the machine's identity needs the role Storage Blob Data Reader on the account or container"
-            )
-        })?;
+        let advice = "the machine's identity needs the role Storage Blob Data Reader on the account or container";
+        let answer = text(ask).await.map_err(|error| advised(error, advice))?;
         let key = Arc::new(delegation_key(&answer)?);
         // For as long as what is signed by it does not outlive it.
         self.delegated.keep(&scope, Arc::clone(&key), lasts.saturating_sub(life));

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use super::{Machine, json, text};
+use super::{Machine, advised, json, text};
 
 const SIGNERS: &str = "https://iamcredentials.googleapis.com";
 
@@ -48,9 +48,9 @@ impl Machine {
         let url = format!("{place}/v1/projects/-/serviceAccounts/{account}:signBlob");
         let ask =
             self.far()?.post(url).bearer_auth(&*token).json(&serde_json::json!({ "payload": STANDARD.encode(bytes) }));
-        let signed: Signed = json(ask).await.map_err(|error| {
-            format!("{error}; `{account}` needs the role Service Account Token Creator on itself, so that Google signs for it")
-        })?;
+        let advice =
+            format!("`{account}` needs the role Service Account Token Creator on itself, so that Google signs for it");
+        let signed: Signed = json(ask).await.map_err(|error| advised(error, &advice))?;
         STANDARD.decode(signed.signed_blob).map_err(|_| "Google's signature is no base64".to_owned())
     }
 

@@ -109,13 +109,9 @@ async fn text(request: RequestBuilder) -> Result<String, String> {
     let (client, request) = request.build_split();
     let request = request.map_err(|error| error.without_url().to_string())?;
     let (method, url) = (request.method().clone(), shown_url(request.url().as_str()));
-    let failed = |error: reqwest::Error| {
-        let why = if error.is_timeout() {
-            format!("no answer in {} s", MACHINE_ANSWER_WAIT.as_secs())
-        } else {
-            error.without_url().to_string()
-        };
-        format!("{method} {url}: {why}")
+    let failed = |error: reqwest::Error| match error.is_timeout() {
+        true => format!("{method} {url}: no answer in {} s", MACHINE_ANSWER_WAIT.as_secs()),
+        false => format!("{method} {url}: {}", causes(error)),
     };
     let mut response = client.execute(request).await.map_err(failed)?;
     let status = response.status();
@@ -138,6 +134,26 @@ async fn json<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, String>
     let text = text(request).await?;
     // The error tells no value, but where it is and what was wanted.
     serde_json::from_str(&text).map_err(|error| format!("an answer that cannot be used: {error}"))
+}
+
+/// The whole chain of causes in one line, without the URL, which may hold secrets.
+fn causes(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut next: Option<&dyn std::error::Error> = Some(&error);
+    let all = std::iter::from_fn(|| {
+        let error = next?;
+        next = error.source();
+        Some(error.to_string())
+    });
+    all.collect::<Vec<_>>().join(": ")
+}
+
+/// What was answered, with `advice` where that is a refusal.
+fn advised(error: String, advice: &str) -> String {
+    match ["answered 401", "answered 403"].iter().any(|refused| error.contains(refused)) {
+        true => format!("{error}; {advice}"),
+        false => error,
+    }
 }
 
 /// The beginning of a body, in one line.

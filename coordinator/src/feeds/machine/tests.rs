@@ -47,8 +47,7 @@ impl Cloud {
                     let mut socket = BufStream::new(socket);
                     while let Some(seen) = read(&mut socket).await {
                         log.lock().unwrap().push(seen.clone());
-                        let (status, body) =
-                            answer(&seen).map_or(("404 None", "no such thing".into()), |body| ("200 OK", body));
+                        let (status, body) = answer(&seen).map_or_else(|| refusal(&seen), |body| ("200 OK", body));
                         let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
                         let _ = socket.write_all(answer.as_bytes()).await;
                         let _ = socket.flush().await;
@@ -94,6 +93,14 @@ async fn read(socket: &mut BufStream<tokio::net::TcpStream>) -> Option<Seen> {
     socket.read_exact(&mut body).await.ok()?;
     let line = lines[0].trim_end_matches(" HTTP/1.1").to_owned();
     Some(Seen { line, headers, body: String::from_utf8(body).unwrap() })
+}
+
+/// Who may not sign, or be lent a key, is told so; all else is nowhere.
+fn refusal(seen: &Seen) -> (&'static str, String) {
+    match seen.line.contains(":signBlob") || seen.line.contains("userdelegationkey") {
+        true => ("403 Forbidden", "it may not".into()),
+        false => ("404 Not Found", "no such thing".into()),
+    }
 }
 
 fn machine(variables: &[(&str, &str)]) -> Machine {
@@ -240,6 +247,7 @@ async fn google_signs_for_a_machines_account() {
         "{refused}"
     );
     let none = super::tests::machine(&[("GCE_METADATA_HOST", "127.0.0.1:1")]).google_account().await.unwrap_err();
+    assert!(none.contains("refused"), "the cause: {none}");
     assert!(none.ends_with("has this machine a service account?"), "{none}");
 }
 
