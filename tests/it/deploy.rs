@@ -145,9 +145,9 @@ fn inventory(mesh: &Mesh) {
     assert_eq!(
         table,
         [
-            "site nodes online WAN limit limited by WAN rate time zone",
-            "osl 2 2 none – 0 B/s –",
-            "syd 2 2 none – 0 B/s –"
+            "site nodes online WAN limit limited by WAN rate time zone steps start",
+            "osl 2 2 none – 0 B/s – yes",
+            "syd 2 2 none – 0 B/s – yes"
         ]
     );
     let list = mesh.shoal(&["status", "--list", "-o", "json"]).json();
