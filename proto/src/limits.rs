@@ -499,6 +499,10 @@ pub const SLOW_FACTOR: u32 = 3;
 /// elsewhere comes twice; longer, and one slow node of ten costs the others more (`shoal-sim bench swarm --slow 10`).
 pub const SLOW_AGE_MIN: Duration = Duration::from_millis(500);
 
+/// The age at which a request is slow as long as nothing has arrived that says how long blocks take. Where that is shorter than
+/// they do take, each is asked for again elsewhere, and all take longer still.
+pub const SLOW_AGE_FIRST: Duration = Duration::from_secs(3);
+
 /// Blocks on their way when nothing else is missing, at which the last ones are asked of a second neighbour.
 pub const ENDGAME_BLOCKS_MAX: usize = 16;
 

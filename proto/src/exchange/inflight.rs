@@ -9,7 +9,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::limits::{
-    BUSY_REST_MAX, BUSY_REST_MIN, SLOW_AGE_MIN, SLOW_FACTOR, TRANSFERS_BYTES_MIN, TRANSFERS_MIN, UPLOADS_MAX,
+    BUSY_REST_MAX, BUSY_REST_MIN, SLOW_AGE_FIRST, SLOW_AGE_MIN, SLOW_FACTOR, TRANSFERS_BYTES_MIN, TRANSFERS_MIN,
+    UPLOADS_MAX,
 };
 use crate::time::Time;
 
@@ -105,7 +106,7 @@ impl Times {
 
     /// The age at which a request is slow; at the end of a content, when a second neighbour is to be asked too.
     pub(super) fn patience(&self, endgame: bool) -> Duration {
-        let Some(median) = self.median else { return SLOW_AGE_MIN * SLOW_FACTOR };
+        let Some(median) = self.median else { return SLOW_AGE_FIRST };
         if endgame { (median * 3 / 2).max(SLOW_AGE_MIN / 4) } else { (median * SLOW_FACTOR).max(SLOW_AGE_MIN) }
     }
 }
@@ -149,7 +150,7 @@ mod tests {
     #[test]
     fn slow_is_three_times_the_median_of_late() {
         let mut times = Times::default();
-        assert_eq!(times.patience(false), SLOW_AGE_MIN * SLOW_FACTOR);
+        assert_eq!(times.patience(false), SLOW_AGE_FIRST);
         (0..100).for_each(|_| times.add(Duration::from_secs(9)));
         (0..32).for_each(|_| times.add(Duration::from_secs(2)));
         assert_eq!(times.patience(false), Duration::from_secs(6));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::Why;
 use super::site::Site;
 use crate::id::NodeId;
-use crate::limits::{LEASE_TIME_MIN, READER_LATE_MIN, SLOW_FACTOR, SLOW_READER_REST};
+use crate::limits::{READER_LATE_MIN, SLOW_FACTOR, SLOW_READER_REST};
 use crate::time::Time;
 
 /// Blocks that others have to land meanwhile.
@@ -61,7 +61,7 @@ impl Site {
         let median = self.median_rate()?;
         let largest = self.block_bytes.iter().copied().max().unwrap_or(0);
         let expected = Duration::from_millis(u64::from(largest) * 1000 / median.max(1));
-        Some((expected * SLOW_FACTOR).clamp(READER_LATE_MIN, LEASE_TIME_MIN))
+        Some((expected * SLOW_FACTOR).max(READER_LATE_MIN))
     }
 
     /// The bytes that a node reads in a second, once that was measured.
