@@ -165,8 +165,10 @@ fn a_step_whose_end_nobody_saw_is_unknown_until_an_operator_answers() {
     mesh.kill_node("one");
     fs::write(mesh.path("go"), "").unwrap();
     mesh.start_node("one");
-    let status = mesh.await_state(&id, "paused", WITHIN);
-    assert_eq!(step_states(&status, 0), ["unknown", "succeeded"]);
+    mesh.await_state(&id, "paused", WITHIN);
+    mesh.await_status(&id, "the other's end is told too", WITHIN, |status| {
+        step_states(status, 0) == ["unknown", "succeeded"]
+    });
     assert_eq!(runs(&mesh)["one during"], 1, "it is not run again by itself");
     let shown = mesh.shoal(&["status", &id]).stdout;
     assert!(shown.contains("unknown") && shown.contains("one"), "{shown}");
