@@ -391,6 +391,23 @@ fn s3(args: &[&str]) {
     assert!(ran.status.success(), "curl {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
 }
 
+/// Deploys an object of a store that keeps versions, and changes it while two nodes read: they get what was resolved, `wanted`.
+fn change_under_way(mesh: &mut Mesh, wanted: &[u8], change: impl FnOnce()) {
+    fs::write(mesh.path("key"), "correct-horse\n").unwrap();
+    mesh.join("osl", &["one", "two"]);
+    fs::write(mesh.path("wanted"), wanted).unwrap();
+    let file = format!(
+        "name: web\nrelease: '1'\npackages:\n  web: {{ feed: releases, id: 'web/{{version}}/web+1.zip', version: '1.2' }}\n\
+         targets:\n  - {{ select: all, packages: [web] }}\nsteps:\n  - {{ name: same, run: 'cmp \"$SHOAL_PACKAGE_WEB\" {}' }}\n",
+        mesh.path("wanted").display()
+    );
+    let id = mesh.begin(&file);
+    let within = Duration::from_secs(90);
+    mesh.await_status(&id, "it has begun", within, |status| status["sites"][0]["wan_bytes"].as_u64() > Some(0));
+    change();
+    mesh.await_state(&id, "succeeded", within);
+}
+
 #[test]
 fn seaweedfs_serves_an_object_by_signed_urls_and_keeps_the_version_that_was_resolved() {
     let Some(program) = installed("weed") else { return };
@@ -427,19 +444,7 @@ fn seaweedfs_serves_an_object_by_signed_urls_and_keeps_the_version_that_was_reso
     );
     let mut mesh = Mesh::start(&feed);
     mesh.set_node_args(&SLOWLY);
-    fs::write(mesh.path("key"), "correct-horse\n").unwrap();
-    mesh.join("osl", &["one", "two"]);
-    fs::write(mesh.path("wanted"), &first).unwrap();
-    let file = format!(
-        "name: web\nrelease: '1'\npackages:\n  web: {{ feed: releases, id: 'web/{{version}}/web+1.zip', version: '1.2' }}\n\
-         targets:\n  - {{ select: all, packages: [web] }}\nsteps:\n  - {{ name: same, run: 'cmp \"$SHOAL_PACKAGE_WEB\" {}' }}\n",
-        mesh.path("wanted").display()
-    );
-    let id = mesh.begin(&file);
-    let within = Duration::from_secs(90);
-    mesh.await_status(&id, "it has begun", within, |status| status["sites"][0]["wan_bytes"].as_u64() > Some(0));
-    upload(&second);
-    mesh.await_state(&id, "succeeded", within);
+    change_under_way(&mut mesh, &first, || upload(&second));
     let log = mesh.coordinator_log();
     assert!(!log.contains("ended under way") && !log.contains("was refused"), "{log}");
     assert!(!log.contains("Signature"), "a signed URL is in the log");
@@ -570,19 +575,7 @@ fn fake_gcs_server_serves_the_generation_that_was_resolved() {
     );
     let mut mesh = Mesh::start(&feed);
     mesh.set_node_args(&["--download-limit", "400 kB/s"]);
-    fs::write(mesh.path("key"), "correct-horse\n").unwrap();
-    mesh.join("osl", &["one", "two"]);
-    fs::write(mesh.path("wanted"), &first).unwrap();
-    let file = format!(
-        "name: web\nrelease: '1'\npackages:\n  web: {{ feed: releases, id: 'web/{{version}}/web+1.zip', version: '1.2' }}\n\
-         targets:\n  - {{ select: all, packages: [web] }}\nsteps:\n  - {{ name: same, run: 'cmp \"$SHOAL_PACKAGE_WEB\" {}' }}\n",
-        mesh.path("wanted").display()
-    );
-    let id = mesh.begin(&file);
-    let within = Duration::from_secs(90);
-    mesh.await_status(&id, "it has begun", within, |status| status["sites"][0]["wan_bytes"].as_u64() > Some(0));
-    post(object, "application/zip", &second);
-    mesh.await_state(&id, "succeeded", within);
+    change_under_way(&mut mesh, &first, || post(object, "application/zip", &second));
     assert!(!mesh.coordinator_log().contains("Signature"), "a signed URL is in the log");
     tried(&mesh, &["releases", "web/{version}/web+1.zip", "1.2"], true);
 }

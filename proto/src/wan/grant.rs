@@ -11,7 +11,7 @@ use super::{BlockRange, Notice, Output, Why};
 use crate::id::{BlockIndex, LeaseId};
 use crate::limits::{
     LEASE_BYTES_MAX, LEASE_BYTES_MIN, LEASE_RATE_GUESS, LEASE_RUNS_MAX, LEASE_TIME_MIN, LEASED_BYTES_PER_NODE_MAX,
-    LEASES_PER_NODE_MAX, NODES_PER_STAKE_SHARE, REPLICATION_WAIT_MAX, SLOW_READER_REST, STAKE_SHARES_MAX,
+    LEASES_PER_NODE_MAX, NODES_PER_STAKE_SHARE, REPLICATION_WAIT_MAX, STAKE_SHARES_MAX,
 };
 use crate::rng::mix;
 use crate::time::Time;
@@ -98,12 +98,8 @@ impl Site {
             return None;
         }
         if self.is_slow(slot) {
-            let member = &mut self.members[slot];
-            member.rests_until = now + SLOW_READER_REST;
-            member.speed = super::member::Speed::default();
-            self.timers.insert((member.rests_until, Why::CooledDown(node)));
-            // What it has a part of is not left to it any more.
-            self.least_stale = true;
+            self.members[slot].speed = super::member::Speed::default();
+            self.rest_slow_reader(slot, now);
             self.ready_all();
             return None;
         }
@@ -354,6 +350,7 @@ mod tests {
     use super::super::{Input, Lacking};
     use super::*;
     use crate::id::NodeId;
+    use crate::limits::SLOW_READER_REST;
 
     #[test]
     fn runs_are_maximal() {

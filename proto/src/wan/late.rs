@@ -9,6 +9,8 @@
 use std::time::Duration;
 
 use super::Why;
+use super::lease::State;
+use super::member::Member;
 use super::site::Site;
 use crate::id::NodeId;
 use crate::limits::{READER_LATE_MIN, SLOW_FACTOR, SLOW_READER_REST};
@@ -59,8 +61,7 @@ impl Site {
     /// How long a reader may take for a block: three times as long as is usual, if that is known.
     fn late_after(&self) -> Option<Duration> {
         let median = self.median_rate()?;
-        let largest = self.block_bytes.iter().copied().max().unwrap_or(0);
-        let expected = Duration::from_millis(u64::from(largest) * 1000 / median.max(1));
+        let expected = Duration::from_millis(u64::from(self.largest_block_bytes) * 1000 / median.max(1));
         Some((expected * SLOW_FACTOR).max(READER_LATE_MIN))
     }
 
@@ -68,8 +69,8 @@ impl Site {
     pub(super) fn median_rate(&self) -> Option<u64> {
         let members = self.members.iter().filter(|member| member.trusted() && !member.progress.late);
         let mut rates: Vec<_> = members.filter_map(|member| member.speed.rate()).collect();
-        rates.sort_unstable();
-        rates.get(rates.len() / 2).copied()
+        let middle = rates.len() / 2;
+        (!rates.is_empty()).then(|| *rates.select_nth_unstable(middle).1)
     }
 
     /// It is time to look at a reader.
@@ -99,22 +100,27 @@ impl Site {
         if self.late == 0 {
             return;
         }
-        let idle = self.members.iter().filter(|member| member.trusted() && member.queue.is_empty());
-        if idle.filter(|member| member.rests_until <= now).count() == 0 {
+        let could_read = |member: &Member| member.trusted() && member.queue.is_empty() && member.rests_until <= now;
+        if !self.members.iter().any(could_read) {
             return;
         }
-        let largest = self.block_bytes.iter().copied().max().unwrap_or(0);
-        let late: Vec<_> = (0..self.members.len()).filter(|slot| self.members[*slot].progress.late).collect();
+        let holds = |member: &Member| member.queue.iter().any(|lease| self.leases[lease].state == State::Held);
+        let late = self.members.iter().enumerate().filter(|(_, member)| member.progress.late && holds(member));
+        let late: Vec<_> = late.map(|(slot, _)| slot).collect();
         for slot in late {
-            if self.budget.left_bytes() < u64::from(largest) {
+            if self.budget.left_bytes() < u64::from(self.largest_block_bytes) {
                 return;
             }
-            let member = &mut self.members[slot];
-            // What it has a part of is not left to it.
-            member.rests_until = member.rests_until.max(now + SLOW_READER_REST);
-            self.timers.insert((member.rests_until, Why::CooledDown(member.id)));
-            self.least_stale = true;
-            member.queue.clone().into_iter().for_each(|lease| self.revoke(lease, now));
+            self.rest_slow_reader(slot, now);
+            self.members[slot].queue.clone().into_iter().for_each(|lease| self.revoke(lease, now));
         }
+    }
+
+    /// The member gets no lease for a while, and what it has a part of is not left to it.
+    pub(super) fn rest_slow_reader(&mut self, slot: usize, now: Time) {
+        let member = &mut self.members[slot];
+        member.rests_until = member.rests_until.max(now + SLOW_READER_REST);
+        self.timers.insert((member.rests_until, Why::CooledDown(member.id)));
+        self.least_stale = true;
     }
 }

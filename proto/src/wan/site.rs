@@ -26,6 +26,7 @@ const NEEDLESS_BYTES_MIN: u64 = 2 * SEGMENT_BYTES_MAX as u64;
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) block_bytes: Vec<u32>,
+    pub(super) largest_block_bytes: u32,
     pub(super) blocks: Vec<Block>,
     pub(super) missing: BlockSet,
     /// The fewest bytes that a trusted member lacks of each block.
@@ -101,6 +102,7 @@ impl Site {
         let count = u32::try_from(block_bytes.len()).unwrap_or(u32::MAX);
         Self {
             block_bytes: block_bytes.to_vec(),
+            largest_block_bytes: block_bytes.iter().copied().max().unwrap_or(0),
             blocks: vec![Block::default(); block_bytes.len()],
             missing: BlockSet::full(count),
             least: block_bytes.to_vec(),
