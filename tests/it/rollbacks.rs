@@ -34,7 +34,10 @@ steps:
     run: |
       test "$SHOAL_VAR_PASSWORD" = {SECRET} || exit 4
       echo start $SHOAL_RELEASE $SHOAL_NODE $(wc -c < $SHOAL_PACKAGE_WEB) >> {ran}
-      test ! -e {folder}/broken$SHOAL_RELEASE
+      test ! -e {folder}/broken$SHOAL_RELEASE && exit
+      # The first that fails has the other killed, which may not have written yet.
+      until test $(grep -c "^start $SHOAL_RELEASE " {ran}) = 2; do sleep 0.05; done
+      exit 1
 "#
     )
 }
