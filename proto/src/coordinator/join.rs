@@ -107,6 +107,7 @@ impl Coordinator {
         self.tell_hours(id, now);
         self.outbox.push_back(Output::Notice(Notice::Changed(id)));
         if self.told.contains_key(&node) {
+            self.tell_releases_before(node, id);
             self.tell_kept(node, id);
             self.decide(id, rollout::Input::NodeOnline(node), now);
         }
