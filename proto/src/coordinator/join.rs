@@ -8,7 +8,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::{Coordinator, Created, Deployment, Held, Notice, Output, Record};
-use crate::id::{DeploymentId, Name, NodeId};
+use crate::id::{DeploymentId, Name, NodeId, StepIndex};
 use crate::limits::NODES_MAX;
 use crate::manifest::{Manifest, On, Signed};
 use crate::rollout::plan::NodeFacts;
@@ -76,13 +76,13 @@ impl Coordinator {
 
     fn why_left_out(&self, deployment: &Deployment, node: &NodeFacts) -> Option<LeftOut> {
         let (created, manifest) = (&deployment.created, &deployment.manifest);
-        let missed = |on: On| match on {
+        let runs = |on: On| match on {
             On::Node | On::Always => true,
             On::Site => !created.sites.values().any(|site| *site == node.site),
             On::Coordinator => false,
         };
-        let began = deployment.rollout.times().acquire_began.is_some();
-        if let Some(step) = manifest.before_acquire.iter().find(|step| began && missed(step.on)) {
+        let mut before = manifest.before_acquire.iter().zip((0..).map(StepIndex));
+        if let Some((step, _)) = before.find(|(step, index)| runs(step.on) && deployment.rollout.has_passed(*index)) {
             return Some(LeftOut::Missed(step.name.clone()));
         }
         let held = self.holder(&manifest.name, &[node.id].into()).map(LeftOut::Held);
@@ -99,18 +99,18 @@ impl Coordinator {
     pub(super) fn on_join(&mut self, node: NodeId, created: Box<Created>, now: Now) {
         let Ok(manifest) = created.signed.open(|_, _| true) else { return };
         let id = manifest.deployment;
-        if self.joining(id, node).is_none_or(|joining| joining.manifest != manifest) {
+        // One that left meanwhile, and is perhaps waited for if it joins, is asked again when it is back.
+        let joins = self.told.contains_key(&node) && self.joining(id, node).is_some_and(|j| j.manifest == manifest);
+        if !joins {
             return;
         }
         self.record(Record::Joined(created));
         // Its site may be one that the deployment had no node of.
         self.tell_hours(id, now);
         self.outbox.push_back(Output::Notice(Notice::Changed(id)));
-        if self.told.contains_key(&node) {
-            self.tell_releases_before(node, id);
-            self.tell_kept(node, id);
-            self.decide(id, rollout::Input::NodeOnline(node), now);
-        }
+        self.tell_releases_before(node, id);
+        self.tell_kept(node, id);
+        self.decide(id, rollout::Input::NodeOnline(node), now);
         self.decide(id, rollout::Input::Tick, now);
     }
 

@@ -1,7 +1,8 @@
 //! Nodes that join while a deployment runs: which of them it means, and the manifest with one of them in it.
 //!
-//! A node that joins is behind from the first moment: it acquires, runs what its lane has left, and goes on with that.
-//! Nobody waits for it meanwhile, but the deployment's end does. What its lane has not begun, it does not run before.
+//! A node that joins once packages are acquired is behind from the first moment: it acquires, runs what its lane has left,
+//! and goes on with that. Nobody waits for it meanwhile, but the deployment's end does. What its lane has not begun, it does
+//! not run before. One that joins earlier is like the others: packages are acquired when it has run what comes before, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 

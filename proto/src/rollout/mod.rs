@@ -69,8 +69,8 @@ pub use effect::{Decision, Effect};
 pub use input::{Actor, Failure, Input, Now, Operator, Refusal, StepOutcome, Which};
 pub use record::{Change, End, Exclusion, Outcome, Record};
 
-use crate::id::{Generation, Name, NodeId};
-use crate::manifest::{Manifest, Phase};
+use crate::id::{Generation, Name, NodeId, StepIndex};
+use crate::manifest::{Manifest, Phase, StepRef};
 use crate::time::Time;
 use course::Course;
 use sight::{Sight, Soft};
@@ -156,6 +156,12 @@ impl Rollout {
     /// Whether a node may still join it.
     pub fn may_be_joined(&self) -> bool {
         self.state.closing.is_none() && self.state.finished.is_none()
+    }
+
+    /// Whether a node that joins has missed the turn of a step of `before_acquire`.
+    pub fn has_passed(&self, step: StepIndex) -> bool {
+        let later = |opened: StepRef| opened.phase != Phase::Before || opened.index > step;
+        self.state.times.acquire_began.is_some() || self.state.opened.is_some_and(later)
     }
 
     /// Nodes joined: `manifest` is its own with these in it, and in no other way another. For replay too.

@@ -220,14 +220,18 @@ impl State {
         }
     }
 
-    /// One node more, which is behind.
+    /// One node more. It is behind the others once packages are acquired; before that it is one of them, so that it misses
+    /// none of the steps that come before.
     pub(super) fn join(&mut self, id: NodeId, manifest: &Manifest, course: &Course) {
         let packages = manifest.packages_of(id).map(|(package, _)| (package, PackageState::Missing));
         let (lane, wave) = (course.lane_of(id), course.wave_of(id));
-        let node = Node { packages: packages.collect(), excluded: None, behind: true, lane, wave };
+        let behind = self.times.acquire_began.is_some();
+        let node = Node { packages: packages.collect(), excluded: None, behind, lane, wave };
         if let Entry::Vacant(vacant) = self.nodes.entry(id) {
-            vacant.insert(node);
-            self.behind += 1;
+            let ready = usize::from(vacant.insert(node).is_ready());
+            self.behind += usize::from(behind);
+            self.live += usize::from(!behind);
+            self.ready += if behind { 0 } else { ready };
             self.generation = self.generation.next();
         }
     }

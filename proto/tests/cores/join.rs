@@ -1,12 +1,14 @@
 //! Nodes that come while a deployment that means them is under way.
 
-use shoal_proto::id::{DeploymentId, PackageIndex};
+use shoal_proto::coordinator::{LeftOut, Record};
+use shoal_proto::id::{DeploymentId, PackageIndex, StepIndex};
+use shoal_proto::manifest::{Phase, StepRef};
 use shoal_proto::node;
 use shoal_proto::rollout::join::Joins;
 use shoal_proto::rollout::{Operator, Outcome, StepOutcome};
-use shoal_proto::wire::ToNode;
+use shoal_proto::wire::{StepRun, ToNode};
 
-use crate::plan::{A, B, C, another, content, deployment, first_run, id, package, step};
+use crate::plan::{A, B, C, another, content, deployment, first_run, id, name, package, step};
 use crate::site::Site;
 
 fn succeed(site: &mut Site, node: usize) {
@@ -89,4 +91,59 @@ fn who_joins_the_next_deployment_is_told_to_keep_the_release_before() {
         _ => None,
     });
     assert_eq!(told.collect::<Vec<_>>(), [1, 2]);
+}
+
+fn before(index: u16) -> StepRun {
+    StepRun { deployment: DeploymentId(1), step: StepRef { phase: Phase::Before, index: StepIndex(index) }, attempt: 1 }
+}
+
+/// A node runs each step before `acquire`, or none of the deployment.
+#[test]
+fn who_comes_after_a_step_before_acquire_is_left_out() {
+    for (ended, joins) in [(&[][..], true), (&[A][..], true), (&[A, B][..], false)] {
+        let mut site = Site::new(3);
+        site.disconnect(C);
+        site.joins = all();
+        let mut manifest = deployment(1, &[&package("web", 2)], &[A, B]);
+        manifest.before_acquire = vec![step("vpn"), step("drain")];
+        site.create(&manifest);
+        ended.iter().for_each(|node| site.end_step(*node, before(0), StepOutcome::Succeeded));
+        site.connect(C);
+        let started = &site.agents[C].running().started_steps;
+        assert_eq!(*started, if joins { vec![before(0)] } else { vec![] }, "{ended:?} had run it");
+        let core = site.coordinator.as_ref().unwrap();
+        let left_out: Vec<_> = core.left_out(DeploymentId(1)).collect();
+        let missed = (id(C), LeftOut::Missed(name("vpn")));
+        assert_eq!(left_out, if joins { vec![] } else { vec![missed] });
+    }
+}
+
+/// A coordinator that crashes as a node joins goes on with it.
+#[test]
+fn who_joined_before_acquire_is_waited_for_also_after_a_restart() {
+    let mut site = Site::new(3);
+    site.disconnect(C);
+    site.joins = all();
+    let mut manifest = deployment(1, &[&package("web", 2)], &[A, B]);
+    manifest.before_acquire = vec![step("vpn")];
+    site.create(&manifest);
+    site.deaf.insert(C);
+    site.connect(C);
+    site.crash_coordinator();
+    let joined = site.journal.iter().position(|record| matches!(record, Record::Joined(_))).unwrap();
+    site.journal.truncate(joined + 1);
+    site.crash(C);
+    site.deaf.remove(&C);
+    site.start_coordinator();
+    for node in [A, B] {
+        site.connect(node);
+        site.end_step(node, before(0), StepOutcome::Succeeded);
+    }
+    site.finish();
+    assert!(site.view(1).rollout.times.acquire_began.is_none(), "the step was not run everywhere");
+    site.start(C);
+    site.connect(C);
+    site.end_step(C, before(0), StepOutcome::Succeeded);
+    site.finish();
+    assert_eq!(site.view(1).rollout.outcome, Some(Outcome::Succeeded));
 }

@@ -88,8 +88,9 @@ impl Gate {
                 let manifest = created.signed.open(|_, _| true).map_err(|error| error.to_string())?;
                 let id = manifest.deployment;
                 let deployment = self.deployments.get_mut(&id).ok_or_else(|| format!("{id} was never made"))?;
-                // Whoever joins is behind the others from the first moment.
-                let fresh: Vec<_> = manifest.targets().difference(&deployment.manifest.targets()).copied().collect();
+                let mut fresh: Vec<_> = manifest.targets().difference(&deployment.manifest.targets()).copied().collect();
+                // Whoever joins is behind the others from the first moment, but for before `acquire`.
+                fresh.retain(|_| deployment.began);
                 deployment.waves.joined(&manifest, &fresh);
                 deployment.behind.extend(fresh);
                 (deployment.manifest, deployment.sites) = (manifest, created.sites.clone());

@@ -59,14 +59,14 @@ impl Waves {
         new
     }
 
-    /// Nodes joined: `manifest` has them in its lanes.
-    pub(crate) fn joined(&mut self, manifest: &Manifest, fresh: &[NodeId]) {
+    /// Nodes joined: `manifest` has them in its lanes, and `behind` are behind the others.
+    pub(crate) fn joined(&mut self, manifest: &Manifest, behind: &[NodeId]) {
         let Self { waves, lanes, .. } = Self::of(manifest);
         self.lanes = lanes;
         for (known, wave) in self.waves.iter_mut().zip(waves) {
             known.lanes = wave.lanes;
         }
-        self.gone.extend(fresh);
+        self.gone.extend(behind);
     }
 
     /// A change became durable; `through` says whether a lane has all its steps done.

@@ -225,7 +225,9 @@ impl World {
             let taken_back = World { rollbacks: 0, ..self.clone() };
             taken_back.tell(&Input::Operator(Operator::Rollback), &mut worlds);
         }
-        if self.joins.is_some() && self.rollout.may_be_joined() {
+        let missed = self.rollout.manifest().before_acquire.iter().zip((0..).map(StepIndex));
+        let missed = missed.map(|(_, step)| step).any(|step| self.rollout.has_passed(step));
+        if self.joins.is_some() && self.rollout.may_be_joined() && !missed {
             self.with_a_node_more().tell(&Input::Tick, &mut worlds);
         }
         self.more_commands(&mut worlds);
@@ -549,6 +551,20 @@ fn a_node_that_joins_at_any_moment_runs_what_the_others_run() {
     let after = Manifest { waves: vec![canary(), waves::wave("rest", &[&[2, 3]])], ..manifest(3, vec![], steps()) };
     let first = World { node_crashes: 0, joins: Some(Arc::new(after)), ..World::new(before) };
     assert_long(walk(first, each, ends));
+}
+
+/// It runs all that comes before packages are acquired too, whatever crashes, or it does not join.
+#[test]
+fn a_node_that_joins_before_packages_are_acquired_misses_no_step() {
+    let before = || vec![script("one"), script("two")];
+    let each = |world: &World| {
+        let ran = |target: &Target| target.started.keys().filter(|step| step.phase == Phase::Before).count();
+        let all = |target: &Target| !target.acquired || ran(target) == before().len();
+        assert!(world.nodes.iter().all(all), "it missed a step: {:?}", world.rollout.view());
+    };
+    let joins = Some(Arc::new(manifest(2, before(), vec![])));
+    let first = World { node_crashes: 0, pauses: 1, joins, ..World::new(manifest(1, before(), vec![])) };
+    assert_long(walk(first, each, succeeds));
 }
 
 fn step_always() -> StepRef {
