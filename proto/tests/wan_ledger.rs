@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use shoal_proto::id::{BlockIndex, Epoch, LeaseId, NodeId};
 use shoal_proto::limits::{
-    CLOSED_HOLDER_GRACE, HOLDER_GRACE, LEASE_TIME_MIN, READERS_MIN, REVOKE_ANSWER_MAX, SEGMENT_BYTES_MAX,
+    CLOSED_HOLDER_GRACE, HOLDER_GRACE, LEASE_TIME_MIN, READERS_MIN, REPLICATION_WAIT_MAX, REVOKE_ANSWER_MAX,
+    SEGMENT_BYTES_MAX,
 };
 use shoal_proto::time::Time;
 use shoal_proto::wan::{self, Absence, BlockRange, HeldLease, Input, Lacking, Notice, Outcome, Output, WanLedger};
@@ -123,6 +124,22 @@ fn no_node_has_more_at_stake_than_the_budget_once_it_is_not_alone() {
     table.lands(B, &to_a);
     assert_eq!(table.granted_to(A).len(), to_a.len());
     assert_eq!(table.ledger.stats().budget_used_bytes, 0);
+}
+
+/// A few bytes at stake leave room for no whole block: they are waited for as much at stake would be, and no longer.
+#[test]
+fn a_reader_whose_blocks_nobody_fetches_goes_on_after_a_while_however_little_is_at_stake() {
+    let mut table = Table::new(2);
+    table.tell(Input::Await { nodes: vec![B], until: table.now + Duration::from_secs(1) });
+    table.wants(A, |block| if block == 0 { MIB / 8 } else { MIB }, Vec::new());
+    table.wants(B, |_| MIB, Vec::new());
+    let (_, lease, _) = table.grants.iter().find(|(to, ..)| *to == B).cloned().unwrap();
+    table.ends(B, lease, 0, &[], Outcome::Failed { retryable: false });
+    assert_eq!(table.granted_to(A), [0], "an eighth of a block");
+    table.lands(A, &[0]);
+    assert_eq!(table.granted_to(A), [] as [u32; 0], "B may fetch that first");
+    table.pass(REPLICATION_WAIT_MAX);
+    assert_eq!(table.granted_to(A), [1]);
 }
 
 /// A site of two in which A was granted leases and landed the first block of them; with what they are.

@@ -139,15 +139,17 @@ impl Site {
             // Half of it, so that a second lease waits behind the first.
             return Some(bound / 2);
         }
-        if room > 0 {
-            return Some(room.min((bound / 2).max(1)));
+        let fits = room.min((bound / 2).max(1));
+        if fits >= u64::from(self.largest_block_bytes) {
+            return Some(fits);
         }
+        // What fits may be less than any block that is missing.
         let patience = member.stake_changed + REPLICATION_WAIT_MAX;
         if patience <= now {
             return Some(LEASE_BYTES_MIN);
         }
         self.timers.insert((patience, Why::CooledDown(member.id)));
-        None
+        (fits > 0).then_some(fits)
     }
 
     /// Whether the member reads at less than a third of the others' median. Under a limit, a
