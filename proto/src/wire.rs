@@ -353,6 +353,12 @@ pub enum ToNode {
         /// Where, and with what.
         origin: HttpOrigin,
     },
+    /// What the receiver's site may read over its WAN, of which its rates are parts; no limit before it is told on a
+    /// connection.
+    WanLimit {
+        /// Bytes a second; none for no limit.
+        limit: Option<u64>,
+    },
 }
 
 /// How fast a node may read over its site's WAN, in bytes a second: none for as fast as it can, 0 for not at all.
@@ -469,6 +475,12 @@ pub enum ToNeighbour {
     Room {
         /// The content.
         content: ContentId,
+    },
+    /// How fast the sender, which is cut off from the coordinator, may read over the WAN by what that told it; replaces what
+    /// it said before.
+    WanRate {
+        /// Bytes a second: 0 if it has nothing to read, or is not cut off any more.
+        rate: u64,
     },
 }
 

@@ -132,6 +132,7 @@ samples!(to_node, ToNode {
     Outputs => [ToNode::Outputs { deployment: DEPLOYMENT, outputs: [(run(Phase::Before).step, outputs())].into() }],
     Offer => [ToNode::Offer { run: run(Phase::Steps), generation: GENERATION }],
     Renewed => [ToNode::Renewed { content: CONTENT, lease: LEASE, origin: http() }],
+    WanLimit => [ToNode::WanLimit { limit: Some(3_000_000) }, ToNode::WanLimit { limit: None }],
 });
 
 samples!(to_neighbour, ToNeighbour {
@@ -141,6 +142,7 @@ samples!(to_neighbour, ToNeighbour {
     Reach => [ToNeighbour::Reach { hops: 8 }],
     Reading => [ToNeighbour::Reading { content: CONTENT, granted: blocks(), own: Vec::new(), fails: true }],
     Room => [ToNeighbour::Room { content: CONTENT }],
+    WanRate => [ToNeighbour::WanRate { rate: 1_000_000 }],
 });
 
 fn told() -> Told {

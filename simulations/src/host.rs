@@ -544,6 +544,7 @@ impl World {
             }
             ToNeighbour::Left { .. }
             | ToNeighbour::Room { .. }
+            | ToNeighbour::WanRate { .. }
             | ToNeighbour::Reach { .. }
             | ToNeighbour::Reading { .. } => None,
         };

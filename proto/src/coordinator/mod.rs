@@ -116,6 +116,8 @@ pub struct Coordinator {
     wan_touched: BTreeSet<Name>,
     /// How fast each connected node was told that it may read.
     wan_told: BTreeMap<NodeId, WanRates>,
+    /// And of which limit of its site that is a part.
+    wan_limits_told: BTreeMap<NodeId, Option<u64>>,
     /// What operators set in place of calendars.
     overrides: BTreeMap<Name, Override>,
     /// What operators froze.
@@ -128,6 +130,8 @@ pub struct Coordinator {
     /// Deployments that an earlier run began, and until when their nodes are waited for.
     resumed: BTreeSet<DeploymentId>,
     resumed_until: Time,
+    /// By site, nodes that an earlier run may have told how fast they may read, and that this one has not heard of.
+    unheard: BTreeMap<Name, BTreeSet<NodeId>>,
     /// Which manifests each connected node was sent on its connection, until it was told the end.
     told: BTreeMap<NodeId, BTreeSet<DeploymentId>>,
     /// What connected nodes have in their caches, as far as they have said.
@@ -171,6 +175,7 @@ impl Coordinator {
             shares: BTreeMap::new(),
             wan_touched: BTreeSet::new(),
             wan_told: BTreeMap::new(),
+            wan_limits_told: BTreeMap::new(),
             overrides: BTreeMap::new(),
             frozen: Frozen::new(),
             standbys: BTreeMap::new(),
@@ -178,6 +183,7 @@ impl Coordinator {
             runs: Runs::default(),
             resumed: BTreeSet::new(),
             resumed_until: now.time + RETURN_MAX,
+            unheard: BTreeMap::new(),
             told: BTreeMap::new(),
             inventories: BTreeMap::new(),
             reports: VecDeque::new(),
@@ -199,6 +205,7 @@ impl Coordinator {
         new.carry_out_runs(known);
         let live: Vec<_> = new.live().collect();
         new.resumed.extend(&live);
+        new.note_unheard();
         for id in live {
             new.go_on(id, now);
         }

@@ -103,6 +103,8 @@ impl Coordinator {
         self.told.insert(from, BTreeSet::new());
         let welcome = ToNode::Welcome { epoch: self.config.epoch, site: site.clone() };
         self.outbox.push_back(Output::Node { to: from, message: welcome });
+        self.heard_of(from, &site);
+        self.wan_limits_told.remove(&from);
         self.wan_node_up(from, &site);
         self.outbox.push_back(Output::Notice(Notice::NodeOnline(from)));
         self.stale_rosters.insert(site);
@@ -130,6 +132,7 @@ impl Coordinator {
         }
         self.directory.set_offline(node);
         self.wan_told.remove(&node);
+        self.wan_limits_told.remove(&node);
         self.inventories.remove(&node);
         self.standby_gone(node);
         self.late.retain(|_, (holder, _)| *holder != node);

@@ -85,6 +85,22 @@ impl Coordinator {
         self.tell_wan_rates(node, WanRates { rate, ..self.wan_away(site) });
     }
 
+    /// The nodes of live deployments: they may read by what an earlier run of the coordinator told them.
+    pub(super) fn note_unheard(&mut self) {
+        for id in self.live().collect::<Vec<_>>() {
+            for (node, site) in &self.deployments[&id].created.sites {
+                self.unheard.entry(site.clone()).or_default().insert(*node);
+            }
+        }
+    }
+
+    /// A node connected: what it reads by from here on, this run tells it.
+    pub(super) fn heard_of(&mut self, node: NodeId, site: &Name) {
+        if let Some(unheard) = self.unheard.get_mut(site) {
+            unheard.remove(&node);
+        }
+    }
+
     /// A site's readers may have changed; that of all sites, without one.
     pub(super) fn touch_wan(&mut self, site: Option<&Name>) {
         match site {
@@ -106,9 +122,12 @@ impl Coordinator {
     pub(super) fn share_wan(&mut self, now: Now) {
         while let Some(site) = self.wan_touched.pop_first() {
             let Some(shares) = self.shares.get_mut(&site) else { continue };
+            let unheard = self.unheard.get(&site).filter(|_| now.time < self.resumed_until);
+            shares.set_unheard(unheard.map_or(0, BTreeSet::len), self.resumed_until);
             shares.set_readers(&self.ledgers.holders(&site), now.time);
             let reckoned = shares.reckon(now.time);
-            let even = shares.limit().map(|limit| limit / shares.readers().count().max(1) as u64);
+            let may_read = shares.readers().count() + shares.unheard();
+            let even = shares.limit().map(|limit| limit / may_read.max(1) as u64);
             if self.ledgers.allow(&site, even, now.time) {
                 // Leases may have been granted to others on that occasion.
                 self.wan_touched.insert(site.clone());
@@ -124,13 +143,14 @@ impl Coordinator {
     }
 
     /// What a site's nodes may read while the coordinator is out of reach, when nobody divides the limit anew: each that
-    /// may read then, deputies and those that hold leases, has the same.
+    /// may read then, deputies, those that hold leases and those that were not heard of, has the same.
     fn wan_away(&self, site: &Name) -> WanRates {
         let Some(shares) = self.shares.get(site) else { return WanRates::default() };
         let deputies = self.deputies_of(site);
         let others = shares.readers().filter(|node| !deputies.contains(node)).count();
+        let unheard = shares.unheard();
         let part = |count: usize| shares.limit().map(|limit| limit / count.max(1) as u64);
-        WanRates { rate: None, away: part(deputies.len() + others), alone: part(deputies.len()) }
+        WanRates { rate: None, away: part(deputies.len() + others + unheard), alone: part(deputies.len() + unheard) }
     }
 
     /// The nodes that are a deputy of a site for any content.
@@ -159,6 +179,9 @@ impl Coordinator {
     fn tell_wan_rates(&mut self, to: NodeId, rates: WanRates) {
         // Only of connected nodes is it kept what they were told.
         if self.told.contains_key(&to) {
+            let limit = self.directory.site_of(to).and_then(|site| self.wan_limit(site));
+            let had = self.wan_limits_told.insert(to, limit).flatten();
+            self.outbox.extend((had != limit).then_some(Output::Node { to, message: ToNode::WanLimit { limit } }));
             self.wan_told.insert(to, rates);
             self.outbox.push_back(Output::Node { to, message: ToNode::WanRate(rates) });
         }

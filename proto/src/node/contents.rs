@@ -152,8 +152,8 @@ impl Contents {
                 ToNeighbour::Room { content } => {
                     self.with_swarm(content, now, out, |trade| trade.neighbour_has_room(from, now));
                 }
-                // For the deputy.
-                ToNeighbour::Reach { .. } | ToNeighbour::Reading { .. } => {}
+                // For the deputy and for who keeps the rate.
+                ToNeighbour::Reach { .. } | ToNeighbour::Reading { .. } | ToNeighbour::WanRate { .. } => {}
             },
             Input::Opened { content, opened } => self.on_opened(content, opened, now, out),
             Input::RecipeWanted { content } => self.on_recipe_wanted(content, out),

@@ -111,6 +111,7 @@ impl Node {
     pub fn handle(&mut self, input: Input, now: Time) {
         self.now = now;
         self.deputy.note(&input, &self.contents, now);
+        self.wan_rate.note(&input, &self.deputy.reach);
         match input {
             Input::CoordinatorDown => self.set_welcomed(false),
             Input::Coordinator(message) => self.on_coordinator(message, now),
@@ -135,6 +136,7 @@ impl Node {
         // Before what is read at it.
         self.outbox.extend(self.wan_rate.change(&self.deputy, now).map(Output::WanRate));
         self.deputy.act(&mut self.contents, now, &mut self.outbox);
+        self.wan_rate.say(&self.deputy, &self.contents, now, &mut self.outbox);
         self.pins.make_room(|| self.contents.is_idle(), &mut self.outbox);
     }
 
@@ -182,6 +184,7 @@ impl Node {
             ToNode::Welcome { epoch, site } => {
                 self.set_welcomed(true);
                 self.told = Some(BTreeSet::new());
+                self.wan_rate.set_limit(None);
                 self.outbox.push_back(Output::Welcomed { epoch, site });
                 self.say_all_again();
             }
@@ -225,6 +228,7 @@ impl Node {
             }
             ToNode::End { deployment } => self.on_end(deployment),
             ToNode::WanRate(rates) => self.wan_rate.set(rates),
+            ToNode::WanLimit { limit } => self.wan_rate.set_limit(limit),
             // The deputy has noted the one; whoever runs the steps keeps the other.
             ToNode::Standby(_) | ToNode::Variables { .. } => {}
             // The shell opens signed manifests ([`Input::Deploy`]) and ends refused connections.

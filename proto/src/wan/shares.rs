@@ -3,7 +3,8 @@
 //! Max-min fairness ([`divide`]): everybody gets the same, but what one cannot use goes to the others. Invariant
 //! (`Shares::check`): what the readers were told never adds up to more than the limit. A share is therefore raised only a
 //! moment after others were lowered, when these have heard of it. A node that reads without a lease (it was given up while
-//! only the coordinator was out of reach) is a reader as long as it says that it reads.
+//! only the coordinator was out of reach) is a reader as long as it says that it reads. Nodes that were not heard of since the
+//! coordinator started may read by what an earlier run of it told them: as much is left for each of them as readers get.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,6 +37,9 @@ pub struct Shares {
     raise_at: Time,
     /// Somebody's share is to be raised then.
     raises: bool,
+    /// Nodes that may read beside the readers, and until when they are reckoned with.
+    unheard: usize,
+    unheard_until: Time,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +83,17 @@ impl Shares {
                 Reader::default()
             });
         }
+    }
+
+    /// How many nodes may read, until `until`, that were not heard of since the coordinator started.
+    pub fn set_unheard(&mut self, unheard: usize, until: Time) {
+        self.stale |= self.unheard != unheard;
+        (self.unheard, self.unheard_until) = (unheard, until);
+    }
+
+    /// How many nodes may read beside the readers.
+    pub fn unheard(&self) -> usize {
+        self.unheard
     }
 
     /// A node connected: it has forgotten what it was told.
@@ -130,10 +145,17 @@ impl Shares {
         }
         (self.stale, self.raises, self.reckoned_next) = (false, false, now + SHARES_EVERY);
         let told = match self.limit {
-            Some(limit) => self.divide_anew(limit, now),
+            Some(limit) => self.divide_anew(self.for_readers(limit), now),
             None => self.free_all(),
         };
         Reckoned { told, anew }
+    }
+
+    /// What of `limit` is the readers', beside nodes that were not heard of.
+    fn for_readers(&self, limit: u64) -> u64 {
+        let readers = self.readers.len() as u64;
+        let part = u128::from(limit) * u128::from(readers) / u128::from((readers + self.unheard as u64).max(1));
+        u64::try_from(part).unwrap_or(limit)
     }
 
     fn free_all(&mut self) -> Vec<Told> {
@@ -173,7 +195,8 @@ impl Shares {
     pub fn next_wake(&self) -> Option<Time> {
         let raise = self.raises.then_some(self.raise_at);
         let lingering = self.readers.values().filter_map(|reader| reader.until);
-        raise.into_iter().chain(self.stale.then_some(self.reckoned_next)).chain(lingering).min()
+        let heard = (self.unheard > 0).then_some(self.unheard_until);
+        raise.into_iter().chain(self.stale.then_some(self.reckoned_next)).chain(lingering).chain(heard).min()
     }
 
     /// What the readers said that they read of late, in bytes a second.
@@ -289,6 +312,20 @@ mod tests {
         let ended = shares.next_wake().expect("it may have ended");
         shares.set_readers(&holders, ended);
         assert_eq!(shares.reckon(ended).told, [(node(1), Some(100))]);
+    }
+
+    #[test]
+    fn those_not_heard_of_are_left_as_much_as_readers_get_for_a_while() {
+        let mut shares = Shares::default();
+        let until = Time::from_millis(15_000);
+        shares.set_limit(Some(90));
+        shares.set_unheard(2, until);
+        shares.set_readers(&[node(1)].into(), Time::ZERO);
+        assert_eq!(shares.reckon(Time::ZERO).told, [(node(1), Some(30))]);
+        assert_eq!(shares.next_wake(), Some(until));
+        shares.set_unheard(0, until);
+        assert_eq!(shares.reckon(until).told, [(node(1), Some(90))]);
+        assert_eq!(shares.next_wake(), None);
     }
 
     proptest! {

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use shoal_proto::coordinator::Input;
-use shoal_proto::limits::{COORDINATOR_GRACE, HOLDER_GRACE, VIEW_SETTLED};
+use shoal_proto::limits::{COORDINATOR_GRACE, HOLDER_GRACE, RETURN_MAX, VIEW_SETTLED};
 use shoal_proto::manifest::Package;
 use shoal_proto::time::WallTime;
 use shoal_proto::wan::calendar::Override;
+use shoal_proto::wire::{ToNode, WanRates};
 
 use crate::plan::{A, B, C, deployment, name, package};
 use crate::site::Site;
@@ -102,6 +103,48 @@ fn deputies_share_the_limit_that_held_last() {
         assert!(sum(&site).unwrap() <= LIMIT);
     }
     assert_eq!([A, B, C].map(|node| rate(&site, node)), [Some(LIMIT / 3); 3]);
+}
+
+/// A coordinator that was started anew, and of whose nodes one is back.
+fn restarted() -> Site {
+    let (mut site, _) = reading(LIMIT);
+    site.crash_coordinator();
+    site.start_coordinator();
+    site.limit(Some(LIMIT));
+    site.connect(B);
+    site
+}
+
+#[test]
+fn who_is_back_first_after_a_restart_does_not_get_what_the_others_may_still_read() {
+    let mut site = restarted();
+    for _ in 0..RETURN_MAX.as_secs() + 1 {
+        assert!(sum(&site).unwrap() <= LIMIT, "{:?}", [A, B, C].map(|node| rate(&site, node)));
+        site.pass(SECOND);
+        site.all_read(1);
+    }
+    assert_eq!([A, B, C].map(|node| rate(&site, node)), [Some(0), Some(LIMIT), Some(0)]);
+    let mut site = restarted();
+    [A, C].into_iter().for_each(|node| site.connect(node));
+    site.pass(2 * SECOND);
+    assert_used(&site, LIMIT);
+}
+
+/// As where one was told its part by a coordinator that knew of no other reader, and was lost before it heard of them.
+#[test]
+fn parts_of_two_reckonings_keep_the_limit_once_the_coordinator_is_away() {
+    let (mut site, _) = reading(LIMIT);
+    let whole = Some(LIMIT);
+    site.order(B, ToNode::WanRate(WanRates { rate: whole, away: whole, alone: whole }));
+    assert_eq!(rate(&site, B), whole);
+    site.crash_coordinator();
+    let grace = COORDINATOR_GRACE + VIEW_SETTLED;
+    for _ in 0..grace.as_secs() + 20 {
+        assert!(sum(&site).unwrap() <= LIMIT, "{:?}", [A, B, C].map(|node| rate(&site, node)));
+        site.pass(SECOND);
+        site.all_read(1);
+    }
+    assert_used(&site, LIMIT);
 }
 
 #[test]
