@@ -14,7 +14,7 @@ use shoal_proto::origin::HttpOrigin;
 use shoal_proto::rollout::back::Back;
 use shoal_proto::rollout::join::Joins;
 use shoal_proto::rollout::view::Waiting;
-use shoal_proto::rollout::{self, Actor, Change, Now, Operator, Options, Outcome, Which};
+use shoal_proto::rollout::{self, Actor, Change, Exclusion, Now, Operator, Options, Outcome, Which};
 use shoal_proto::runs::StepRecord;
 use shoal_proto::time::{Time, WallTime};
 use shoal_proto::wan::Absence;
@@ -213,15 +213,20 @@ impl World {
         self.verify("HOURS", verdict);
         self.checks.pinned.durable(&record);
         self.checks.handed.durable(&record);
-        if let Record::Rollout { record, .. } = &record
-            && let Change::Acquired { node, .. } = &record.change
-        {
-            self.judge_pins(*node);
+        if let Record::Rollout { record, .. } = &record {
+            match &record.change {
+                Change::Acquired { node, .. } => self.judge_pins(*node),
+                Change::Behind { .. } | Change::Excluded { why: Exclusion::Offline, .. } => {
+                    self.totals.left_behind += 1
+                }
+                _ => {}
+            }
         }
         let manifest = match &record {
             Record::Created(created) => created.signed.open(|_, _| true).ok(),
             _ => None,
         };
+        self.totals.in_waves += u64::from(manifest.as_ref().is_some_and(|manifest| !manifest.waves.is_empty()));
         for package in manifest.iter().flat_map(|manifest| &manifest.packages) {
             self.checks.wan.deployed(package.id.into(), package.size);
             self.checks.wan.deployed(package.recipe.recipe.into(), package.recipe.size);
@@ -428,6 +433,10 @@ impl World {
             self.over = !self.regrets(&views);
             return;
         }
+        if self.go_for_hours(&views) {
+            return;
+        }
+        self.disagree(&views);
         for view in views.iter().filter(|view| view.rollout.outcome.is_none()) {
             self.pause_at_times(view.rollout.deployment);
             for waiting in &view.rollout.waiting {
@@ -468,7 +477,7 @@ impl World {
             _ => return,
         };
         let command = if self.mishap(5) { Operator::Cancel } else { command };
-        self.operate(id, command);
+        let _ = self.operate(id, command);
     }
 
     /// The operator pauses a deployment that goes in waves.
@@ -476,16 +485,18 @@ impl World {
         let manifest = self.control.process.as_ref().and_then(|process| process.core.manifest(id));
         let in_waves = manifest.is_some_and(|manifest| !manifest.waves.is_empty());
         if in_waves && !self.calm && self.rng.below(8) == 0 {
-            self.operate(id, Operator::Pause);
+            let _ = self.operate(id, Operator::Pause);
         }
     }
 
-    fn operate(&mut self, id: DeploymentId, command: Operator) {
-        let Some(now) = self.control.process.as_ref().map(|process| self.coordinator_now(process)) else { return };
-        let Some(process) = &mut self.control.process else { return };
+    /// An operator says something; whether it was taken.
+    pub(crate) fn operate(&mut self, id: DeploymentId, command: Operator) -> bool {
+        let now = self.control.process.as_ref().map(|process| self.coordinator_now(process));
+        let (Some(process), Some(now)) = (&mut self.control.process, now) else { return false };
         let answer = process.core.operate(id, command, now);
         self.trace.note(self.now, format_args!("operator: {id} {command:?} {answer:?}"));
         self.settle_coordinator();
+        answer.is_ok()
     }
 
     /// The operator pays for what the budgets do not.

@@ -6,16 +6,17 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | `scenario`, `waves`, `faults`, `away`, `limits`, `returns` | what a seed means: the world, what goes wrong in it, limits of sites, who goes back |
+//! | `scenario`, `waves`, `faults`, `away`, `absences`, `limits`, `returns` | what a seed means: the world, what goes wrong in it, limits of sites, who goes back |
 //! | `world`, `queue` | time, and what happens when |
 //! | `host`, `disk`, `transfer` | a node's shell, its disk, bytes on the move |
-//! | `control` | the coordinator's shell, its journal and its operator |
+//! | `control`, `operators` | the coordinator's shell, its journal and its operators |
 //! | `links` | control connections: in order or broken |
 //! | `checks` | the promises of DESIGN.md, one file each |
 //! | `net` | links, flows and their fair rates |
 //! | [`mod@bench`] | how near one site comes to the least possible time |
 //! | [`storm`], `report`, `trace` | many seeds, their sums, and what happened in one |
 
+mod absences;
 mod away;
 pub mod bench;
 mod checks;
@@ -27,6 +28,7 @@ mod hours;
 mod limits;
 mod links;
 mod net;
+mod operators;
 mod queue;
 mod report;
 mod returns;

@@ -1,6 +1,9 @@
 //! What storms add up to.
 
+use std::collections::BTreeMap;
 use std::fmt;
+
+use crate::absences::During;
 
 /// Sums of one run or of many.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +17,15 @@ pub(crate) struct Totals {
     pub(crate) overrides: u64,
     pub(crate) rollbacks: u64,
     pub(crate) joined: u64,
+    /// Deployments that went in waves.
+    pub(crate) in_waves: u64,
+    /// Nodes that were away for too long, of which the others went on.
+    pub(crate) left_behind: u64,
+    /// Moments at which two operators said contrary things, and how often one of them was refused.
+    pub(crate) disagreements: u64,
+    pub(crate) disagreements_refused: u64,
+    /// How often the coordinator was away for hours, by what a deployment was doing.
+    pub(crate) hours_away: BTreeMap<During, u64>,
     /// Leases that deputies granted themselves.
     pub(crate) own_leases: u64,
     /// Packages on nodes that had to be complete while the coordinator was away, and were.
@@ -34,6 +46,13 @@ impl Totals {
         self.overrides += other.overrides;
         self.rollbacks += other.rollbacks;
         self.joined += other.joined;
+        self.in_waves += other.in_waves;
+        self.left_behind += other.left_behind;
+        self.disagreements += other.disagreements;
+        self.disagreements_refused += other.disagreements_refused;
+        for (during, count) in other.hours_away {
+            *self.hours_away.entry(during).or_default() += count;
+        }
         self.own_leases += other.own_leases;
         self.completed_away += other.completed_away;
         self.wan_bytes += other.wan_bytes;
@@ -50,6 +69,12 @@ impl fmt::Display for Totals {
         let Self { own_leases, completed_away, rollbacks, joined, .. } = self;
         writeln!(f, "the coordinator away: {own_leases} leases of deputies, {completed_away} packages completed")?;
         writeln!(f, "{rollbacks} deployments taken back, {joined} late joiners")?;
+        let Self { in_waves, left_behind, disagreements, disagreements_refused, hours_away, .. } = self;
+        writeln!(f, "{in_waves} deployments in waves, {left_behind} nodes away for too long")?;
+        writeln!(f, "two operators at once: {disagreements} times, one of them refused {disagreements_refused} times")?;
+        let hours = |during| hours_away.get(&during).copied().unwrap_or(0);
+        let [acquire, steps, bake] = [During::Acquire, During::Steps, During::Bake].map(hours);
+        writeln!(f, "away for hours: {acquire} times in `acquire`, {steps} times in `steps`, {bake} times in a bake")?;
         let mut sorted = wan.clone();
         sorted.sort_unstable();
         let at = |percent: usize| {

@@ -14,6 +14,7 @@ use shoal_proto::rollout::plan::NodeFacts;
 use shoal_proto::rollout::when::When;
 use shoal_proto::time::Time;
 
+use crate::absences::{self, Absence};
 use crate::away;
 use crate::disk::SEGMENT_BYTES;
 use crate::faults::{Fault, forecast};
@@ -39,6 +40,10 @@ pub(crate) struct Scenario {
     pub(crate) returns: bool,
     /// Nothing goes wrong but that the coordinator goes away.
     pub(crate) quiet: bool,
+    /// When the coordinator goes away for hours.
+    pub(crate) absences: Vec<Absence>,
+    /// Whether a second operator contradicts the first.
+    pub(crate) two_operators: bool,
     /// When the faults are over: from here on everything must come to its end.
     pub(crate) calm_at: Time,
     /// How often something small goes wrong by itself, in a thousand, before the calm.
@@ -122,9 +127,21 @@ impl Scenario {
         let latency = (Duration::from_millis(latency_ms), Duration::from_millis(latency_ms * (1 + rng.below(4))));
         let swarm = rng.below(10) > 0;
         let faults = forecast(wild, nodes.len(), calm_at, &mut rng);
-        let (quiet, returns) = (false, false);
-        let mut new =
-            Self { sites, nodes, packages, deployments, swarm, faults, returns, quiet, calm_at, mishaps, latency };
+        let mut new = Self {
+            sites,
+            nodes,
+            packages,
+            deployments,
+            swarm,
+            faults,
+            returns: false,
+            quiet: false,
+            absences: Vec::new(),
+            two_operators: false,
+            calm_at,
+            mishaps,
+            latency,
+        };
         if seed.is_multiple_of(4) {
             away::go(&mut new, seed);
         }
@@ -141,6 +158,10 @@ impl Scenario {
         if seed % 7 == 6 {
             hours::set(&mut new, seed);
         }
+        if matches!(seed % 13, 1 | 9) && !new.quiet {
+            absences::set(&mut new, seed);
+        }
+        new.two_operators = matches!(seed % 13, 2 | 8) && !new.quiet;
         new
     }
 
@@ -306,7 +327,7 @@ fn deployment(packages: usize, calm_at: Time, rng: &mut Rng) -> DeploymentPlan {
     }
 }
 
-fn step(text: &str, before: bool, rng: &mut Rng) -> Step {
+pub(crate) fn step(text: &str, before: bool, rng: &mut Rng) -> Step {
     let on = match rng.below(5) {
         0 => On::Coordinator,
         1 => On::Site,

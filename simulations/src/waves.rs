@@ -39,6 +39,15 @@ pub(crate) fn set(scenario: &mut Scenario, seed: u64) {
     }
 }
 
+/// Has every wave but the last bake, and makes two of one.
+pub(crate) fn bake(waves: &mut Vec<WavePlan>, rng: &mut Rng) {
+    if let [only] = &waves[..] {
+        let first = WavePlan { nodes: 1, ..only.clone() };
+        waves.insert(0, first);
+    }
+    waves.iter_mut().for_each(|wave| wave.bake = wave.bake.max(Duration::from_secs(20 + rng.below(100))));
+}
+
 fn offline(rng: &mut Rng) -> Offline {
     let after = Duration::from_secs(5 + rng.below(60));
     match rng.below(6) {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_proto::coordinator::Record;
 use shoal_proto::id::{DeploymentId, Name, NodeId, StepIndex};
 use shoal_proto::manifest::{Manifest, On, Pace, Phase, StepRef};
-use shoal_proto::rollout::{Actor, Change, Outcome, StepOutcome};
+use shoal_proto::rollout::{Actor, Change, End, Outcome, StepOutcome};
 use shoal_proto::time::WallTime;
 use shoal_proto::wire::StepRun;
 
@@ -32,7 +32,8 @@ struct Deployment {
     paused: bool,
     began: bool,
     gate_open: bool,
-    closing: bool,
+    /// What was said last of how it ends.
+    closing: Option<End>,
     outcome: Option<Outcome>,
 }
 
@@ -74,7 +75,7 @@ impl Gate {
                     paused: false,
                     began: false,
                     gate_open: false,
-                    closing: false,
+                    closing: None,
                     outcome: None,
                     manifest,
                 };
@@ -88,7 +89,8 @@ impl Gate {
                 let manifest = created.signed.open(|_, _| true).map_err(|error| error.to_string())?;
                 let id = manifest.deployment;
                 let deployment = self.deployments.get_mut(&id).ok_or_else(|| format!("{id} was never made"))?;
-                let mut fresh: Vec<_> = manifest.targets().difference(&deployment.manifest.targets()).copied().collect();
+                let mut fresh: Vec<_> =
+                    manifest.targets().difference(&deployment.manifest.targets()).copied().collect();
                 // Whoever joins is behind the others from the first moment, but for before `acquire`.
                 fresh.retain(|_| deployment.began);
                 deployment.waves.joined(&manifest, &fresh);
@@ -116,7 +118,14 @@ impl Gate {
         match change {
             Change::Ordered { step, attempt, actors } => {
                 for actor in actors {
-                    runs.insert((*step, *actor), Run { attempt: *attempt, stand: Stand::Ordered });
+                    let gone = actor.node().is_some_and(|node| deployment.excluded.contains(&node));
+                    if gone && !step.phase.is_last() {
+                        return Err(format!("{id} {step:?} is ordered at {actor:?}, which was excluded"));
+                    }
+                    let before = runs.insert((*step, *actor), Run { attempt: *attempt, stand: Stand::Ordered });
+                    if let Some(before) = before.filter(|before| before.stand == Stand::Ordered) {
+                        return Err(format!("{id} {step:?} is ordered at {actor:?} again beside {before:?}"));
+                    }
                 }
                 deployment.paced(*step, *attempt, actors)?;
             }
@@ -135,8 +144,14 @@ impl Gate {
             Change::AcquireBegan => deployment.began = true,
             Change::GateOpened => deployment.gate_open = true,
             Change::Excluded { node, .. } => drop(deployment.excluded.insert(*node)),
-            Change::Closing { .. } => deployment.closing = true,
-            Change::Finished { outcome } => deployment.outcome = Some(outcome.clone()),
+            Change::Closing { end } => deployment.closing = Some(end.clone()),
+            Change::Finished { outcome } => {
+                deployment.outcome = Some(outcome.clone());
+                let end = deployment.closing.as_ref();
+                if !end.is_some_and(|end| is_end_of(end, outcome)) {
+                    return Err(format!("{id} is to end by {end:?}, and ended as {outcome:?}"));
+                }
+            }
             _ => {}
         }
         Ok(())
@@ -185,7 +200,7 @@ impl Gate {
         let open = match phase {
             Phase::Before => !deployment.began,
             Phase::Steps => deployment.gate_open,
-            Phase::Always | Phase::After => deployment.closing,
+            Phase::Always | Phase::After => deployment.closing.is_some(),
         };
         if !open {
             return Err(format!("{actor:?} starts {run:?} outside of its stage"));
@@ -301,7 +316,7 @@ impl Deployment {
 
     /// Attempts are ordered: never in a pause, and no more at a time than their step says.
     fn paced(&self, step: StepRef, attempt: u32, actors: &[Actor]) -> Result<(), String> {
-        if self.paused && !self.closing {
+        if self.paused && self.closing.is_none() {
             return Err(format!("{step:?} is ordered in a pause"));
         }
         let pace = self.manifest.step(step).map_or(Pace::Each, |step| step.pace);
@@ -333,6 +348,15 @@ impl Deployment {
     fn ran_in(&self, step: StepRef, site: &Name) -> bool {
         let of_step = self.runs.keys().filter(|(of, _)| *of == step);
         of_step.filter_map(|(_, actor)| actor.node()).any(|node| self.sites.get(&node) == Some(site))
+    }
+}
+
+/// Whether a deployment that is to end so may end as this.
+fn is_end_of(end: &End, outcome: &Outcome) -> bool {
+    match end {
+        End::Success => matches!(outcome, Outcome::Succeeded | Outcome::SucceededWithout { .. }),
+        End::Failure { cause } | End::Rollback { cause } => *outcome == Outcome::Failed { cause: cause.clone() },
+        End::Cancel => *outcome == Outcome::Cancelled,
     }
 }
 
@@ -554,6 +578,28 @@ mod tests {
         );
         let one = [Change::GateOpened, ordered(0, &[A]), well(A), ordered(1, &[A])];
         assert!(gate(&one).started(Actor::Node(A), run(1), true).unwrap_err().contains("never had"));
+    }
+
+    #[test]
+    fn a_second_order_beside_the_first_and_one_at_an_excluded_node_are_caught() {
+        let mut gate = gate(&[Change::GateOpened, ordered(0, &[A, B])]);
+        let again = Change::Ordered { step: at(0), attempt: 2, actors: vec![Actor::Node(A)] };
+        assert!(durable(&mut gate, 0, again).unwrap_err().contains("again beside"));
+        durable(&mut gate, 0, Change::Excluded { node: B, why: Exclusion::Operator }).unwrap();
+        assert!(durable(&mut gate, 0, ordered(1, &[B])).unwrap_err().contains("was excluded"));
+    }
+
+    #[test]
+    fn another_end_than_what_was_said_is_caught() {
+        let ends = |end: End, outcome: Outcome| {
+            let mut gate = gate(&[Change::GateOpened, Change::Closing { end }]);
+            durable(&mut gate, 0, Change::Finished { outcome })
+        };
+        assert_eq!(ends(End::Cancel, Outcome::Cancelled), Ok(()));
+        assert!(ends(End::Cancel, Outcome::Succeeded).unwrap_err().contains("is to end by"));
+        let failed = |cause: &str| Outcome::Failed { cause: cause.to_owned() };
+        assert!(ends(End::Failure { cause: "a".to_owned() }, failed("b")).is_err());
+        assert_eq!(ends(End::Rollback { cause: "a".to_owned() }, failed("a")), Ok(()));
     }
 
     #[test]
