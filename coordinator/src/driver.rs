@@ -34,6 +34,7 @@ use shoal_node::net::{
     Allow, BulkMesh, BulkStream, ControlConfig, ControlEvent, ControlMesh, DownReason, Identity, IdentityError,
     ListenError, Multiaddr, TlsSetupError,
 };
+use shoal_node::open_files;
 use shoal_node::origin::{OriginError, OriginReader};
 use shoal_node::runner::RunReport;
 use shoal_node::store::{Store, StoreError};
@@ -190,6 +191,7 @@ pub struct Server {
     hours: HoursKept,
     /// Deployments of which something changed since waiters were looked at.
     touched: BTreeSet<DeploymentId>,
+    open_files: open_files::Suffice,
 }
 
 impl Server {
@@ -257,6 +259,7 @@ impl Server {
             limits_at: Instant::now(),
             hours: HoursKept::default(),
             touched: BTreeSet::new(),
+            open_files: open_files::Suffice::default(),
             config,
         };
         server.forget_secrets();

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Config, ConfigError, Settings};
 use crate::driver::{Agent, AgentError};
 use crate::membership::MembershipError;
+use crate::open_files;
 
 /// Exit code for a usage error.
 const USAGE: u8 = 2;
@@ -105,6 +106,7 @@ pub fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, USAGE),
     };
+    open_files::raise();
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().worker_threads(network_threads()).enable_all().build() {
             Ok(runtime) => runtime,

@@ -30,6 +30,7 @@ use crate::net::{
     Allow, BulkMesh, BulkStream, ControlConfig, ControlEvent, ControlMesh, DialCause, ListenError, Multiaddr,
     TlsSetupError, verify,
 };
+use crate::open_files;
 use crate::origin::{OriginError, OriginReader};
 use crate::runner::RunReport;
 use crate::step_log::{StepLog, StepLogError};
@@ -161,6 +162,7 @@ pub struct Agent {
     wan: Pacer,
     /// When the coordinator is told next how fast the WAN is read, and what was read before; while that has a limit.
     wan_report: Option<(Instant, u64)>,
+    open_files: open_files::Suffice,
 }
 
 /// A lease that is being read.
@@ -239,6 +241,7 @@ impl Agent {
             download,
             wan,
             wan_report: None,
+            open_files: open_files::Suffice::default(),
             config,
             membership,
         })
@@ -488,6 +491,7 @@ impl Agent {
         let stopped = |_| AgentError::MeshStopped;
         let coordinator = self.membership.join.coordinator;
         let allowed = wanted.keys().copied().chain([coordinator]).collect();
+        self.open_files.look(wanted.len() + 1);
         self.control.allow(Allow::Only(allowed)).await.map_err(stopped)?;
         self.bulk.allow(Allow::Only(wanted.keys().copied().collect())).await.map_err(stopped)?;
         let gone: Vec<_> = self.neighbours.keys().copied().filter(|node| !wanted.contains_key(node)).collect();

@@ -11,6 +11,7 @@
 //! | [`template`] | names of variables in scripts and files, and their values |
 //! | [`runner`] | a step as a task, with its reports |
 //! | [`membership`] | the node's key, and whom it obeys |
+//! | [`open_files`] | how many files the process may have open |
 //! | [`disk`] | room on disks, and small files that take the place of others |
 //! | [`config`], [`cli`] | what the operator says |
 
@@ -22,6 +23,7 @@ pub mod disk;
 pub mod driver;
 pub mod membership;
 pub mod net;
+pub mod open_files;
 pub mod origin;
 pub mod runner;
 pub mod step_log;

@@ -44,6 +44,14 @@ pub const CONTROL_CONNECTIONS_PER_NODE_MAX: usize = 3;
 /// Inbound bulk connections of one node: one or two that are busy, as many that are being closed.
 pub const BULK_CONNECTIONS_PER_NODE_MAX: usize = 4;
 
+/// Files that a process has open beside its connections to nodes: packages, recipes, logs, pipes of steps, connections to
+/// feeds and of operators.
+pub const FILES_BESIDE_CONNECTIONS: u64 = 256;
+
+/// Connections with one node at the same time: the control channel, the one that takes its place, and a bulk connection each
+/// way.
+pub const CONNECTIONS_PER_NODE: u64 = 4;
+
 /// Bytes of one request on the bulk mesh.
 pub const BLOCK_REQUEST_BYTES_MAX: usize = 64 * 1024;
 

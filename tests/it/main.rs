@@ -15,6 +15,7 @@ mod guards;
 mod liars;
 mod limits;
 mod nuget;
+mod open_files;
 mod origins;
 mod outputs;
 mod plan;

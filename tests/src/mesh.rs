@@ -88,6 +88,8 @@ pub struct Mesh {
     node_args: Vec<String>,
     /// More variables in the environment of the coordinator and every node.
     env: Vec<(String, String)>,
+    /// What the shell's `ulimit` is to set before a process starts.
+    ulimit: Option<String>,
     /// Sizes of the disks of nodes that have their own.
     disks: BTreeMap<String, String>,
     address: String,
@@ -114,8 +116,9 @@ impl Mesh {
         let (nodes, joins, disks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let node_args = Vec::new();
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let (coordinator, ulimit) = (None, None);
         let mut mesh =
-            Self { nodes, coordinator: None, joins, node_args, env, disks, address, folder, _permit: permit };
+            Self { nodes, coordinator, joins, node_args, env, ulimit, disks, address, folder, _permit: permit };
         mesh.start_coordinator();
         mesh
     }
@@ -139,6 +142,7 @@ impl Mesh {
     pub fn start_coordinator(&mut self) {
         let mut command = Command::new(program("shoal"));
         command.arg("serve").arg("-c").arg(self.path("coordinator.toml")).envs(self.env.iter().cloned());
+        let mut command = self.limited(command);
         let before = ready_lines(&self.coordinator_log());
         let mut process = Process::start("the coordinator", &mut command, &self.path("coordinator.log"));
         until("the coordinator is ready", SOON, || {
@@ -162,6 +166,19 @@ impl Mesh {
     /// Nodes that start from here on get these arguments as well.
     pub fn set_node_args(&mut self, args: &[&str]) {
         self.node_args = args.iter().map(|arg| (*arg).to_owned()).collect();
+    }
+
+    /// The coordinator and nodes that start from here on do so with what `ulimit`, given `limits`, sets.
+    pub fn set_ulimit(&mut self, limits: &str) {
+        self.ulimit = Some(limits.to_owned());
+    }
+
+    fn limited(&self, command: Command) -> Command {
+        let Some(limits) = &self.ulimit else { return command };
+        let mut within = Command::new("sh");
+        within.args(["-c", &format!("ulimit {limits}; exec \"$@\""), "sh"]);
+        within.arg(command.get_program()).args(command.get_args()).envs(self.env.iter().cloned());
+        within
     }
 
     /// Puts the folder of node `name` on a disk of its own of `size`, such as `4m`: a fresh one when it starts, or the one
@@ -202,7 +219,7 @@ impl Mesh {
 
     /// Starts a node that joined before, or is about to.
     pub fn start_node(&mut self, name: &str) {
-        let mut command = self.node_command(name, &self.joins[name]);
+        let mut command = self.limited(self.node_command(name, &self.joins[name]));
         if let Some(size) = self.disks.get(name) {
             command = disk::with_disk(&command, &self.path(name), size);
         }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use shoal_node::cli::stop_signal;
+use shoal_node::open_files;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{CliError, Exit};
@@ -18,6 +19,7 @@ pub async fn run(config: &Path) -> Result<(), CliError> {
     let path = std::path::absolute(config).map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
     let config = Config::load(&path).map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
     let failed = |error: crate::driver::ServeError| CliError::new(Exit::Unexpected, error.to_string());
+    open_files::raise();
     let server = Server::start(config).await.map_err(failed)?;
     let stop = CancellationToken::new();
     let on_signal = stop.clone();

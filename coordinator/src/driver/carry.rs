@@ -1,5 +1,6 @@
 //! Carries out what the core wants done.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use shoal_node::net::{Allow, SendError};
@@ -212,8 +213,9 @@ impl Server {
     }
 
     /// Lets exactly the members read from the bulk mesh (MEMBERS-ONLY).
-    pub(super) async fn admit_members(&self) -> Result<(), ServeError> {
-        let members = self.core.directory().members().map(|member| member.membership.node).collect();
+    pub(super) async fn admit_members(&mut self) -> Result<(), ServeError> {
+        let members: BTreeSet<_> = self.core.directory().members().map(|member| member.membership.node).collect();
+        self.open_files.look(members.len());
         self.bulk.allow(Allow::Only(members)).await.map_err(|_| ServeError::MeshStopped)
     }
 

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::processes::Tree;
 use super::{Outcome, OutputChunk, OutputStream, StepRun};
+use crate::open_files;
 
 /// How long a tree has between TERM and KILL when its time is over: to undo what it did half.
 const GRACE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -201,7 +202,7 @@ impl<'a> Script<'a> {
     ) -> std::io::Result<Self> {
         let mut child = Command::new("/bin/sh")
             .arg("-c")
-            .arg(text)
+            .arg(open_files::as_before(text))
             .env_clear()
             .envs(environment(run, values_file))
             .current_dir(&run.work_dir)
