@@ -17,7 +17,8 @@ pub const CONTROL_QUEUE_FRAMES_MAX: usize = 4096;
 /// Bytes of received control frames that the driver has not dropped yet, over all peers; at the limit, peers wait.
 pub const CONTROL_RECEIVED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// A control channel on which nothing was sent for this long carries an empty frame.
+/// A control channel on which the dialer sent nothing for this long carries an empty frame, which is answered with another;
+/// the listener sends one unasked if it sent nothing for half as long again.
 pub const CONTROL_HEARTBEAT: Duration = Duration::from_secs(4);
 
 /// A control channel on which nothing arrived for this long is dead: three heartbeats, so that one may be late.

@@ -49,7 +49,7 @@ const SIMULTANEOUS: Duration = CONNECT_TIMEOUT.saturating_mul(2);
 /// How the control mesh behaves.
 #[derive(Clone, Debug)]
 pub struct ControlConfig {
-    /// A channel on which nothing was sent for this long carries a heartbeat.
+    /// A channel on which the dialer sent nothing for this long carries a heartbeat, which is answered.
     pub heartbeat: Duration,
     /// A channel on which nothing arrived for this long is dead; some heartbeats of the other side.
     pub silence_max: Duration,
@@ -352,7 +352,7 @@ impl Task {
             }
             self.down(node, DownReason::Replaced);
         }
-        let (link, task) = link(node, connection, stream, self.heartbeat, self.received.clone());
+        let (link, task) = link(node, connection, dialer, stream, self.heartbeat, self.received.clone());
         self.tasks.spawn(async move {
             task.run().await;
             None

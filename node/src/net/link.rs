@@ -1,6 +1,7 @@
 //! One control channel: frames both ways over a stream, with heartbeats, until either side hangs up.
 //!
-//! A frame is a big-endian `u32` length and that many bytes; length 0 is a heartbeat. Sending never waits: frames queue
+//! A frame is a big-endian `u32` length and that many bytes; length 0 is a heartbeat. The dialer's are answered with another
+//! at once: the side with many channels, which is the coordinator, then wakes up once for both. Sending never waits: frames queue
 //! up to a bound, and a peer that is further behind is cut off ([`Full`]). Dropping the [`Link`] sends what is queued,
 //! then closes. Received frames hold their share of a common budget until they are dropped, so that a driver that lags
 //! slows its peers down instead of filling memory (BOUNDED).
@@ -15,7 +16,7 @@ use libp2p::swarm::{ConnectionId, Stream};
 use shoal_proto::id::NodeId;
 use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, CONTROL_QUEUE_BYTES_MAX, CONTROL_QUEUE_FRAMES_MAX};
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 /// How long a closing channel may take to send what is queued.
@@ -67,6 +68,14 @@ pub(super) struct Heartbeat {
     pub(super) silence_max: Duration,
 }
 
+impl Heartbeat {
+    /// How long this side sends nothing before it beats. The listener does so where there is nothing to answer, since the
+    /// dialer sends frames.
+    fn unasked(self, dialer: bool) -> Duration {
+        if dialer { self.every } else { self.every + self.every / 2 }
+    }
+}
+
 /// Too much waits to be sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
@@ -91,6 +100,7 @@ impl Link {
 pub(super) struct LinkTask {
     node: NodeId,
     connection: ConnectionId,
+    dialer: bool,
     stream: Stream,
     queue: mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>,
     closing: oneshot::Receiver<()>,
@@ -105,10 +115,11 @@ pub(super) struct Received {
     pub(super) budget: Arc<Semaphore>,
 }
 
-/// A link over `stream`.
+/// A link over `stream`, which this side dialed or not.
 pub(super) fn link(
     node: NodeId,
     connection: ConnectionId,
+    dialer: bool,
     stream: Stream,
     heartbeat: Heartbeat,
     received: Received,
@@ -116,20 +127,20 @@ pub(super) fn link(
     let (sender, queue) = mpsc::channel(CONTROL_QUEUE_FRAMES_MAX);
     let (open, closing) = oneshot::channel();
     let room = Arc::new(Semaphore::new(CONTROL_QUEUE_BYTES_MAX));
-    let task = LinkTask { node, connection, stream, queue, closing, heartbeat, received };
+    let task = LinkTask { node, connection, dialer, stream, queue, closing, heartbeat, received };
     (Link { queue: sender, room, _open: open }, task)
 }
 
 impl LinkTask {
     /// Carries frames until the channel ends; the last event is [`LinkEvent::Ended`].
     pub(super) async fn run(self) {
-        let Self { node, connection, stream, queue, closing, heartbeat, received } = self;
+        let Self { node, connection, dialer, stream, queue, closing, heartbeat, received } = self;
         let events = received.events.clone();
         let (reader, writer) = stream.split();
-        let reader =
-            Reader { node, connection, stream: BufReader::new(reader), silence_max: heartbeat.silence_max, received };
+        let (stream, silence_max, asked) = (BufReader::new(reader), heartbeat.silence_max, Notify::new());
+        let reader = Reader { node, connection, stream, silence_max, received, asked: (!dialer).then_some(&asked) };
         let mut reading = std::pin::pin!(reader.run());
-        let mut writing = std::pin::pin!(write(writer, queue, heartbeat.every));
+        let mut writing = std::pin::pin!(write(writer, queue, heartbeat.unasked(dialer), &asked));
         let drained = async {
             let _ = closing.await;
             tokio::time::sleep(DRAIN).await;
@@ -162,20 +173,25 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// Sends queued frames, and heartbeats between them; `Ok` when the queue was closed and everything is sent.
+/// Sends queued frames, and heartbeats when they are asked for or nothing was sent for as long as `unasked`; `Ok` when the
+/// queue was closed and everything is sent.
 async fn write(
     stream: WriteHalf<Stream>,
     mut queue: mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>,
-    every: Duration,
+    unasked: Duration,
+    asked: &Notify,
 ) -> io::Result<()> {
     let mut stream = BufWriter::new(stream);
     loop {
-        let Ok(queued) = timeout(every, queue.recv()).await else {
+        let queued = tokio::select! {
+            queued = timeout(unasked, queue.recv()) => queued.ok(),
+            () = asked.notified() => None,
+        };
+        let Some(mut next) = queued else {
             stream.write_all(&0u32.to_be_bytes()).await?;
             stream.flush().await?;
             continue;
         };
-        let mut next = queued;
         while let Some((frame, _permit)) = next {
             let len = u32::try_from(frame.len()).map_err(io::Error::other)?;
             stream.write_all(&len.to_be_bytes()).await?;
@@ -189,19 +205,21 @@ async fn write(
     }
 }
 
-struct Reader {
+struct Reader<'a> {
     node: NodeId,
     connection: ConnectionId,
     stream: BufReader<ReadHalf<Stream>>,
     silence_max: Duration,
     received: Received,
+    /// Told of heartbeats that are to be answered.
+    asked: Option<&'a Notify>,
 }
 
-impl Reader {
+impl Reader<'_> {
     async fn run(mut self) -> DownReason {
         loop {
             match self.frame().await {
-                Ok(frame) if frame.is_empty() => {}
+                Ok(frame) if frame.is_empty() => self.asked.into_iter().for_each(Notify::notify_one),
                 Ok(frame) => self.deliver(frame).await,
                 Err(reason) => return reason,
             }

@@ -309,6 +309,42 @@ async fn a_silent_peer_is_dead_and_a_beating_one_is_not() {
 }
 
 #[tokio::test]
+async fn a_heartbeat_is_answered_at_once_and_an_answer_is_not() {
+    // Far longer than the test may take: whatever comes, comes as an answer.
+    let heartbeat = Duration::from_secs(3600);
+    let config = ControlConfig { heartbeat, silence_max: 3 * heartbeat };
+    let mut a = Member::start_with(Identity::ephemeral(), loopback(), &config).await;
+    let dialer = Identity::ephemeral();
+    let mut stream = raw_stream(&dialer, "/shoal/control/1", a.id(), a.address.clone()).await;
+    a.up().await;
+    for _ in 0..3 {
+        stream.write_all(&[0; 4]).await.unwrap();
+        stream.flush().await.unwrap();
+        let mut answer = [1; 4];
+        within("an answer", stream.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(answer, [0; 4]);
+    }
+    a.mesh.send(dialer.node_id(), Bytes::from_static(b"next")).await.unwrap();
+    let mut next = [0; 8];
+    within("a frame", stream.read_exact(&mut next)).await.unwrap();
+    assert_eq!(&next, b"\0\0\0\x04next", "each heartbeat was answered once");
+}
+
+#[tokio::test]
+async fn a_listener_beats_where_the_dialer_sends_frames_alone() {
+    let heartbeat = Duration::from_millis(100);
+    let config = ControlConfig { heartbeat, silence_max: 10 * heartbeat };
+    let mut a = Member::start_with(Identity::ephemeral(), loopback(), &config).await;
+    let mut stream = raw_stream(&Identity::ephemeral(), "/shoal/control/1", a.id(), a.address.clone()).await;
+    a.up().await;
+    stream.write_all(b"\0\0\0\x05frame").await.unwrap();
+    stream.flush().await.unwrap();
+    let mut beat = [1; 4];
+    within("a heartbeat", stream.read_exact(&mut beat)).await.unwrap();
+    assert_eq!(beat, [0; 4]);
+}
+
+#[tokio::test]
 async fn strangers_are_refused_and_former_members_cut_off() {
     let mut a = Member::start().await;
     let mut b = Member::start().await;
