@@ -44,9 +44,7 @@ impl Lab {
     /// A network, a package of `bytes`, its feed, and a coordinator that is ready.
     pub(crate) fn start(shape: Shape, bytes: u64) -> Self {
         let folder = room(shape, bytes);
-        let len = usize::try_from(bytes).expect("it fits into memory");
-        fs::write(folder.path().join("package.bin"), package::bytes(bytes, len))
-            .expect("there is room for the package");
+        package::write(&folder.path().join("package.bin"), bytes, bytes).expect("there is room for the package");
         let network = Network::up(shape);
         let (nodes, joins) = (BTreeMap::new(), BTreeMap::new());
         let (ended_nodes_cpu, ended_feeds_cpu) = (0.0, 0.0);
@@ -152,6 +150,18 @@ impl Lab {
         let mut process = self.nodes.remove(&place).expect("it runs");
         self.ended_nodes_cpu += cpu(&process);
         process.kill();
+    }
+
+    /// Asks a node to end, and waits until it has.
+    pub(crate) fn stop_node(&mut self, place: NodePlace) {
+        let mut process = self.nodes.remove(&place).expect("it runs");
+        self.ended_nodes_cpu += cpu(&process);
+        process.terminate(SOON);
+    }
+
+    /// Where a node keeps everything.
+    pub(crate) fn data_dir(&self, place: NodePlace) -> PathBuf {
+        self.path(&node_name(place))
     }
 
     /// What the operator's command line prints.

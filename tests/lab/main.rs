@@ -1,14 +1,15 @@
 //! `shoal-lab`: what Shoal reaches on shaped links, measured with the real programs in network namespaces.
 //!
 //! `cargo run --release -p shoal-tests --bin shoal-lab -- table` runs everything and prints the table of the README;
-//! `… -- fast` runs the small versions; `… -- run A C --runs 3` chooses; `… -- many` starts hundreds of nodes. The exit
-//! code is 0 only if every run kept its targets. Needs root, iproute2, and the programs built in the same profile (it
+//! `… -- fast` runs the small versions; `… -- run A C --runs 3` chooses; `… -- many` starts hundreds of nodes; `… --
+//! neighbours` measures the memory of one that fetches from many. The exit code is 0 only if every run kept its targets. Needs root, iproute2, and the programs built in the same profile (it
 //! builds them).
 
 mod feed;
 mod lab;
 mod many;
 mod measure;
+mod neighbours;
 mod network;
 mod report;
 mod run;
@@ -67,6 +68,15 @@ enum Command {
         #[arg(long, default_value_t = 32)]
         mib: u64,
     },
+    /// One node that fetches a large package from all of its neighbours: its memory
+    Neighbours {
+        /// How many: up to 23, sites are fully connected
+        #[arg(long, default_value_t = 23, value_parser = clap::value_parser!(u32).range(1..=200))]
+        neighbours: u32,
+        /// The package's size in MiB; the disk needs three times as much
+        #[arg(long, default_value_t = 10 * 1024, value_parser = clap::value_parser!(u64).range(1..))]
+        mib: u64,
+    },
     /// The lab's feed, which it starts itself
     #[command(hide = true)]
     Feed {
@@ -90,6 +100,10 @@ fn main() -> ExitCode {
             let kept = many::run(Crowd { shape, mib: (mib > 0).then_some(mib) });
             if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
+        Command::Neighbours { neighbours, mib } => match neighbours::run(neighbours, mib) {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        },
         Command::Feed { file, address } => match feed::serve(&file, &address) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

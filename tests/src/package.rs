@@ -18,6 +18,24 @@ pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// Writes [`bytes`] to a file that may be larger than memory.
+///
+/// # Errors
+/// Those of the disk.
+pub fn write(path: &Path, seed: u64, len: u64) -> std::io::Result<()> {
+    let mut file = fs::File::create(path)?;
+    let mut stream = blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof();
+    let mut buffer = vec![0; 1 << 20];
+    let mut left = len;
+    while left > 0 {
+        let piece = &mut buffer[..usize::try_from(left.min(1 << 20)).expect("at most a MiB")];
+        stream.fill(piece);
+        file.write_all(piece)?;
+        left -= piece.len() as u64;
+    }
+    Ok(())
+}
+
 /// `count` files of `len` bytes each, in some folders.
 pub fn files(seed: u64, count: u64, len: usize) -> Files {
     (0..count).map(|index| (format!("part-{}/file-{index}", index % 7), bytes(seed * 1_000_003 + index, len))).collect()
