@@ -192,6 +192,7 @@ impl Agent {
         for address in &config.bulk_listen {
             bulk_bound.push(bulk.listen(address.clone()).await.map_err(cannot_listen("--bulk-listen"))?);
         }
+        let shelf = Shelf { pacer: Pacer::new(config.upload_limit), ..Shelf::new(store.clone()) };
         let (wan, download) = (Pacer::new(None), Pacer::new(config.download_limit));
         let me = membership.identity.node_id();
         // Another one in each process: the numbers of leases that a deputy grants itself begin there.
@@ -216,14 +217,15 @@ impl Agent {
             bulk_streams,
             control_addresses: Vec::new(),
             bulk_bound,
-            shelf: Shelf { pacer: Pacer::new(config.upload_limit), ..Shelf::new(store.clone()) },
             readers: Readers::new(
                 store.clone(),
                 OriginReader::new()?,
                 bulk,
                 coordinator,
                 vec![wan.clone(), download.clone()],
+                shelf.buffers.clone(),
             ),
+            shelf,
             store,
             step_log,
             events_sender,

@@ -68,7 +68,7 @@ pub const ANSWER_HEADER_BYTES_MAX: usize = 64;
 /// Bytes of one answer's payload: the largest block and its last segment, or a recipe's piece, with room for zstd's frame.
 pub const ANSWER_PAYLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Buffers of [`SEGMENT_BYTES_MAX`] that a process keeps while nobody uses them: two for each of 8 uploads and 8 fetchers.
+/// Buffers, each somewhat larger than a segment, that a process keeps while nobody uses them: two for each of 8 uploads and 8 fetchers.
 pub const SPARE_BUFFERS_MAX: usize = 32;
 
 /// A bulk transfer that moved no byte for this long is given up; the blocks are asked of another.

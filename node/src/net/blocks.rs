@@ -7,7 +7,7 @@
 //! for [`BULK_STALL_MAX`] fails. What is asked of whom, and whether the bytes are right, is decided elsewhere (VERIFIED).
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -243,7 +243,7 @@ impl BlockServer {
         let node = stream.node();
         let (reader, writer) = stream.split();
         let requests = Requests { node, stream: BufReader::with_capacity(4096, reader) };
-        Self { requests, answers: Answers { node, stream: writer } }
+        Self { requests, answers: Answers { node, stream: writer, header: Vec::new() } }
     }
 
     /// Who asks.
@@ -297,6 +297,8 @@ impl Requests {
 pub struct Answers {
     node: NodeId,
     stream: WriteHalf<BulkStream>,
+    /// A header that goes out with the first bytes of its payload: alone, it would wake the other side for nothing.
+    header: Vec<u8>,
 }
 
 impl Answers {
@@ -323,7 +325,9 @@ impl Answers {
     pub async fn begin_payload(&mut self, id: u32, len: usize) -> Result<(), BlockError> {
         let oversized = BlockError::Oversized { len, max: ANSWER_PAYLOAD_BYTES_MAX };
         let bytes = u32::try_from(len).ok().filter(|_| len <= ANSWER_PAYLOAD_BYTES_MAX).ok_or(oversized)?;
-        self.header(Answer { id, status: Status::Ok { bytes } }).await
+        self.write_header().await?;
+        self.header = encoded(Answer { id, status: Status::Ok { bytes } })?;
+        Ok(())
     }
 
     /// Some of the payload.
@@ -332,9 +336,12 @@ impl Answers {
     /// As [`Answers::payload`].
     pub async fn payload_chunk(&mut self, mut chunk: &[u8]) -> Result<(), BlockError> {
         while !chunk.is_empty() {
-            let written =
-                timeout(BULK_STALL_MAX, self.stream.write(chunk)).await.map_err(|_| BlockError::Stalled)??;
-            chunk = &chunk[written..];
+            let both = [IoSlice::new(&self.header), IoSlice::new(chunk)];
+            let write = self.stream.write_vectored(&both);
+            let written = timeout(BULK_STALL_MAX, write).await.map_err(|_| BlockError::Stalled)??;
+            let of_header = written.min(self.header.len());
+            self.header.drain(..of_header);
+            chunk = &chunk[written - of_header..];
         }
         Ok(())
     }
@@ -344,6 +351,7 @@ impl Answers {
     /// # Errors
     /// As [`Answers::payload`].
     pub async fn end_payload(&mut self) -> Result<(), BlockError> {
+        self.write_header().await?;
         Ok(timeout(BULK_STALL_MAX, self.stream.flush()).await.map_err(|_| BlockError::Stalled)??)
     }
 
@@ -352,7 +360,7 @@ impl Answers {
     /// # Errors
     /// As [`Answers::payload`].
     pub async fn refuse(&mut self, id: u32, refusal: Refusal) -> Result<(), BlockError> {
-        self.header(Answer { id, status: Status::Refused(refusal) }).await?;
+        self.header.extend(encoded(Answer { id, status: Status::Refused(refusal) })?);
         self.end_payload().await
     }
 
@@ -361,15 +369,22 @@ impl Answers {
     /// # Errors
     /// As [`Answers::payload`].
     pub async fn not_found(&mut self, id: u32) -> Result<(), BlockError> {
-        self.header(Answer { id, status: Status::NotFound }).await?;
+        self.header.extend(encoded(Answer { id, status: Status::NotFound })?);
         self.end_payload().await
     }
 
-    async fn header(&mut self, answer: Answer) -> Result<(), BlockError> {
-        let bytes = answer.encode()?;
-        let len = u16::try_from(bytes.len()).map_err(io::Error::other)?;
-        let mut header = len.to_be_bytes().to_vec();
-        header.extend_from_slice(&bytes);
+    /// Sends a header that no payload follows.
+    async fn write_header(&mut self) -> Result<(), BlockError> {
+        let header = std::mem::take(&mut self.header);
         self.payload_chunk(&header).await
     }
+}
+
+/// An answer's length and bytes.
+fn encoded(answer: Answer) -> Result<Vec<u8>, BlockError> {
+    let bytes = answer.encode()?;
+    let len = u16::try_from(bytes.len()).map_err(io::Error::other)?;
+    let mut header = len.to_be_bytes().to_vec();
+    header.extend_from_slice(&bytes);
+    Ok(header)
 }

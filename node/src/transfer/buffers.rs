@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shoal_proto::limits::{SEGMENT_BYTES_MAX, SPARE_BUFFERS_MAX};
 
-/// Bytes that a buffer has room for: the longest segment. So many cost little to hand over to another thread, and are still
-/// in the CPU's cache there.
-pub(super) const BUFFER_BYTES: usize = SEGMENT_BYTES_MAX;
+/// Bytes that a buffer has room for: more than the longest segment, and most blocks of a package of up to 256 MiB with the
+/// segment that ends them. So many cost little to hand over to another thread, and are still in the CPU's cache there.
+pub(super) const BUFFER_BYTES: usize = SEGMENT_BYTES_MAX + SEGMENT_BYTES_MAX / 2;
 
 /// Where buffers come from and go to. Clones share them.
 #[derive(Clone, Debug, Default)]

@@ -21,15 +21,19 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::assemble::Assembler;
+use super::assemble::{Assembler, Batch};
+use super::buffers::Buffers;
 use super::pacer::{Pacer, piece_of_all, read_payload, take_all};
 use super::runs;
 use crate::net::{BlockClient, BlockError, BulkMesh, ConnectError, Multiaddr};
 use crate::origin::{Chunk, Mode, OriginError, OriginReader, Renewals, WanBytes};
-use crate::store::{Content, Store, WriteError};
+use crate::store::{Content, Store, WriteError, Written};
 
 /// Chunks between the origin's connection and the disk; each has up to some 400 KiB.
 const CHUNKS: usize = 4;
+
+/// Batches that wait for the disk: one is written while the next is gathered.
+const BATCHES: usize = 2;
 
 /// Blocks asked of the coordinator before the first has come.
 const AHEAD: usize = 4;
@@ -115,16 +119,25 @@ pub struct Readers {
     idle: Arc<Mutex<Vec<BlockClient>>>,
     /// What all reads keep to.
     pacers: Vec<Pacer>,
+    /// What is gathered and written to the disk at a time.
+    buffers: Buffers,
     /// Bytes read by all reads so far.
     read_bytes: WanBytes,
 }
 
 impl Readers {
     /// Readers for leases of `coordinator`.
-    pub fn new(store: Store, http: OriginReader, bulk: BulkMesh, coordinator: NodeId, pacers: Vec<Pacer>) -> Self {
+    pub fn new(
+        store: Store,
+        http: OriginReader,
+        bulk: BulkMesh,
+        coordinator: NodeId,
+        pacers: Vec<Pacer>,
+        buffers: Buffers,
+    ) -> Self {
         let (addresses, idle) = (Arc::new(watch::Sender::default()), Arc::default());
         let http = http.paced(pacers.clone());
-        Self { store, http, bulk, coordinator, addresses, idle, pacers, read_bytes: WanBytes::default() }
+        Self { store, http, bulk, coordinator, addresses, idle, pacers, buffers, read_bytes: WanBytes::default() }
     }
 
     /// Bytes that crossed the WAN so far, for all leases.
@@ -165,17 +178,17 @@ impl Readers {
                     let renewals = Renewals::new(origin.clone(), renewed, ask);
                     let denied = || Input::Denied { content: grant.content, lease: grant.lease };
                     tokio::select! {
-                        ended = self.read_http(&renewals, &grant, &sink, &wan) => ended,
+                        ended = self.read_http(&renewals, &grant, &sink, &wan, &cancel) => ended,
                         never = pass_on(asked, denied, &sink.events) => match never {},
                     }
                 }
-                Origin::Coordinator { dictionary } => self.read_coordinator(*dictionary, &grant, &sink, &wan).await,
+                Origin::Coordinator { dictionary } => tokio::select! {
+                    ended = self.read_coordinator(*dictionary, &grant, &sink, &wan) => ended,
+                    () = cancel.cancelled() => Err(ReadLeaseError::Cancelled),
+                },
             }
         };
-        let ended = tokio::select! {
-            ended = reading => ended,
-            () = cancel.cancelled() => Err(ReadLeaseError::Cancelled),
-        };
+        let ended = reading.await;
         // What has arrived is still being written, and counts.
         sink.writes.close();
         sink.writes.wait().await;
@@ -198,21 +211,28 @@ impl Readers {
         grant: &Grant,
         sink: &Sink<E>,
         wan: &WanBytes,
+        cancel: &CancellationToken,
     ) -> Result<(), ReadLeaseError> {
         let ranges = missing_ranges(&sink.content, grant);
         let mode = if grant.whole { Mode::WholeRest } else { Mode::Ranges };
         let (sender, chunks) = mpsc::channel::<Chunk>(CHUNKS);
+        let (batches, to_write) = mpsc::channel::<Batch>(BATCHES);
+        let assembler = Assembler::new(sink.content.clone(), &leased(grant), self.buffers.clone());
         let own = sink.clone();
-        let writing = sink.writes.spawn_blocking(move || own.assemble(chunks));
+        let writing = sink.writes.spawn_blocking(move || own.write(to_write));
         let reading = async {
-            let read = self.http.read_renewed(renewals, &ranges, mode, wan, &sender).await;
+            let read = tokio::select! {
+                read = self.http.read_renewed(renewals, &ranges, mode, wan, &sender) => read.map_err(Into::into),
+                () = cancel.cancelled() => Err(ReadLeaseError::Cancelled),
+            };
+            // What has arrived is gathered to the end, however the read ended: it crossed the WAN.
             drop(sender);
             read
         };
-        let (read, wrote) = tokio::join!(reading, writing);
+        let (read, (), wrote) = tokio::join!(reading, gather(assembler, chunks, batches), writing);
         // Writing that fails makes reading fail too: the cause is the writer's.
         wrote.map_err(|_| ReadLeaseError::Interrupted)??;
-        Ok(read?)
+        read
     }
 
     async fn read_coordinator<E: From<Input> + Send + 'static>(
@@ -354,16 +374,30 @@ impl<E> Clone for Sink<E> {
 }
 
 impl<E: From<Input>> Sink<E> {
-    /// Puts segments together and writes them, until nothing more comes. Blocks, as disks do.
-    fn assemble(&self, mut chunks: mpsc::Receiver<Chunk>) -> Result<(), ReadLeaseError> {
-        let mut assembler = Assembler::new(&self.content);
-        while let Some(chunk) = chunks.blocking_recv() {
-            let mut landed = Vec::new();
-            let taken = assembler.take(chunk.offset, &chunk.bytes, |block| landed.push(block));
-            self.landed(landed);
-            taken?;
+    /// Verifies and writes what was gathered, until nothing more comes. Blocks, as disks do.
+    fn write(&self, mut batches: mpsc::Receiver<Batch>) -> Result<(), ReadLeaseError> {
+        while let Some(Batch { segments, bytes }) = batches.blocking_recv() {
+            match self.content.write_segments(&segments, &bytes) {
+                Ok(landed) => self.landed(landed),
+                Err(error) => {
+                    self.write_sound(&segments, &bytes);
+                    return Err(error.into());
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Writes those of a batch that are not wrong: they crossed the WAN, and are not read again.
+    fn write_sound(&self, segments: &[usize], mut bytes: &[u8]) {
+        for segment in segments {
+            let len = self.content.layout().segments().get(*segment).map_or(0, |place| place.len as usize);
+            let (part, rest) = bytes.split_at(len.min(bytes.len()));
+            if let Ok(Written { block_complete: true, .. }) = self.content.write_segment(*segment, part) {
+                self.landed(self.content.layout().block_of_segment(*segment).into_iter().collect());
+            }
+            bytes = rest;
+        }
     }
 
     fn landed(&self, blocks: Vec<BlockIndex>) {
@@ -372,6 +406,23 @@ impl<E: From<Input>> Sink<E> {
             // The driver is gone only when the process ends.
             let _ = self.events.blocking_send(Input::Landed { content, block }.into());
         }
+    }
+}
+
+/// Gathers what arrives into batches, until nothing more comes or nobody writes any more.
+async fn gather(mut assembler: Assembler, mut chunks: mpsc::Receiver<Chunk>, batches: mpsc::Sender<Batch>) {
+    let mut ready = Vec::new();
+    while let Some(chunk) = chunks.recv().await {
+        assembler.take(chunk.offset, &chunk.bytes, &mut ready);
+        for batch in ready.drain(..) {
+            if batches.send(batch).await.is_err() {
+                return;
+            }
+        }
+    }
+    if let Some(rest) = assembler.rest() {
+        // Without a writer, its error says why.
+        let _ = batches.send(rest).await;
     }
 }
 
