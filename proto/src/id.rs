@@ -3,6 +3,7 @@
 //! A hash type says what was hashed, so that a segment's hash cannot be passed where a package's id is wanted. Names are
 //! checked when they are made ([`Name::new`]); decoding a message makes them the same way.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -30,8 +31,23 @@ pub enum IdError {
 macro_rules! hash_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub struct $name(pub [u8; 32]);
+
+        // By bytes, as derived, but most differ in the first eight, which are one comparison: ids are keys of the
+        // cores' tables.
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                let head = |id: &Self| id.0.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+                head(self).cmp(&head(other)).then_with(|| self.0.cmp(&other.0))
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
 
         impl $name {
             /// The first eight hexadecimal digits, for logs.
@@ -304,6 +320,20 @@ mod tests {
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!("xyz".parse::<PackageId>(), Err(IdError::NotHex("xyz".into())));
         assert!("é".repeat(32).parse::<PackageId>().is_err(), "64 bytes, but not digits");
+    }
+
+    #[test]
+    fn ids_are_in_the_order_of_their_bytes() {
+        let id = |at: usize, byte| {
+            let mut bytes = [0x80; 32];
+            bytes[at] = byte;
+            NodeId(bytes)
+        };
+        for at in [0, 1, 7, 8, 31] {
+            assert!(id(at, 0x01) < id(at, 0xfe), "byte {at}");
+        }
+        assert!(id(0, 0x81) > id(31, 0xff) && id(7, 0x81) > id(8, 0xff), "the first that differs decides");
+        assert_eq!(id(3, 9).cmp(&id(3, 9)), Ordering::Equal);
     }
 
     #[test]

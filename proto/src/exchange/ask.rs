@@ -3,6 +3,7 @@
 //! Invariant: a request is in its neighbour's table, in the table of all by age, and in its block's state; or in none.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use super::inflight::Times;
 use super::pick::rarest;
@@ -21,8 +22,17 @@ impl Exchange {
             self.ready.clear();
             return;
         }
-        while !self.ready.is_empty() && self.requests_counted(now) < self.transfers_max {
-            let Some(node) = self.least_busy() else { return };
+        if self.ready.is_empty() {
+            return;
+        }
+        let mut room = self.transfers_max.saturating_sub(self.requests_counted(now));
+        if room == 0 {
+            return;
+        }
+        let mut turns: BTreeSet<_> = self.ready.iter().map(|node| self.turn(*node)).collect();
+        while room > 0
+            && let Some((.., node)) = turns.pop_first()
+        {
             let neighbour = &self.neighbours[&node];
             let picked = if neighbour.has_room(now) { self.pick(node) } else { None };
             match picked {
@@ -30,6 +40,8 @@ impl Exchange {
                     self.missing.remove(block);
                     self.blocks[block.index()] = State::Requested { from: node, also: None };
                     self.request(node, block, now);
+                    room -= usize::from(!self.is_slow(node));
+                    turns.insert(self.turn(node));
                 }
                 // When something arrives there is room again, and its neighbour is ready; then so are the others.
                 Some(_) => return,
@@ -75,15 +87,13 @@ impl Exchange {
         self.requests.is_empty() || self.requested_bytes + bytes <= REQUESTED_BYTES_MAX
     }
 
-    /// Of those that are asked for the least, the one that delivered last: the slot that it had for this node is free, so
-    /// that pairs stay together for as long as one has what the other lacks.
-    fn least_busy(&self) -> Option<NodeId> {
-        let busy = |node: &NodeId| {
-            let tie = u64::from_le_bytes(node.0[..8].try_into().expect("a node id has 32 bytes"));
-            let neighbour = &self.neighbours[node];
-            (neighbour.requests.len(), Reverse(neighbour.delivered_at), mix(self.seed ^ tie), *node)
-        };
-        self.ready.iter().copied().min_by_key(busy)
+    /// When it is a neighbour's turn to be asked. Of those that are asked for the least, the one that delivered last goes
+    /// first: the slot that it had for this node is free, so that pairs stay together for as long as one has what the other
+    /// lacks.
+    fn turn(&self, node: NodeId) -> (usize, Reverse<Time>, u64, NodeId) {
+        let tie = u64::from_le_bytes(node.0[..8].try_into().expect("a node id has 32 bytes"));
+        let neighbour = &self.neighbours[&node];
+        (neighbour.requests.len(), Reverse(neighbour.delivered_at), mix(self.seed ^ tie), node)
     }
 
     fn request(&mut self, node: NodeId, block: BlockIndex, now: Time) {

@@ -8,7 +8,10 @@ use crate::rng::mix;
 
 /// Of the blocks that may be asked for, the one that the fewest neighbours have.
 pub(super) fn rarest(candidates: &BlockSet, copies: &[u32], seed: u64) -> Option<BlockIndex> {
-    candidates.iter().min_by_key(|block| (copies[block.index()], mix(seed ^ u64::from(block.0))))
+    let tie = |block: &BlockIndex| mix(seed ^ u64::from(block.0));
+    let rarer =
+        |a: &BlockIndex, b: &BlockIndex| copies[a.index()].cmp(&copies[b.index()]).then_with(|| tie(a).cmp(&tie(b)));
+    candidates.iter().min_by(rarer)
 }
 
 #[cfg(test)]

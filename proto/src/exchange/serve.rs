@@ -75,7 +75,7 @@ impl Uploads {
             return None;
         }
         self.offer_from = None;
-        if !self.has_free_slot(now) {
+        if self.refused.is_empty() || !self.has_free_slot(now) {
             return None;
         }
         self.refused.retain(|node, _| progress(*node).is_some());
