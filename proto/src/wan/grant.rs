@@ -143,10 +143,10 @@ impl Site {
         if fits >= u64::from(self.largest_block_bytes) {
             return Some(fits);
         }
-        // What fits may be less than any block that is missing.
+        // What fits may be less than any block that is missing; then one is put at stake beyond what the budget could pay for.
         let patience = member.stake_changed + REPLICATION_WAIT_MAX;
         if patience <= now {
-            return Some(LEASE_BYTES_MIN);
+            return Some(if fits > 0 { u64::from(self.largest_block_bytes) } else { LEASE_BYTES_MIN });
         }
         self.timers.insert((patience, Why::CooledDown(member.id)));
         (fits > 0).then_some(fits)
