@@ -327,6 +327,13 @@ pub const BACKOFF: Duration = Duration::from_secs(1);
 /// The longest that a step waits before it is tried again by doubling: what comes back does so sooner.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10 * 60);
 
+/// How long a node that is asked whether it can run a step for its site may take to answer before another one is asked:
+/// the answer is one round trip, behind a manifest of some MB over a thin line at worst.
+pub const OFFER_WAIT: Duration = Duration::from_secs(10);
+
+/// The same by doubling, where no node of a site answers: each time costs the journal three records.
+pub const OFFER_WAIT_MAX: Duration = Duration::from_secs(10 * 60);
+
 /// How often the clock is looked at while something waits for a time of day: a clock that is set is noticed this soon.
 pub const CLOCK_LOOK_MAX: Duration = Duration::from_secs(60);
 

@@ -2,26 +2,31 @@
 //!
 //! A node is asked first, and ordered to run the step once it answered and that is on record. So a node that is lost
 //! before is known not to have run it, and another one of its site is asked; one that is lost after may have, and the step
-//! stays with it. Only the first attempt is asked for: later ones are where the first was. It costs a step `on: site` one
-//! more round trip and record, and other steps nothing.
+//! stays with it. So is one that is connected and does not answer in time, as long as there is another: an answer that
+//! comes after that is refused. Only the first attempt is asked for: later ones are where the first was. It costs a step
+//! `on: site` one more round trip and record, and other steps nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::input::Actor;
 use super::record::Change;
 use super::sight::Sight;
-use super::state::Run;
+use super::state::{Node, Run};
 use super::turn::Places;
 use crate::id::{LaneIndex, Name, NodeId};
 use crate::manifest::{Phase, StepRef};
+use crate::time::Time;
 
-/// Whoever was asked, and is not going to run the step: it is lost, or nothing may start, there or at all. Who answers late is too late.
+/// Whoever was asked, and is not going to run the step: it is lost or silent, or nothing may start, there or at all. Who
+/// answers late is too late.
 pub(super) fn void(sight: &Sight<'_>) -> Vec<Change> {
     let stopped = sight.state.closing.is_some() || sight.state.paused;
     let awaited = |node: &NodeId| sight.state.nodes.get(node).is_some_and(|node| node.is_awaited());
     let may_start = |step: StepRef, actor: Actor| sight.is_online(actor) && sight.may_start(step, actor);
-    let is_void =
-        |(step, node): &&(StepRef, NodeId)| stopped || !awaited(node) || !may_start(*step, Actor::Node(*node));
+    let is_passed_over = |step, node| sight.is_silent(step, node) && others(sight, step, node);
+    let is_void = |(step, node): &&(StepRef, NodeId)| {
+        stopped || !awaited(node) || !may_start(*step, Actor::Node(*node)) || is_passed_over(*step, *node)
+    };
     withdraw(sight.state.elected.iter().filter(is_void))
 }
 
@@ -42,18 +47,37 @@ pub(super) fn places(sight: &Sight<'_>, step: StepRef, lane: Option<LaneIndex>) 
         let is_over = |actor, run: &Run| run.is_done() || !sight.state.is_live(actor);
         runs.filter_map(|(actor, run)| Some((sight.site(actor.node()?)?, is_over(actor, run)))).collect()
     };
-    let mut taken: BTreeSet<&Name> = had.keys().copied().chain(asked(sight, step)).collect();
-    let mut places = Places { done: true, free: Vec::new() };
+    let taken: BTreeSet<&Name> = had.keys().copied().chain(asked(sight, step)).collect();
+    let mut free = BTreeMap::new();
+    let mut done = true;
     for (id, node) in sight.live_in(lane) {
         let Some(site) = sight.site(id) else { continue };
-        places.done &= had.get(site).is_some_and(|over| *over);
-        let able = step.phase == Phase::Before || (node.is_ready() && sight.is_open(id));
-        let able = able && sight.is_online(Actor::Node(id));
-        if able && taken.insert(site) {
-            places.free.push(Actor::Node(id));
+        done &= had.get(site).is_some_and(|over| *over);
+        if !taken.contains(site) && is_able(sight, step, id, node) {
+            // Who was asked longest ago or never: a node that was passed over has its turn again after the others.
+            let turn = (sight.soft.asked_before(step, id), id);
+            free.entry(site).and_modify(|best| *best = turn.min(*best)).or_insert(turn);
         }
     }
-    places
+    Places { done, free: free.into_values().map(|(_, node)| Actor::Node(node)).collect() }
+}
+
+/// Whether a node could be asked about a step at this moment.
+fn is_able(sight: &Sight<'_>, step: StepRef, id: NodeId, node: &Node) -> bool {
+    let holds_all = step.phase == Phase::Before || (node.is_ready() && sight.is_open(id));
+    holds_all && sight.is_online(Actor::Node(id))
+}
+
+/// Whether another node of a site could be asked in the place of this one.
+fn others(sight: &Sight<'_>, step: StepRef, node: NodeId) -> bool {
+    let lane = (step.phase == Phase::Steps).then(|| sight.course.lane_of(node));
+    let mut nodes = sight.live_in(lane).filter(|(id, _)| *id != node && sight.site(*id) == sight.site(node));
+    nodes.any(|(id, other)| is_able(sight, step, id, other))
+}
+
+/// Until when those who are asked may answer.
+pub(super) fn answers_until<'a>(sight: &'a Sight<'_>) -> impl Iterator<Item = Time> + use<'a> {
+    sight.state.elected.iter().map(|(step, node)| sight.answers_until(*step, *node))
 }
 
 /// Sites in which no node was told to run a step, or is asked.

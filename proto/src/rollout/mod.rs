@@ -112,6 +112,8 @@ pub enum Why {
     Retry,
     /// A node was away for too long.
     Offline,
+    /// A node that was asked for its site has not answered.
+    Silent,
     /// The time has come before which the gate does not open.
     At,
     /// The time has come at which it expires.
@@ -320,7 +322,14 @@ impl Rollout {
         let baked = sight.waiting_wave().map(|wave| sight.baked_at(wave));
         let retry = sight.retrying().map(|(.., at)| at).filter(to_come).min();
         let away = sight.overdue_at().map(|(_, at)| at).filter(to_come).min();
-        let moments = [(late, Why::Stragglers), (baked, Why::Bake), (retry, Why::Retry), (away, Why::Offline)];
+        let silent = election::answers_until(&sight).filter(to_come).min();
+        let moments = [
+            (late, Why::Stragglers),
+            (baked, Why::Bake),
+            (retry, Why::Retry),
+            (away, Why::Offline),
+            (silent, Why::Silent),
+        ];
         let moments = moments.into_iter().filter_map(|(at, why)| Some((at.filter(to_come)?, why)));
         moments.chain(times).min_by_key(|(at, _)| *at)
     }

@@ -70,7 +70,8 @@ fn state(sight: &Sight<'_>, waiting: &[Waiting]) -> State {
     }
     let acquires = |(id, node): (NodeId, &Node)| node.failed().is_none() && sight.is_online(Actor::Node(id));
     let acquiring = sight.state.times.acquire_began.is_some() && sight.stragglers().any(acquires);
-    let running = sight.state.flying().any(|(_, actor, _)| sight.is_online(actor)) || !sight.state.elected.is_empty();
+    let asked = sight.state.elected.iter().any(|(step, node)| !sight.is_silent(*step, *node));
+    let running = asked || sight.state.flying().any(|(_, actor, _)| sight.is_online(actor));
     let timed = waiting.iter().any(|waiting| matches!(waiting, Waiting::Bake { .. } | Waiting::Retry { .. }));
     if timed || waiting.is_empty() || acquiring || running { State::Running } else { State::Blocked }
 }
@@ -156,6 +157,8 @@ fn waiting(sight: &Sight<'_>) -> Vec<Waiting> {
     away.dedup();
     waiting.extend(away.into_iter().map(|node| Waiting::Offline { node }));
     waiting.extend(state.behind_nodes().map(|(node, _)| Waiting::CatchingUp { node }));
+    let silent = state.elected.iter().filter(|(step, node)| sight.is_silent(*step, *node));
+    waiting.extend(silent.map(|(step, node)| Waiting::Silent { node: *node, step: *step }));
     waiting.extend(empty_sites(sight));
     let nodes = count(acquirers().count());
     waiting.extend((nodes > 0).then_some(Waiting::Acquiring { nodes }));

@@ -14,7 +14,9 @@ use super::input::{Actor, Now, StepOutcome};
 use super::state::{Node, Run, State};
 use super::when::When;
 use crate::id::{Name, NodeId, WaveIndex};
-use crate::limits::{ABANDON_AFTER, ATTEMPTS_MAX, BACKOFF_MAX, TEMPFAIL_RERUNS_MAX, UNKNOWN_RERUNS_MAX};
+use crate::limits::{
+    ABANDON_AFTER, ATTEMPTS_MAX, BACKOFF_MAX, OFFER_WAIT, OFFER_WAIT_MAX, TEMPFAIL_RERUNS_MAX, UNKNOWN_RERUNS_MAX,
+};
 use crate::manifest::{Manifest, On, OnFailure, Step, StepRef, Stragglers};
 use crate::time::{Time, WallTime};
 
@@ -29,11 +31,23 @@ pub(super) struct Soft {
     acquire_since: Option<Moment>,
     /// Since when runs wait for what becomes of them.
     trouble: BTreeMap<(StepRef, Actor), Moment>,
+    /// Nodes that were asked about steps `on: site` which somebody is still asked about.
+    asked: BTreeMap<(StepRef, NodeId), Asked>,
     /// The last wave that is through, and since when.
     baking: Option<(WaveIndex, Moment)>,
     online: BTreeSet<NodeId>,
     /// When nodes went away; the others that are not connected are away since the first decision.
     away: BTreeMap<NodeId, Moment>,
+}
+
+/// A node that was asked whether it can run a step for its site.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    /// When it was, the last time.
+    since: Time,
+    times: u32,
+    /// Whether its answer is awaited.
+    awaited: bool,
 }
 
 /// When a wait began: in this process, or before it and so much of it had passed then.
@@ -66,6 +80,8 @@ impl Soft {
             last: now,
             acquire_since: acquiring.map(|began| moment(began.max(state.resumed.unwrap_or(began)))),
             trouble: trouble.collect(),
+            // Nobody is connected, so that whoever was asked is lost.
+            asked: BTreeMap::new(),
             baking: through,
             online: BTreeSet::new(),
             away: state.away.iter().map(|(node, since)| (*node, moment(*since))).collect(),
@@ -86,6 +102,7 @@ impl Soft {
         for key in &state.troubled {
             self.trouble.entry(*key).or_insert(Moment::at(now));
         }
+        self.note_asked(now, state);
         let through = state.wave().filter(|wave| state.waves[wave.index()].ended);
         if let Some(wave) = through.filter(|wave| self.baking.is_none_or(|(of, _)| of != *wave)) {
             self.baking = Some((wave, Moment::at(now)));
@@ -101,6 +118,33 @@ impl Soft {
             }
             None => {}
         }
+    }
+
+    fn note_asked(&mut self, now: Time, state: &State) {
+        let steps: BTreeSet<StepRef> = state.elected.iter().map(|(step, _)| *step).collect();
+        self.asked.retain(|(step, _), _| steps.contains(step));
+        for (key, asked) in &mut self.asked {
+            asked.awaited &= state.elected.contains(key);
+        }
+        for key in &state.elected {
+            let asked = self.asked.entry(*key).or_insert(Asked { since: now, times: 0, awaited: false });
+            if !asked.awaited {
+                *asked = Asked { since: now, times: asked.times.saturating_add(1), awaited: true };
+            }
+        }
+    }
+
+    /// When a node was asked about a step, those last whose answer is awaited, or was when this decision began.
+    pub(super) fn asked_before(&self, step: StepRef, node: NodeId) -> Option<(bool, Time)> {
+        self.asked.get(&(step, node)).map(|asked| (asked.awaited, asked.since))
+    }
+
+    /// Who was asked, the last one last.
+    #[cfg(test)]
+    pub(super) fn asked_in_order(&self) -> Vec<(bool, (StepRef, NodeId))> {
+        let mut asked: Vec<_> = self.asked.iter().map(|(key, asked)| (asked.since, asked.awaited, *key)).collect();
+        asked.sort_unstable();
+        asked.into_iter().map(|(_, awaited, key)| (awaited, key)).collect()
     }
 
     /// When a wave is over that bakes for `bake`, if it does.
@@ -173,6 +217,20 @@ impl<'a> Sight<'a> {
     pub(super) fn abandon_at(&self, actor: Actor) -> Option<Time> {
         let node = actor.node().filter(|_| !self.is_online(actor))?;
         Some(self.away_for(node, ABANDON_AFTER))
+    }
+
+    /// Until when a node that is asked about a step may answer, if there is another to ask: each time that it did not, it
+    /// has twice as long.
+    pub(super) fn answers_until(&self, step: StepRef, node: NodeId) -> Time {
+        let asked = self.soft.asked.get(&(step, node)).filter(|asked| asked.awaited);
+        let (since, times) = asked.map_or((self.now, 1), |asked| (asked.since, asked.times));
+        let doubled = OFFER_WAIT.saturating_mul(2u32.saturating_pow(times.saturating_sub(1)));
+        since + doubled.min(OFFER_WAIT_MAX)
+    }
+
+    /// Whether a node that is asked about a step has not answered in time.
+    pub(super) fn is_silent(&self, step: StepRef, node: NodeId) -> bool {
+        self.answers_until(step, node) <= self.now
     }
 
     /// When nodes that still lack packages are excluded, if ever.

@@ -202,6 +202,13 @@ pub enum Waiting {
         /// Which node.
         node: NodeId,
     },
+    /// A node that was asked whether it can run a step `on: site`, has not answered in time, and is the only one to ask.
+    Silent {
+        /// Which node.
+        node: NodeId,
+        /// Which step.
+        step: StepRef,
+    },
     /// Any node of a site, to run a step `on: site`: none that could is connected.
     Site {
         /// Which site.

@@ -2,6 +2,9 @@
 
 use super::view::{State, Waiting};
 use super::*;
+use crate::limits::{OFFER_WAIT, OFFER_WAIT_MAX};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 fn only(actor: Actor) -> Which {
     Which { actor: Some(actor), step: None }
@@ -44,6 +47,51 @@ fn one_that_is_lost_before_it_may_start_is_replaced() {
     assert_eq!(runs(&live.ready().effects), [(on(2), nth(0), 1), (on(3), nth(0), 1)]);
     live.succeed(on(2), nth(0));
     assert_eq!(runs(&live.succeed(on(3), nth(0)).effects).len(), 4, "the second step, on all");
+}
+
+#[test]
+fn one_that_is_connected_and_does_not_answer_is_replaced_and_answers_too_late() {
+    let mut live = asked();
+    live.tell(Input::StepReady { node: node(2), step: nth(0) });
+    assert_eq!(live.rollout.next_wake(), Some((live.now.time + OFFER_WAIT, Why::Silent)));
+    assert_eq!(live.wait(OFFER_WAIT - SECOND).records, []);
+    assert_eq!(offers(&live.wait(SECOND).effects), [(node(3), nth(0))]);
+    assert_eq!(in_doubt(&live), [(nth(0), node(3))]);
+    let late = live.tell(Input::StepReady { node: node(1), step: nth(0) });
+    assert_eq!((runs(&late.effects), late.records), (vec![], vec![]), "it answers too late");
+    assert_eq!(runs(&live.ready().effects), [(on(3), nth(0), 1)]);
+    let later = live.tell(Input::StepReady { node: node(1), step: nth(0) });
+    assert_eq!((runs(&later.effects), later.records), (vec![], vec![]), "the other one runs it");
+    assert_eq!(runs(&live.wait(OFFER_WAIT_MAX).effects), [], "who runs it is not passed over");
+}
+
+#[test]
+fn where_nobody_answers_all_have_their_turn_again_and_twice_as_long() {
+    let steps = vec![Step { on: On::Site, ..script("one") }];
+    let mut live = Live::started(manifest(5, vec![], steps));
+    live.acquire_all();
+    live.tell(Input::StepReady { node: node(2), step: nth(0) });
+    for (wait, next) in [(1, 3), (1, 5), (1, 1), (2, 3), (2, 5), (2, 1)] {
+        assert_eq!(offers(&live.wait(wait * OFFER_WAIT - SECOND).effects), []);
+        assert_eq!(offers(&live.wait(SECOND).effects), [(node(next), nth(0))]);
+    }
+    // One that was asked before, is passed over, and asked again, may answer.
+    assert_eq!(runs(&live.ready().effects), [(on(1), nth(0), 1)]);
+}
+
+#[test]
+fn the_only_one_that_could_is_waited_for_and_named() {
+    let mut live = asked();
+    live.tell(Input::StepReady { node: node(2), step: nth(0) });
+    live.tell(Input::NodeOffline(node(3)));
+    assert_eq!(live.rollout.view().state, State::Running);
+    assert_eq!(live.wait(OFFER_WAIT).records, []);
+    live.succeed(on(2), nth(0));
+    let view = live.rollout.view();
+    assert_eq!(view.waiting[0], Waiting::Silent { node: node(1), step: nth(0) });
+    assert_eq!((view.state, live.rollout.next_wake()), (State::Blocked, None));
+    assert_eq!(offers(&live.tell(Input::NodeOnline(node(3))).effects), [(node(3), nth(0))], "another one came");
+    assert_eq!(runs(&live.ready().effects), [(on(3), nth(0), 1)]);
 }
 
 #[test]

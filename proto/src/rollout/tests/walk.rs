@@ -34,6 +34,10 @@ struct World {
     /// How often site `a`, of the odd nodes, is shut; it may open at any moment.
     shuts: u8,
     shut: bool,
+    /// How often a node falls silent while it stays connected; it may speak again at any moment, unless it is lost for good.
+    silences: u8,
+    /// How often whoever is asked for a site is waited for until the time is up.
+    patience: u8,
     /// Jumps to where every bake and every wait before a retry is over.
     now: Now,
     /// Whether orders may be under way for a while. If not, they arrive at once: one that arrives late and one that was
@@ -61,8 +65,10 @@ struct Target {
     /// How often each step was really started.
     started: BTreeMap<StepRef, u32>,
     forgotten: bool,
-    /// It crashed, and nobody starts it again.
+    /// It crashed, and nobody starts it again; or it is silent, for good.
     lost: bool,
+    /// It is connected, and neither hears nor says anything.
+    silent: bool,
 }
 
 impl Target {
@@ -160,7 +166,7 @@ impl World {
         let (coordinator_crashes, node_crashes, failures, retries) = (1, 1, 0, 0);
         let (cancels, rollbacks, pauses, promotes, now) = (0, 0, 0, 0, Now::default());
         let (journal, slow_orders, lost_for_good, by_crash) = (Arc::default(), false, false, false);
-        let (joins, joined_at, shuts, shut) = (None, None, 0, false);
+        let (joins, joined_at, shuts, shut, silences, patience) = (None, None, 0, false, 0, 0);
         Self {
             rollout,
             journal,
@@ -178,6 +184,8 @@ impl World {
             promotes,
             shuts,
             shut,
+            silences,
+            patience,
             now,
             slow_orders,
             lost_for_good,
@@ -189,8 +197,10 @@ impl World {
     fn key(&self) -> [u8; 32] {
         let crashes = [self.coordinator_crashes, self.node_crashes, self.failures];
         let commands = [self.retries, self.cancels, self.rollbacks, self.pauses, self.promotes, self.shuts];
-        // A jump passes all moments to come, so that what is to come is all that matters of time.
-        let soft = (self.rollout.soft.since.is_some(), self.rollout.next_wake().map(|(_, why)| why));
+        let crashes = (crashes, self.silences, self.patience);
+        // A jump passes all moments to come, so that what is to come is all that matters of time; and who was asked before.
+        let wake = self.rollout.next_wake().map(|(_, why)| why);
+        let soft = (self.rollout.soft.since.is_some(), wake, self.rollout.soft.asked_in_order());
         let all = (&self.rollout.state, &self.nodes, crashes, commands, soft, (self.joins.is_some(), self.shut));
         *blake3::hash(&codec::encode(&all, 1 << 20).unwrap()).as_bytes()
     }
@@ -232,14 +242,23 @@ impl World {
         }
         self.more_commands(&mut worlds);
         self.shut_or_open(&mut worlds);
-        if let Some((at, Why::Bake | Why::Retry)) = self.rollout.next_wake() {
-            let day = Duration::from_secs(24 * 3600);
-            let now = Now { time: at + day, wall: self.now.wall + at.since(self.now.time) + day };
-            let later = World { now, ..self.clone() };
-            later.tell(&Input::Tick, &mut worlds);
+        match self.rollout.next_wake() {
+            Some((at, Why::Bake | Why::Retry)) => self.later(at).tell(&Input::Tick, &mut worlds),
+            Some((at, Why::Silent)) if self.patience > 0 => {
+                let impatient = World { patience: self.patience - 1, ..self.later(at) };
+                impatient.tell(&Input::Tick, &mut worlds);
+            }
+            _ => {}
         }
         (0..self.rollout.members.len()).for_each(|index| self.successors_at(index, &mut worlds));
         worlds
+    }
+
+    /// A day after `at`.
+    fn later(&self, at: Time) -> World {
+        let day = Duration::from_secs(24 * 3600);
+        let now = Now { time: at + day, wall: self.now.wall + at.since(self.now.time) + day };
+        World { now, ..self.clone() }
     }
 
     fn more_commands(&self, worlds: &mut Vec<World>) {
@@ -285,6 +304,19 @@ impl World {
         let number = u8::try_from(index + 1).unwrap();
         let target = &self.nodes[index];
         let may_start = self.may_start(index);
+        if target.silent {
+            if !target.lost {
+                self.change(worlds, |world| world.nodes[index].silent = false);
+            }
+            return;
+        }
+        if self.silences > 0 && target.connected {
+            self.change(worlds, |world| {
+                world.silences -= 1;
+                (world.nodes[index].silent, world.nodes[index].lost) = (true, world.lost_for_good);
+                world.by_crash = true;
+            });
+        }
         if !target.inbox.is_empty() {
             let order = |world: &mut World| world.nodes[index].inbox.pop_front();
             self.change(worlds, |world| {
@@ -373,7 +405,7 @@ impl World {
         let may_start = self.may_start(usize::from(number) - 1);
         let target = &mut self.nodes[usize::from(number) - 1];
         match target.connected {
-            true if self.slow_orders => target.inbox.push_back(order),
+            true if self.slow_orders || target.silent => target.inbox.push_back(order),
             true => target.obey(number, order, may_start),
             false => {}
         }
@@ -672,6 +704,15 @@ fn an_offer_that_comes_late_starts_nothing() {
     }
 }
 
+/// A node that is connected and silent for a while is passed over, and what it says when it is too late starts nothing.
+#[test]
+fn a_node_that_answers_too_late_starts_nothing() {
+    let silent = World { silences: 1, patience: 2, node_crashes: 0, ..of_sites(Phase::Steps) };
+    assert_long(walk(silent, once_in_a_site, once_per_site));
+    let slow = World { patience: 3, node_crashes: 0, slow_orders: true, ..of_sites(Phase::Before) };
+    assert_long(walk(slow, once_in_a_site, once_per_site));
+}
+
 /// A node that is lost for good before it was ordered holds nothing up. One that was ordered may have run the step.
 #[test]
 fn a_node_lost_before_it_was_ordered_is_replaced() {
@@ -686,4 +727,7 @@ fn a_node_lost_before_it_was_ordered_is_replaced() {
     };
     let first = World { lost_for_good: true, slow_orders: true, ..of_sites(Phase::Before) };
     assert_long(walk(first, once_in_a_site, ends));
+    // The same of one that stays connected.
+    let silent = World { silences: 1, patience: 3, node_crashes: 0, lost_for_good: true, ..of_sites(Phase::Before) };
+    walk(silent, once_in_a_site, ends);
 }
