@@ -83,7 +83,7 @@ impl Coordinator {
             match later.iter().rfind(|(_, has)| has.contains(&node)) {
                 Some((by, _)) => went_on = went_on.max(Some(*by)),
                 None => {
-                    let to = self.release_before(of, taken, node);
+                    let to = self.release_before(of, node);
                     to.map(|to| before.entry(to).or_default().insert(node));
                 }
             }
@@ -96,8 +96,9 @@ impl Coordinator {
     }
 
     /// The newest deployment before `of` that succeeded on a node; where that was a rollback, what it went back to.
-    fn release_before(&self, of: DeploymentId, taken: &Deployment, node: NodeId) -> Option<DeploymentId> {
-        let mut earlier = self.of_name(&taken.manifest.name, (Bound::Unbounded, Bound::Excluded(of)));
+    pub(super) fn release_before(&self, of: DeploymentId, node: NodeId) -> Option<DeploymentId> {
+        let name = &self.deployments.get(&of)?.manifest.name;
+        let mut earlier = self.of_name(name, (Bound::Unbounded, Bound::Excluded(of)));
         let found = earlier.rfind(|(_, earlier)| earlier.rollout.released_to(node));
         found.map(|(id, _)| self.origin_of(id))
     }
@@ -106,7 +107,7 @@ impl Coordinator {
     pub fn without_way_back(&self, of: DeploymentId) -> Vec<NodeId> {
         let Some(taken) = self.deployments.get(&of) else { return Vec::new() };
         let changed = taken.rollout.changed().into_iter();
-        changed.filter(|node| self.release_before(of, taken, *node).is_none()).collect()
+        changed.filter(|node| self.release_before(of, *node).is_none()).collect()
     }
 
     /// What a way back would read over the WAN, as far as connected nodes have said what they have: for each site how much

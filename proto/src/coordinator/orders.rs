@@ -30,7 +30,7 @@ impl Coordinator {
                     self.order_kill(actor, StepRun { deployment: id, step, attempt }, generation);
                 }
                 Effect::Finished { outcome } => self.on_finished(id, outcome),
-                Effect::Forget { node, .. } => self.tell_end(node, id),
+                Effect::Forget { node, generation } => self.end_at(node, id, generation),
             }
         }
     }
