@@ -12,7 +12,7 @@ use shoal_proto::id::{ContentId, DeploymentId, Epoch, Generation, Name, NodeId, 
 use shoal_proto::id::{RecipeId, SegmentHash};
 use shoal_proto::manifest::{Acquire, Gate, Group, Manifest, Package, Signed, Source};
 use shoal_proto::node::{self, Node, Opened, Pin};
-use shoal_proto::rollout::{Now, Options};
+use shoal_proto::rollout::{Actor, Now, Operator, Options, Which};
 use shoal_proto::time::{Time, WallTime};
 use shoal_proto::wan::Absence;
 use shoal_proto::wire::{AcquireStats, Hello, JoinProof, Roster, ToCoordinator, ToNode};
@@ -228,11 +228,12 @@ enum Says {
     Welcome,
     Manifest(u64),
     Acquire(u64),
+    Stop(u64),
     End(u64),
     Roster,
 }
 
-use Says::{End, Manifest as Sent, Roster as Neighbours, Welcome};
+use Says::{End, Manifest as Sent, Roster as Neighbours, Stop, Welcome};
 
 impl Control {
     fn new() -> Self {
@@ -268,6 +269,7 @@ impl Control {
                     ToNode::Welcome { .. } => Some(Welcome),
                     ToNode::Deploy { signed, .. } => Some(Sent(signed.open(|_, _| true).unwrap().deployment.0)),
                     ToNode::Acquire { deployment, .. } => Some(Says::Acquire(deployment.0)),
+                    ToNode::StopAcquire { deployment, .. } => Some(Stop(deployment.0)),
                     ToNode::End { deployment } => Some(End(deployment.0)),
                     ToNode::Roster(_) => Some(Neighbours),
                     _ => None,
@@ -374,8 +376,9 @@ fn what_was_staged_is_kept_until_a_deployment_that_began_after_it_has_succeeded(
     assert_eq!(control.connect(ME), [Welcome, Neighbours]);
 }
 
+/// What a rollback goes back to is there whenever somebody may want that: before, in and after the next deployment.
 #[test]
-fn the_release_before_is_kept_from_when_the_next_begins_until_one_has_succeeded_everywhere() {
+fn the_newest_two_releases_are_kept_once_there_are_two() {
     let mut control = Control::new();
     control.connect(ME);
     control.connect(OTHER);
@@ -392,6 +395,30 @@ fn the_release_before_is_kept_from_when_the_next_begins_until_one_has_succeeded_
     control.connect(ME);
     control.connect(OTHER);
     assert_eq!(control.create(5, "web", false), [Sent(5), Says::Acquire(5)], "4 and 1 were told with the connection");
-    assert_eq!(control.acquired(5), [End(1), End(4), End(5)]);
-    assert_eq!(control.reconnect(ME), [Welcome, Sent(2), Says::Acquire(2), Neighbours]);
+    assert_eq!(control.acquired(5), [End(4), Stop(5)], "5 runs, and goes back to 1");
+    assert_eq!(control.reconnect(ME), [Welcome, Sent(1), Sent(2), Sent(5), Says::Acquire(2), Neighbours]);
+    assert_eq!(control.create(6, "web", false), [Sent(6), Says::Acquire(6)]);
+    let cause = "no more".to_owned();
+    assert_eq!(control.tell(coordinator::Input::Stop { deployment: DeploymentId(6), cause }), [End(6)], "5 still runs");
+    control.create(7, "web", false);
+    assert_eq!(control.acquired(7), [End(1), Stop(7)]);
+    let mut control = control.restarted();
+    assert_eq!(control.connect(ME), [Welcome, Sent(2), Sent(5), Sent(7), Says::Acquire(2), Neighbours]);
+}
+
+/// A node that a deployment goes on without stays with what it has.
+#[test]
+fn what_is_kept_is_what_came_to_the_node() {
+    let mut control = Control::new();
+    control.connect(ME);
+    control.connect(OTHER);
+    control.create(1, "web", false);
+    control.acquired(1);
+    control.create(2, "web", false);
+    control.acquired(2);
+    control.create(3, "web", false);
+    let which = Which { actor: Some(Actor::Node(ME)), step: None };
+    control.core.operate(DeploymentId(3), Operator::Exclude(which), control.now).unwrap();
+    assert_eq!(control.acquired(3), [Stop(3), End(3)]);
+    assert_eq!(control.reconnect(ME), [Welcome, Sent(1), Sent(2), Neighbours]);
 }

@@ -279,6 +279,10 @@ fn of_node(change: &Change, manifest: &Manifest, created: &Created) -> Option<Dr
             let message = format!("{} was not told to run {}, and does not", name(node), step_name(*step, manifest));
             (EventKind::Node, node, message)
         }
+        Change::NotBegun { actor: Actor::Node(node), step } => {
+            let message = format!("{} has not begun {}, and does not", name(node), step_name(*step, manifest));
+            (EventKind::Node, node, message)
+        }
         Change::CaughtUp { node } => (EventKind::Node, node, format!("{} has caught up", name(node))),
         _ => return None,
     };

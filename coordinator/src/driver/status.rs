@@ -384,8 +384,10 @@ fn sentence(waiting: &Waiting, id: DeploymentId, manifest: &Manifest, created: &
         Waiting::Offline { node } => format!("{} is offline", node_name(node)),
         Waiting::Silent { node, step } => {
             let (node, step) = (node_name(node), step_named(step));
-            format!("{node} is connected, but does not answer whether it can run {step} for its site: \
-                     `shoal exclude {id} --node {node}` goes on without it")
+            format!(
+                "{node} is connected, but does not answer whether it can run {step} for its site: \
+                     `shoal exclude {id} --node {node}` goes on without it"
+            )
         }
         Waiting::Site { site, step } => format!("no node of {site} is online to run {}", step_named(step)),
         Waiting::Acquiring { nodes: 1 } => "1 node acquires its packages".to_owned(),

@@ -26,9 +26,12 @@ pub(super) fn changes(input: Input, sight: &Sight<'_>) -> Result<Vec<Change>, Re
         Input::Acquired { node, package } => acquired(sight, node, package),
         Input::AcquireFailed { node, package, cause } => acquire_failed(sight, node, package, cause),
         Input::StepReady { node, step } => {
+            let actor = Actor::Node(node);
             // What expired meanwhile does not begin.
-            let asked = sight.state.elected.contains(&(step, node)) && when::expired(sight).is_none();
-            asked.then(|| Change::Ordered { step, attempt: 1, actors: vec![Actor::Node(node)] })
+            let expired = || when::expired(sight).is_some() || when::is_in_doubt(sight);
+            let begins = sight.state.elected.contains(&(step, node)) && !expired();
+            let ordered = begins.then(|| Change::Ordered { step, attempt: 1, actors: vec![actor] });
+            ordered.or_else(|| when::not_begun(sight, step, actor))
         }
         Input::StepStarted { actor, step, attempt } => {
             let run = current(sight, actor, step, attempt).filter(|run| run.stand == Stand::Ordered);

@@ -13,6 +13,7 @@ use super::record::Change;
 use super::sight::Sight;
 use super::state::{Node, Run};
 use super::turn::Places;
+use super::when;
 use crate::id::{LaneIndex, Name, NodeId};
 use crate::manifest::{Phase, StepRef};
 use crate::time::Time;
@@ -20,7 +21,7 @@ use crate::time::Time;
 /// Whoever was asked, and is not going to run the step: it is lost or silent, or nothing may start, there or at all. Who
 /// answers late is too late.
 pub(super) fn void(sight: &Sight<'_>) -> Vec<Change> {
-    let stopped = sight.state.closing.is_some() || sight.state.paused;
+    let stopped = sight.state.closing.is_some() || sight.state.paused || when::is_in_doubt(sight);
     let awaited = |node: &NodeId| sight.state.nodes.get(node).is_some_and(|node| node.is_awaited());
     let may_start = |step: StepRef, actor: Actor| sight.is_online(actor) && sight.may_start(step, actor);
     let is_passed_over = |step, node| sight.is_silent(step, node) && others(sight, step, node);

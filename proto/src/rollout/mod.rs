@@ -249,7 +249,7 @@ impl Rollout {
         let is_report = matches!(input, Input::StepStarted { .. } | Input::Acquired { .. })
             || matches!(input, Input::StepEnded { .. } | Input::StepWrote { .. } | Input::AcquireFailed { .. });
         let due = self.next_wake().is_some_and(|(at, _)| at <= now.time) || sight.time_came(self.soft.last.wall);
-        let quick = is_report && !due && may_be_quick;
+        let quick = is_report && !due && may_be_quick && !when::is_in_doubt(&sight);
         match answer::changes(input, &sight) {
             Err(refusal) => decision.refused = Some(refusal),
             Ok(changes) => match quick.then(|| follow(&changes, &sight)).flatten() {
@@ -274,6 +274,9 @@ impl Rollout {
         }
         decision.records.iter().for_each(|record| self.apply(record));
         self.soft.advance(decision.now, decision.presence, &self.state);
+        if self.when.expires.is_some() {
+            self.soft.note_told(&decision.effects, decision.presence, &self.state);
+        }
         if cfg!(debug_assertions) {
             self.check();
         }

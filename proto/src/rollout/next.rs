@@ -60,6 +60,9 @@ fn going(sight: &Sight<'_>) -> Vec<Change> {
     if !overdue.is_empty() {
         return overdue;
     }
+    if when::is_in_doubt(sight) {
+        return Vec::new();
+    }
     let gate_open = sight.state.times.gate_opened.is_some();
     if gate_open {
         let late = late(sight);

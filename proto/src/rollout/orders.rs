@@ -8,6 +8,7 @@ use super::input::Actor;
 use super::record::{Change, End, Outcome};
 use super::sight::Sight;
 use super::state::{Node, Run, Stand};
+use super::when;
 use crate::id::{Name, NodeId};
 use crate::manifest::{Phase, StepRef};
 
@@ -50,7 +51,9 @@ pub(super) fn after(change: &Change, sight: &Sight<'_>) -> Vec<Effect> {
             let nodes = sight.state.nodes.iter().filter(|(_, node)| is_forgotten(sight, outcome, node));
             over.chain(nodes.map(|(node, _)| Effect::Forget { node: *node, generation })).collect()
         }
-        Change::Behind { .. } | Change::CaughtUp { .. } | Change::Withdrawn { .. } => Vec::new(),
+        Change::Behind { .. } | Change::CaughtUp { .. } | Change::Withdrawn { .. } | Change::NotBegun { .. } => {
+            Vec::new()
+        }
         Change::StepOpened { .. }
         | Change::Started { .. }
         | Change::Wrote { .. }
@@ -77,8 +80,7 @@ fn held_back<'a>(sight: &Sight<'a>, site: Option<&'a Name>) -> impl Iterator<Ite
     let (sight, generation) = (*sight, sight.state.generation);
     let is_there = move |actor: Actor| actor.node().is_none_or(|node| site.is_none() || sight.site(node) == site);
     let ordered = sight.state.flying().filter(|(.., run)| run.stand == Stand::Ordered);
-    let free = ordered
-        .filter(move |(step, actor, _)| is_there(*actor) && !sight.is_paused() && sight.may_start(*step, *actor));
+    let free = ordered.filter(move |(step, actor, _)| is_there(*actor) && !is_withheld(&sight, *step, *actor));
     free.map(move |(step, actor, run)| Effect::RunStep { actor, step, attempt: run.attempt, generation })
 }
 
@@ -100,14 +102,22 @@ pub(super) fn duties(actor: Actor, sight: &Sight<'_>) -> Vec<Effect> {
             Stand::Ordered | Stand::Started if is_void(sight, step, run) => {
                 duties.push(cancel(sight, actor, step, run));
             }
-            // What did not start before the pause does not start in it, nor while its site is shut.
-            Stand::Ordered if sight.is_paused() || !sight.may_start(step, actor) => {}
+            Stand::Ordered if is_withheld(sight, step, actor) => {
+                let asked = actor.node().filter(|_| when::asks_whether_begun(sight, step, attempt));
+                duties.extend(asked.map(|node| Effect::OfferStep { node, step, generation }));
+            }
             Stand::Ordered | Stand::Started => duties.push(Effect::RunStep { actor, step, attempt, generation }),
             Stand::Abandoned if run.outcome.is_none() => duties.push(cancel(sight, actor, step, run)),
             Stand::Abandoned | Stand::Ended | Stand::Accepted => {}
         }
     }
     duties
+}
+
+/// Whether an order is not given again: what did not start before a pause does not start in it, nor while its site is shut,
+/// nor when the deployment has expired.
+fn is_withheld(sight: &Sight<'_>, step: StepRef, actor: Actor) -> bool {
+    sight.is_paused() || !sight.may_start(step, actor) || (step.phase == Phase::Steps && when::is_in_doubt(sight))
 }
 
 /// Whether a node is to acquire or to stop.

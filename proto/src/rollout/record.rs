@@ -227,6 +227,13 @@ pub enum Change {
     AnyHour,
     /// An operator has the gate not wait for its time.
     Hurried,
+    /// A node that was away says that it never started an attempt that it was ordered to: the order is taken back.
+    NotBegun {
+        /// Who was to run it.
+        actor: Actor,
+        /// Which step.
+        step: StepRef,
+    },
 }
 
 /// Why a node is excluded.

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use super::Member;
 use super::course::Course;
+use super::effect::Effect;
 use super::input::{Actor, Now, StepOutcome};
-use super::state::{Node, Run, State};
+use super::state::{Node, Run, Stand, State};
 use super::when::When;
 use crate::id::{Name, NodeId, WaveIndex};
 use crate::limits::{
@@ -35,6 +36,9 @@ pub(super) struct Soft {
     asked: BTreeMap<(StepRef, NodeId), Asked>,
     /// The last wave that is through, and since when.
     baking: Option<(WaveIndex, Moment)>,
+    /// First attempts that nodes were told on the connections that they have, and did not report anything of; in a deployment
+    /// that expires.
+    told: BTreeSet<(StepRef, NodeId)>,
     online: BTreeSet<NodeId>,
     /// When nodes went away; the others that are not connected are away since the first decision.
     away: BTreeMap<NodeId, Moment>,
@@ -83,6 +87,7 @@ impl Soft {
             // Nobody is connected, so that whoever was asked is lost.
             asked: BTreeMap::new(),
             baking: through,
+            told: BTreeSet::new(),
             online: BTreeSet::new(),
             away: state.away.iter().map(|(node, since)| (*node, moment(*since))).collect(),
         }
@@ -118,6 +123,22 @@ impl Soft {
             }
             None => {}
         }
+    }
+
+    /// Orders are given, and perhaps a connection begins or ends with that.
+    pub(super) fn note_told(&mut self, effects: &[Effect], presence: Option<(NodeId, bool)>, state: &State) {
+        self.told.retain(|(_, node)| presence.is_none_or(|(changed, _)| changed != *node));
+        for effect in effects {
+            // What is said to a node that is away is lost.
+            match effect {
+                Effect::RunStep { actor: Actor::Node(node), step, attempt: 1, .. } if self.online.contains(node) => {
+                    self.told.insert((*step, *node));
+                }
+                _ => {}
+            }
+        }
+        let is_open = |run: &Run| run.stand == Stand::Ordered;
+        self.told.retain(|(step, node)| state.runs.get(&(*step, Actor::Node(*node))).is_some_and(is_open));
     }
 
     fn note_asked(&mut self, now: Time, state: &State) {
@@ -199,6 +220,12 @@ impl<'a> Sight<'a> {
             Some((changed, online)) if changed == node => online,
             _ => self.soft.online.contains(&node),
         }
+    }
+
+    /// Whether a node was told to start a first attempt, on the connection that it has.
+    pub(super) fn was_told(&self, step: StepRef, node: NodeId) -> bool {
+        let connected = self.presence.is_none_or(|(changed, _)| changed != node);
+        connected && self.soft.told.contains(&(step, node))
     }
 
     /// When a node that is not connected is away for `span`.

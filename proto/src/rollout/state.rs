@@ -305,6 +305,10 @@ impl State {
             }
             Change::Abandoned { actor, step } => self.update(*step, *actor, |run| run.stand = Stand::Abandoned),
             Change::Accepted { actor, step } => self.update(*step, *actor, |run| run.stand = Stand::Accepted),
+            Change::NotBegun { actor, step } => {
+                self.update(*step, *actor, |run| run.stand = Stand::Abandoned);
+                self.runs.remove(&(*step, *actor));
+            }
             Change::AcquireBegan => self.times.acquire_began = Some(at),
             Change::Acquired { node, package } => self.hold(*node, *package, PackageState::Acquired { at }),
             Change::AcquireFailed { node, package, cause } => {
@@ -478,6 +482,7 @@ fn changes_orders(change: &Change) -> bool {
         | Change::Resumed
         | Change::Elected { .. }
         | Change::Withdrawn { .. }
+        | Change::NotBegun { .. }
         | Change::Finished { .. } => true,
         Change::StepOpened { .. }
         | Change::Started { .. }

@@ -120,6 +120,10 @@ impl Places {
             lane_nodes.add(run, able && sight.is_online(actor));
         }
         match sight.pace(step) {
+            // Of what was ordered and may not have begun, nobody knows whether it expired.
+            Pace::Each if step.phase == Phase::Steps && sight.may_expire() => {
+                places.free.retain(|actor| sight.is_online(*actor))
+            }
             Pace::Each => {}
             Pace::Window(window) => {
                 places.free.retain(|actor| sight.is_online(*actor));

@@ -2,8 +2,11 @@
 //!
 //! - **`at`.** Everything up to the release gate goes on at once, so that packages are there when the time comes. The gate
 //!   does not open before.
-//! - **`expires`.** Where none of `steps` was begun by then, the deployment fails, also in a pause. An order that a node
-//!   which is away has not been heard to start is not begun, and is taken back.
+//! - **`expires`.** Where none of `steps` was begun by then, the deployment fails, also in a pause. Until one was begun, no
+//!   order goes to nodes that are away. Where a node was lost after its order went out and before it was heard to start,
+//!   nobody knows whether it began: then nothing more starts, and the node is waited for, and asked when it is back (GATE).
+//!   If it says that it never started, the order is taken back. If it is excluded meanwhile, the deployment fails with the
+//!   outcome of its step unknown.
 //! - **Hours.** While a site is shut, outside its maintenance windows or in a freeze, none of `steps` starts on its nodes,
 //!   neither again; what runs is let finish. The other nodes go on as far as the step's barrier lets them. A step on the
 //!   coordinator starts while a site is open whose nodes wait for it.
@@ -25,7 +28,7 @@ use super::input::Actor;
 use super::next::fail;
 use super::record::Change;
 use super::sight::Sight;
-use super::state::{LaneStand, Stand};
+use super::state::{LaneStand, Run, Stand};
 use crate::hours::Shut;
 use crate::id::{Name, NodeId};
 use crate::limits::CLOCK_LOOK_MAX;
@@ -43,10 +46,42 @@ pub struct When {
     pub any_hour: bool,
 }
 
+/// Whether any of `steps` was begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    No,
+    /// Nodes that are away were ordered to, and may have.
+    InDoubt,
+    /// The same of nodes that are not waited for any more.
+    Unknown,
+    Yes,
+}
+
 /// What a deployment that expired says.
 pub(super) fn expired(sight: &Sight<'_>) -> Option<Change> {
-    let due = sight.when.expires.is_some_and(|expires| expires <= sight.wall) && !sight.stage_only;
-    (due && !sight.has_begun()).then(|| fail(format!("it expired before its steps began: {}", sight.describe_delay())))
+    match sight.begun().filter(|_| sight.is_due())? {
+        Begun::No => Some(fail(format!("it expired before its steps began: {}", sight.describe_delay()))),
+        Begun::Unknown => Some(fail("it expired, and nobody saw whether its steps began".to_owned())),
+        Begun::InDoubt | Begun::Yes => None,
+    }
+}
+
+/// Whether the time is over by which a deployment had to begin, and only nodes that are away know whether it did.
+pub(super) fn is_in_doubt(sight: &Sight<'_>) -> bool {
+    sight.is_due() && sight.begun() == Some(Begun::InDoubt)
+}
+
+/// Whether a node that is back is asked whether it began an attempt that it is not to start at this moment.
+pub(super) fn asks_whether_begun(sight: &Sight<'_>, step: StepRef, attempt: u32) -> bool {
+    step.phase == Phase::Steps && attempt == 1 && sight.when.expires.is_some()
+}
+
+/// A node says that it did not begin what it was ordered to, and it was not told so again since.
+pub(super) fn not_begun(sight: &Sight<'_>, step: StepRef, actor: Actor) -> Option<Change> {
+    let node = actor.node()?;
+    let run = sight.state.runs.get(&(step, actor)).filter(|run| run.stand == Stand::Ordered)?;
+    let asked = asks_whether_begun(sight, step, run.attempt) && !sight.was_told(step, node);
+    asked.then_some(Change::NotBegun { actor, step })
 }
 
 /// The changes that it is for a deployment that these sites are shut, and no others.
@@ -113,11 +148,42 @@ impl<'a> Sight<'a> {
         shut.filter(move |(site, _)| waits(site))
     }
 
-    /// Whether any of `steps` was begun, as far as is known.
-    fn has_begun(&self) -> bool {
-        let steps = self.state.runs.iter().filter(|((step, _), _)| step.phase == Phase::Steps);
-        let mut begun = steps.filter(|((_, actor), run)| run.stand != Stand::Ordered || self.is_online(*actor));
-        begun.next().is_some()
+    /// Whether the time is over by which a deployment has to begin.
+    fn is_due(&self) -> bool {
+        self.when.expires.is_some_and(|expires| expires <= self.wall) && !self.stage_only
+    }
+
+    /// Whether it may expire, since no step was ordered yet.
+    pub(super) fn may_expire(&self) -> bool {
+        self.begun() == Some(Begun::No)
+    }
+
+    /// Whether any of `steps` was begun, as far as is known; none if that is of no matter.
+    fn begun(&self) -> Option<Begun> {
+        self.when.expires?;
+        let step = |phase| StepRef { phase, index: crate::id::StepIndex(0) };
+        let runs = self.state.runs.range((step(Phase::Steps), Actor::Coordinator)..);
+        let mut begun = Begun::No;
+        for ((step, actor), run) in runs.take_while(|((step, _), _)| step.phase == Phase::Steps) {
+            begun = match self.begun_by(*step, *actor, run) {
+                Begun::Yes => return Some(Begun::Yes),
+                Begun::InDoubt => Begun::InDoubt,
+                other if begun == Begun::No => other,
+                _ => begun,
+            };
+        }
+        Some(begun)
+    }
+
+    fn begun_by(&self, step: StepRef, actor: Actor, run: &Run) -> Begun {
+        let told = actor.node().is_none_or(|node| self.was_told(step, node));
+        match run.stand {
+            _ if run.attempt > 1 || run.started.is_some() || run.outcome.is_some() => Begun::Yes,
+            Stand::Ordered if told => Begun::Yes,
+            Stand::Ordered => Begun::InDoubt,
+            Stand::Abandoned => Begun::Unknown,
+            Stand::Started | Stand::Ended | Stand::Accepted => Begun::Yes,
+        }
     }
 
     /// What a deployment that has not begun waits for.
@@ -144,7 +210,8 @@ impl<'a> Sight<'a> {
     pub(super) fn times_of_day(&self) -> impl Iterator<Item = (Time, Why)> + use<> {
         let at = self.early_until().map(|at| (at, Why::At));
         let begins = !self.stage_only && self.state.closing.is_none() && self.state.finished.is_none();
-        let expires = self.when.expires.filter(|expires| begins && *expires > self.wall && !self.has_begun());
+        let expires = self.when.expires.filter(|expires| begins && *expires > self.wall);
+        let expires = expires.filter(|_| self.begun() != Some(Begun::Yes));
         let expires = expires.map(|expires| (expires, Why::Expires));
         let (now, wall) = (self.now, self.wall);
         let look = |at: WallTime| now + at.since(wall).clamp(Duration::from_millis(1), CLOCK_LOOK_MAX);

@@ -137,6 +137,7 @@ impl Gate {
             }
             Change::Accepted { actor, step } => set(runs, *step, *actor, Stand::Done),
             Change::Abandoned { actor, step } => set(runs, *step, *actor, Stand::Abandoned),
+            Change::NotBegun { actor, step } => drop(runs.remove(&(*step, *actor))),
             Change::Paused => deployment.paused = true,
             Change::Resumed => deployment.paused = false,
             Change::Behind { node } => drop(deployment.behind.insert(*node)),

@@ -1,6 +1,6 @@
 //! PINNED: what a node reported as acquired for a deployment is among what its store was told to keep, until the deployment
-//! is over; what was staged, until a deployment of the same name that began after that has succeeded; and the release before
-//! a deployment, from when the node acquires that.
+//! is over; what was staged, until a deployment of the same name that began after that has succeeded; and of the releases of a
+//! name that came to a node the newest two, once a second one begins to come.
 //!
 //! A second account, kept from the durable records. A store that was told nothing since its node started drops nothing.
 
@@ -85,19 +85,43 @@ impl Pinned {
             let needed = std::mem::take(&mut deployment.needed);
             deployment.released.extend(needed.into_iter().filter(|_| well));
         }
-        let (staged, everywhere) = (deployment.stage_only, *outcome == Outcome::Succeeded);
+        let staged = deployment.stage_only;
         let (name, targets, began) =
             (deployment.manifest.name.clone(), deployment.manifest.targets(), deployment.began);
         let before = |earlier: &Deployment| {
             earlier.manifest.name == name && earlier.over.is_some_and(|over| began >= Some(over))
         };
         for (_, earlier) in self.deployments.range_mut(..id).filter(|(_, earlier)| well && before(earlier)) {
-            // A stage changes nothing that runs. Where nodes were left out, two such deployments do: they are not counted here.
-            if staged && !earlier.stage_only {
-                continue;
+            if earlier.stage_only {
+                earlier.needed.retain(|(node, _)| !targets.contains(node));
+                earlier.released.retain(|(node, _)| !targets.contains(node));
             }
-            earlier.needed.retain(|(node, _)| !targets.contains(node));
-            earlier.released.retain(|(node, _)| !(targets.contains(node) && (everywhere || earlier.stage_only)));
+        }
+        if well && !staged {
+            self.keep_two(&name);
+        }
+    }
+
+    /// Of each node's releases of a name, those before the newest two are needed no more, and these are if there are two.
+    fn keep_two(&mut self, name: &Name) {
+        let mut releases = BTreeMap::<NodeId, Vec<DeploymentId>>::new();
+        for (id, release) in self.deployments.iter().rev() {
+            if release.manifest.name == *name && !release.stage_only && release.over.is_some() {
+                let nodes: BTreeSet<NodeId> = release.released.iter().map(|(node, _)| *node).collect();
+                nodes.into_iter().for_each(|node| releases.entry(node).or_default().push(*id));
+            }
+        }
+        for (node, ids) in releases.into_iter().filter(|(_, ids)| ids.len() > 1) {
+            for (newer, id) in ids.into_iter().enumerate() {
+                let Some(release) = self.deployments.get_mut(&id) else { continue };
+                if newer < 2 {
+                    let of_node = release.released.iter().filter(|(of, _)| *of == node).copied();
+                    release.needed.extend(of_node);
+                } else {
+                    release.needed.retain(|(of, _)| *of != node);
+                    release.released.retain(|(of, _)| *of != node);
+                }
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 mod away;
 mod basis;
 mod election;
+mod expires;
 mod forecast;
 mod join;
 mod outputs;
@@ -194,6 +195,9 @@ impl Live {
 
     fn note_orders(&mut self, records: &[Record]) {
         for record in records {
+            if let Change::NotBegun { actor, step } = &record.change {
+                assert!(self.ordered.remove(&(*step, *actor, 1)), "an order is taken back that was not given");
+            }
             let Change::Ordered { step, attempt, actors } = &record.change else { continue };
             for actor in actors {
                 assert!(self.ordered.insert((*step, *actor, *attempt)), "attempt {attempt} at {step:?} ordered twice");

@@ -36,15 +36,17 @@ struct World {
     shut: bool,
     /// How often a node falls silent while it stays connected; it may speak again at any moment, unless it is lost for good.
     silences: u8,
-    /// How often whoever is asked for a site is waited for until the time is up.
-    patience: u8,
+    /// How often whoever is asked for a site, and is not silent, answers too late.
+    lates: u8,
     /// Jumps to where every bake and every wait before a retry is over.
     now: Now,
     /// Whether orders may be under way for a while. If not, they arrive at once: one that arrives late and one that was
     /// never sent lead to much the same, and the latter is walked in any case, as a crash between two effects.
     slow_orders: bool,
-    /// Whether nodes that crashed stay away.
+    /// Whether nodes that crashed or fell silent stay so.
     lost_for_good: bool,
+    /// Whether what comes after `before_acquire` is left out.
+    only_before: bool,
     /// Whether it came from the last one by a crash; no part of its key.
     by_crash: bool,
 }
@@ -166,7 +168,8 @@ impl World {
         let (coordinator_crashes, node_crashes, failures, retries) = (1, 1, 0, 0);
         let (cancels, rollbacks, pauses, promotes, now) = (0, 0, 0, 0, Now::default());
         let (journal, slow_orders, lost_for_good, by_crash) = (Arc::default(), false, false, false);
-        let (joins, joined_at, shuts, shut, silences, patience) = (None, None, 0, false, 0, 0);
+        let (joins, joined_at, shuts, shut, silences, lates) = (None, None, 0, false, 0, 0);
+        let only_before = false;
         Self {
             rollout,
             journal,
@@ -185,10 +188,11 @@ impl World {
             shuts,
             shut,
             silences,
-            patience,
+            lates,
             now,
             slow_orders,
             lost_for_good,
+            only_before,
             by_crash,
         }
     }
@@ -197,10 +201,12 @@ impl World {
     fn key(&self) -> [u8; 32] {
         let crashes = [self.coordinator_crashes, self.node_crashes, self.failures];
         let commands = [self.retries, self.cancels, self.rollbacks, self.pauses, self.promotes, self.shuts];
-        let crashes = (crashes, self.silences, self.patience);
+        let crashes = (crashes, self.silences, self.lates);
         // A jump passes all moments to come, so that what is to come is all that matters of time; and who was asked before.
         let wake = self.rollout.next_wake().map(|(_, why)| why);
-        let soft = (self.rollout.soft.since.is_some(), wake, self.rollout.soft.asked_in_order());
+        let passed_over = self.lates > 0 || self.nodes.iter().any(|node| node.silent);
+        let asked = if passed_over { self.rollout.soft.asked_in_order() } else { Vec::new() };
+        let soft = (self.rollout.soft.since.is_some(), wake, asked);
         let all = (&self.rollout.state, &self.nodes, crashes, commands, soft, (self.joins.is_some(), self.shut));
         *blake3::hash(&codec::encode(&all, 1 << 20).unwrap()).as_bytes()
     }
@@ -208,6 +214,9 @@ impl World {
     /// Every world that one event leads to.
     fn successors(&self) -> Vec<World> {
         let mut worlds = Vec::new();
+        if self.only_before && self.rollout.state.times.acquire_began.is_some() {
+            return worlds;
+        }
         if self.rollout.soft.since.is_none() {
             // What was open when the last run ended may be shut by then.
             self.tell(&self.hours(), &mut worlds);
@@ -244,14 +253,20 @@ impl World {
         self.shut_or_open(&mut worlds);
         match self.rollout.next_wake() {
             Some((at, Why::Bake | Why::Retry)) => self.later(at).tell(&Input::Tick, &mut worlds),
-            Some((at, Why::Silent)) if self.patience > 0 => {
-                let impatient = World { patience: self.patience - 1, ..self.later(at) };
-                impatient.tell(&Input::Tick, &mut worlds);
+            Some((at, Why::Silent)) if self.asks_the_silent() => self.later(at).tell(&Input::Tick, &mut worlds),
+            Some((at, Why::Silent)) if self.lates > 0 => {
+                World { lates: self.lates - 1, ..self.later(at) }.tell(&Input::Tick, &mut worlds);
             }
             _ => {}
         }
         (0..self.rollout.members.len()).for_each(|index| self.successors_at(index, &mut worlds));
         worlds
+    }
+
+    /// Whether a silent node is asked for a site that has another one.
+    fn asks_the_silent(&self) -> bool {
+        let asked = self.rollout.state.elected.iter().map(|(_, node)| usize::from(node.0[0]) - 1);
+        asked.filter(|index| index.is_multiple_of(2)).any(|index| self.nodes[index].silent)
     }
 
     /// A day after `at`.
@@ -313,7 +328,12 @@ impl World {
         if self.silences > 0 && target.connected {
             self.change(worlds, |world| {
                 world.silences -= 1;
-                (world.nodes[index].silent, world.nodes[index].lost) = (true, world.lost_for_good);
+                let (lost, target) = (world.lost_for_good, &mut world.nodes[index]);
+                (target.silent, target.lost) = (true, lost);
+                if lost {
+                    target.inbox.clear();
+                    target.outbox.clear();
+                }
                 world.by_crash = true;
             });
         }
@@ -405,6 +425,8 @@ impl World {
         let may_start = self.may_start(usize::from(number) - 1);
         let target = &mut self.nodes[usize::from(number) - 1];
         match target.connected {
+            // Nobody will ever hear it.
+            true if target.silent && target.lost => {}
             true if self.slow_orders || target.silent => target.inbox.push_back(order),
             true => target.obey(number, order, may_start),
             false => {}
@@ -707,10 +729,13 @@ fn an_offer_that_comes_late_starts_nothing() {
 /// A node that is connected and silent for a while is passed over, and what it says when it is too late starts nothing.
 #[test]
 fn a_node_that_answers_too_late_starts_nothing() {
-    let silent = World { silences: 1, patience: 2, node_crashes: 0, ..of_sites(Phase::Steps) };
-    assert_long(walk(silent, once_in_a_site, once_per_site));
-    let slow = World { patience: 3, node_crashes: 0, slow_orders: true, ..of_sites(Phase::Before) };
-    assert_long(walk(slow, once_in_a_site, once_per_site));
+    let ends = |world: &World| {
+        assert!(world.rollout.state.times.acquire_began.is_some(), "it is held up: {:#?}", world.rollout.view());
+        assert_eq!(started_in_site(world), 1, "it ran on no node of the site, or twice");
+    };
+    let first = || World { node_crashes: 0, only_before: true, ..of_sites(Phase::Before) };
+    assert_long(walk(World { silences: 1, ..first() }, once_in_a_site, ends));
+    assert_long(walk(World { lates: 2, slow_orders: true, ..first() }, once_in_a_site, ends));
 }
 
 /// A node that is lost for good before it was ordered holds nothing up. One that was ordered may have run the step.
@@ -728,6 +753,7 @@ fn a_node_lost_before_it_was_ordered_is_replaced() {
     let first = World { lost_for_good: true, slow_orders: true, ..of_sites(Phase::Before) };
     assert_long(walk(first, once_in_a_site, ends));
     // The same of one that stays connected.
-    let silent = World { silences: 1, patience: 3, node_crashes: 0, lost_for_good: true, ..of_sites(Phase::Before) };
+    let silent = World { silences: 1, node_crashes: 0, lost_for_good: true, ..of_sites(Phase::Before) };
+    let silent = World { only_before: true, ..silent };
     walk(silent, once_in_a_site, ends);
 }
