@@ -20,6 +20,7 @@ mod scripts;
 mod status;
 mod tokens;
 mod trial;
+mod way_back;
 mod when;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -50,5 +50,5 @@ pub(crate) fn set(scenario: &mut Scenario, seed: u64) {
 pub(crate) fn joins(plan: &DeploymentPlan, manifest: &Manifest) -> Joins {
     let packages = (0..).take(plan.packages.len()).map(PackageIndex).collect();
     let waves = manifest.waves.iter().map(|wave| (wave.name.clone(), None));
-    Joins { targets: vec![("all".to_owned(), packages)], waves: waves.collect() }
+    Joins { targets: vec![("all".to_owned(), packages)], waves: waves.collect(), variables_differ: false }
 }

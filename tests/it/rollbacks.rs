@@ -78,6 +78,11 @@ fn release(mesh: &Mesh, number: u32, on_failure: &str) -> String {
     id
 }
 
+/// What a rollback to one release would do.
+fn way_back(mesh: &Mesh, id: &str) -> Value {
+    mesh.shoal(&["plan", "--rollback", id, "-o", "json"]).json()["ways"][0].clone()
+}
+
 fn go(mesh: &Mesh, id: &str, state: &str) -> Value {
     assert_eq!(mesh.shoal(&["release", id]).code, 0);
     mesh.await_state(id, state, WITHIN)
@@ -122,7 +127,15 @@ fn a_failed_release_goes_back_from_the_caches_without_a_byte_over_the_wan() {
     mesh.kill_coordinator();
     mesh.start_coordinator();
     ["one", "two"].into_iter().for_each(|node| mesh.await_online(node));
-    let answer = mesh.shoal(&["rollback", &third]);
+    mesh.await_status(&third, "the nodes said what they hold", WITHIN, |_| {
+        way_back(&mesh, &third)["nodes"].as_array().is_some_and(|nodes| nodes.iter().all(|node| node["holds"] == true))
+    });
+    let way = way_back(&mesh, &third);
+    assert_eq!((&way["to"], &way["release"], &way["sites"][0]["wan_bytes"]), (&json!("d1"), &json!("1"), &json!(0)));
+    let steps: Vec<&str> = way["steps"].as_array().unwrap().iter().filter_map(|step| step["name"].as_str()).collect();
+    assert_eq!(steps, ["undo", "start"]);
+    assert_eq!(mesh.shoal(&["plan", "--rollback", &third, "--out", "back.json"]).code, 0);
+    let answer = mesh.shoal(&["rollback", &third, "--plan", "back.json"]);
     assert!(answer.code == 0 && answer.stdout.contains(&format!("takes {third} back to release 1")), "{answer:?}");
     let by = mesh.status(&third)["taken_back_by"][0].as_str().unwrap().to_owned();
     mesh.await_state(&by, "succeeded", WITHIN);
@@ -157,6 +170,7 @@ fn whom_a_rollback_leaves_out_and_what_caches_have_dropped_is_said() {
     for number in [1_u32, 2] {
         origin.put(&format!("shop{number}.bin"), package::bytes(number.into(), 1_000_000 + number as usize));
     }
+    origin.put("filler1.bin", package::bytes(11, 1_000_000));
     let mut mesh = Mesh::start(&origin.feed(&["osl"]));
     mesh.set_node_args(&["--cache-max", "1.5 MB"]);
     mesh.join("osl", &["one"]);
@@ -166,18 +180,40 @@ fn whom_a_rollback_leaves_out_and_what_caches_have_dropped_is_said() {
     mesh.join("osl", &["two"]);
     let second = release(&mesh, 2, "pause");
     go(&mesh, &second, "succeeded");
-    until("the release before is dropped", WITHIN, || {
-        let nodes = mesh.shoal(&["nodes", "ls", "-o", "json"]).json();
-        let one = nodes["nodes"].as_array()?.iter().find(|node| node["name"] == "one")?.clone();
-        one["cache_bytes"].as_u64().filter(|bytes| *bytes < 1_400_000)
+    // The cache has room for one; what is gone back to stays all the same, after another one that is not.
+    let ran = mesh.deploy(&filler(1), &["--watch", "-q"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let way = way_back(&mesh, &second);
+    assert_eq!((&way["nodes"][0]["holds"], &way["sites"][0]["wan_bytes"]), (&json!(true), &json!(0)), "{way:#}");
+    let kept = mesh.path("one/packages").join(blake3::hash(&package::bytes(1, 1_000_001)).to_hex().as_str());
+    assert!(kept.exists(), "{}", kept.display());
+    assert_eq!(mesh.shoal(&["plan", "--rollback", &second, "--out", "back.json"]).code, 0);
+
+    // Somebody removes it, and the index with it.
+    mesh.kill_node("one");
+    fs::remove_file(&kept).unwrap();
+    fs::remove_dir_all(mesh.path("one/index")).unwrap();
+    fs::create_dir(mesh.path("one/index")).unwrap();
+    mesh.start_node("one");
+    until("the node says that it is gone", WITHIN, || {
+        (way_back(&mesh, &second)["nodes"][0]["holds"] == false).then_some(())
     });
-    let answer = mesh.shoal(&["rollback", &second]);
+    let plan = mesh.shoal(&["plan", "--rollback", &second]).stdout;
+    assert!(
+        plan.contains("to release 1 of d1: 1 node, 2 steps") && plan.contains("two had no release before"),
+        "{plan}"
+    );
+    let of_first = mesh.shoal(&["rollback", &first, "--plan", "back.json"]);
+    assert_eq!(of_first.code, 2, "{of_first:?}");
+    let answer = mesh.shoal(&["rollback", &second, "--plan", "back.json"]);
     let dropped = "site osl: the caches of one have dropped packages of that release, up to 1.0 MB cross its WAN";
     let stays = "two had no release before and stays as it is";
     assert!(answer.code == 0 && answer.stdout.contains(dropped) && answer.stdout.contains(stays), "{answer:?}");
-    let back = mesh.await_state("d3", "succeeded", WITHIN);
+    let back = mesh.await_state("d4", "succeeded", WITHIN);
     assert_eq!(back["left_out"], json!([stays]));
-    assert!(mesh.shoal(&["status", "d3"]).stdout.contains(stays));
+    let moved = mesh.shoal(&["rollback", "d4", "--plan", "back.json"]);
+    assert_eq!(moved.code, 2, "{moved:?}");
+    assert!(mesh.shoal(&["status", "d4"]).stdout.contains(stays));
 }
 
 #[test]
@@ -194,4 +230,14 @@ fn a_node_that_joins_too_late_is_said_to_be_left_out() {
     assert!(status["left_out"][0].as_str().is_some_and(|text| text.starts_with(why)), "{status:#}");
     assert!(mesh.shoal(&["status", &id]).stdout.contains(why));
     assert_eq!(go(&mesh, &id, "succeeded")["nodes_total"], 1);
+
+    let file = "name: web\nrelease: '1'\ntargets: [{ select: all }]\nacquire: { gate: manual }\n\
+                variables: [{ name: port, value: 80 }, { name: port, value: 81, site: osl }]\n\
+                steps: [{ name: go, run: 'true' }]\n";
+    let id = mesh.begin(file);
+    mesh.await_state(&id, "blocked", WITHIN);
+    mesh.join("osl", &["later"]);
+    let why = "later joined, and is left out: variables of this deployment differ between nodes";
+    let status = mesh.status(&id);
+    assert!(status["left_out"][0].as_str().is_some_and(|text| text.starts_with(why)), "{status:#}");
 }

@@ -151,6 +151,38 @@ fn outside_of_its_window_a_site_starts_nothing_and_the_others_go_on() {
 }
 
 #[test]
+fn a_barrier_over_sites_that_are_never_open_together_is_refused() {
+    let site = |name: &str, from: u64| {
+        let (from, to) = (clock_in(from), clock_in(from + 2));
+        format!(
+            "[[site]]\nname = '{name}'\ntimezone = 'UTC'\n\
+             maintenance = [{{ days = 'daily', from = '{from}', to = '{to}' }}]\n"
+        )
+    };
+    let mut mesh = Mesh::start(&format!("timezone = 'UTC'\n{}{}", site("osl", 6), site("syd", 9)));
+    mesh.join("osl", &["one"]);
+    mesh.join("syd", &["two"]);
+    let step = step(&mesh, "swap").replace("{ name", "{ sync: barrier, name");
+    let text = file("task", &step, "");
+    let said = "step swap starts on all nodes together (`sync: barrier`), and their sites are not open at the same time: osl daily ";
+    let refused = mesh.deploy(&text, &["-q"]);
+    assert!(
+        refused.code == 5 && refused.stderr.contains(said) && refused.stderr.contains("; syd daily "),
+        "{refused:?}"
+    );
+    let plan = mesh.shoal(&["plan", "-f", "deploy.yaml"]).stdout;
+    assert!(plan.contains(&format!("in the way: {said}")), "{plan}");
+    let by_site =
+        mesh.deploy(&(text.clone() + "waves: [{ name: sites, per: site }]\n"), &["--detach", "-o", "json"]).json();
+    let id = by_site["id"].as_str().unwrap();
+    mesh.await_state(id, "blocked", WITHIN);
+    assert_eq!(mesh.shoal(&["cancel", id]).code, 0);
+    mesh.await_state(id, "cancelled", WITHIN);
+    assert_eq!(mesh.deploy(&text, &["--override-window", "INC-9", "--watch", "-q"]).code, 0);
+    assert_eq!(ran(&mesh).len(), 2);
+}
+
+#[test]
 fn in_a_freeze_nothing_starts_and_what_runs_is_let_finish() {
     let mut mesh = Mesh::start("");
     mesh.join("osl", &["one"]);
@@ -173,6 +205,23 @@ fn in_a_freeze_nothing_starts_and_what_runs_is_let_finish() {
     let status = mesh.await_state(&id, "blocked", WITHIN);
     assert_eq!((ran(&mesh), &status["shut"][0]["reason"]), (vec![], &json!("sale")), "{status:#}");
     assert_eq!(mesh.shoal(&["thaw", "--site", "osl"]).code, 2, "all sites were frozen, not this one");
+    assert_eq!(mesh.shoal(&["thaw"]).code, 0);
+    mesh.await_state(&id, "succeeded", WITHIN);
+
+    // What an operator went past holds again once that is taken back.
+    assert_eq!(mesh.shoal(&["freeze", "--reason", "audit"]).code, 0);
+    let manual = file("held", &step(&mesh, "held"), "acquire: { gate: manual }\n");
+    let id = mesh.begin(&manual);
+    mesh.await_state(&id, "blocked", WITHIN);
+    assert_eq!(mesh.shoal(&["override-window", &id, "--end"]).code, 2, "nothing was overridden");
+    assert_eq!(mesh.shoal(&["override-window", &id, "--reason", "CHG-1"]).code, 0);
+    assert_eq!(mesh.status(&id)["any_hour"], true);
+    assert_eq!(mesh.shoal(&["override-window", &id, "--end"]).code, 0);
+    assert_eq!(mesh.shoal(&["release", &id]).code, 0);
+    let status = mesh.await_status(&id, "it is frozen", WITHIN, |status| waits_for(status, "is frozen: audit"));
+    assert!(status["any_hour"] == false && !ran(&mesh).iter().any(|(step, ..)| step == "held"), "{status:#}");
+    let acts = mesh.shoal(&["audit", "ls"]).stdout;
+    assert!(acts.contains(&format!("{id} ends")), "{acts}");
     assert_eq!(mesh.shoal(&["thaw"]).code, 0);
     mesh.await_state(&id, "succeeded", WITHIN);
 

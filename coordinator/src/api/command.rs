@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::types::{
     Action, AllowRequest, Audit, AuditVerdict, DeployRequest, Deployment, Deployments, Done, Events, FeedTest,
     FeedTestRequest, Feeds, FreezeRequest, LimitRequest, Logs, NewToken, Nodes, Plan, Sites, Status, ThawRequest,
-    TokenRequest, Tokens,
+    TokenRequest, Tokens, WayBack,
 };
 
 use crate::audit::Head;
@@ -120,6 +120,13 @@ pub enum Command {
         request: DeployRequest,
         /// What; boxed, since it is large.
         reply: Reply<Box<Plan>>,
+    },
+    /// Says what a rollback would do.
+    WayBack {
+        /// Of which deployment.
+        id: DeploymentId,
+        /// What.
+        reply: Reply<WayBack>,
     },
     /// Parses, resolves and starts a deployment.
     Deploy {

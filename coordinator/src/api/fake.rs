@@ -80,6 +80,7 @@ impl Play {
             Command::Thaw { request, reply, .. } => put(reply, Ok(done(format!("{request:?}"), vec![]))),
             Command::Feeds { reply } => put(reply, Ok(Feeds::default())),
             Command::TestFeed { feed, request, reply } => put(reply, Ok(sample::feed_test(&feed, &request))),
+            Command::WayBack { id, reply } => put(reply, self.check_id(id).map(|()| sample::way_back(id))),
             Command::Plan { reply, .. } => put(reply, Ok(Box::new(sample::plan()))),
             Command::Deploy { request, reply, .. } => {
                 let bad =

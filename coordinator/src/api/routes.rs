@@ -25,7 +25,7 @@ use super::token::AdminToken;
 use super::types::{
     Action, AllowRequest, Audit, AuditVerdict, DeployRequest, Deployment, Deployments, Done, Events, FeedTest,
     FeedTestRequest, Feeds, FreezeRequest, LimitRequest, Logs, NewToken, Nodes, Plan, Sites, Status, ThawRequest,
-    TokenRequest, Tokens,
+    TokenRequest, Tokens, WayBack,
 };
 
 use crate::trail::By;
@@ -55,6 +55,7 @@ pub(super) fn router(token: AdminToken, commands: mpsc::Sender<Command>) -> Rout
         .route("/v1/deployments/{id}/logs", get(logs))
         .route("/v1/deployments/{id}/events", get(events))
         .route("/v1/deployments/{id}/operator", post(operator))
+        .route("/v1/deployments/{id}/way-back", get(way_back))
         .route("/v1/deployments/{id}/allow", post(allow))
         .fallback(no_such_page)
         .method_not_allowed_fallback(no_such_page)
@@ -263,6 +264,11 @@ async fn operator(
 ) -> Answer<Done> {
     let id = parse_id(&id)?;
     driver.ask(ANSWER_TIMEOUT, |reply| Command::Operator { id, action, by, reply }).await
+}
+
+async fn way_back(State(driver): State<Driver>, Path(id): Path<String>) -> Answer<WayBack> {
+    let id = parse_id(&id)?;
+    driver.ask(DEPLOY_ANSWER_TIMEOUT, |reply| Command::WayBack { id, reply }).await
 }
 
 async fn allow(

@@ -292,6 +292,26 @@ pub(crate) fn plan() -> Plan {
     }
 }
 
+/// How one of three nodes of a deployment goes back, another cannot yet, and the third stays.
+pub(crate) fn way_back(of: DeploymentId) -> WayBack {
+    let name = |text: &str| Name::new(text).unwrap();
+    let node = |text: &str, online, holds| PlannedReturn { name: name(text), site: name("osl"), online, holds };
+    let Plan { packages, mut sites, steps, .. } = plan();
+    sites.truncate(1);
+    sites[0] =
+        PlannedSite { local_bytes: 824_000_000, wan_bytes: 0, peer_bytes: 0, estimate_ms: Some(0), ..sites[0].clone() };
+    let way = PlannedWay {
+        to: DeploymentId(11),
+        release: name("2026.11.2"),
+        packages,
+        nodes: vec![node("osl-1", true, Some(true)), node("osl-2", false, None)],
+        sites,
+        steps,
+    };
+    let (stay, blockers) = (vec!["syd-1".to_owned()], vec!["osl-2 is offline".to_owned()]);
+    WayBack { schema: WayBackSchema::V1, hash: PlanHash([5; 32]), of, ways: vec![way], stay, blockers }
+}
+
 /// Where the sample log ends.
 pub(crate) const HEAD: &str = "41:9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f";
 

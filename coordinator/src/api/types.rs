@@ -47,6 +47,8 @@ schema! {
     TokenSchema = "shoal.token/v1";
     /// Schema of [`Plan`].
     PlanSchema = "shoal.plan/v1";
+    /// Schema of [`WayBack`].
+    WayBackSchema = "shoal.way-back/v1";
     /// Schema of [`Deployment`].
     DeploymentSchema = "shoal.deployment/v1";
     /// Schema of [`Deployments`].
@@ -347,12 +349,18 @@ pub enum Action {
     },
     /// Lets its steps start also where a site is outside its maintenance windows or frozen.
     AnyHour,
+    /// Takes that back, from here on.
+    KeepHours,
     /// Has the next wave begin: before the bake is over, or although too few nodes came through.
     Promote,
     /// Ends it; steps that run are killed.
     Cancel,
     /// Has the nodes that it changed go back to the release before; one that is under way is ended first.
-    Rollback,
+    Rollback {
+        /// The plan that it must be, as hexadecimal digits; it is refused if other nodes or releases are meant by now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        plan: Option<String>,
+    },
     /// Answers failed steps.
     Answer {
         /// What.

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use shoal_proto::id::{FileHash, Name, NodeId, PackageId, PlanHash, ValuesHash};
+use shoal_proto::id::{DeploymentId, FileHash, Name, NodeId, PackageId, PlanHash, ValuesHash};
 use shoal_proto::rollout::basis::{Basis, Target};
 
 use super::text::as_text;
-use super::types::PlanSchema;
+use super::types::{PlanSchema, WayBackSchema};
 use super::types_status::StepPhase;
 
 /// Answer to `POST /v1/plans`: what the file would do at this moment. Nothing is changed by it.
@@ -137,6 +137,58 @@ pub struct PlannedStep {
     pub phase: StepPhase,
     /// Where it runs: `node`, `site` or `coordinator`.
     pub on: String,
+}
+
+/// Answer to `GET /v1/deployments/{id}/way-back`: what `shoal rollback` would do at this moment. Nothing is changed by it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WayBack {
+    /// What this is.
+    pub schema: WayBackSchema,
+    /// Which plan it is: the same where the same would be done to the same nodes.
+    #[serde(with = "as_text")]
+    pub hash: PlanHash,
+    /// The deployment that would be taken back.
+    #[serde(with = "as_text")]
+    pub of: DeploymentId,
+    /// The deployments that would do so, one for each release that its nodes had before.
+    pub ways: Vec<PlannedWay>,
+    /// Nodes that had no release before, and stay as they are.
+    #[serde(default)]
+    pub stay: Vec<String>,
+    /// What would keep it from beginning or from going on, in sentences.
+    #[serde(default)]
+    pub blockers: Vec<String>,
+}
+
+/// A deployment that takes nodes back to one release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedWay {
+    /// The deployment that brought the release.
+    #[serde(with = "as_text")]
+    pub to: DeploymentId,
+    /// The release.
+    pub release: Name,
+    /// Its packages.
+    pub packages: Vec<PlannedPackage>,
+    /// The nodes that go back to it, by site and name.
+    pub nodes: Vec<PlannedReturn>,
+    /// What would move in each site: nothing over the WAN where nodes have kept it.
+    pub sites: Vec<PlannedSite>,
+    /// The steps that would run, in their order.
+    pub steps: Vec<PlannedStep>,
+}
+
+/// A node that goes back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedReturn {
+    /// Its name.
+    pub name: Name,
+    /// Its site.
+    pub site: Name,
+    /// Whether it is connected.
+    pub online: bool,
+    /// Whether it holds all packages of the release; none if it has not said.
+    pub holds: Option<bool>,
 }
 
 impl Plan {

@@ -125,7 +125,7 @@ pub enum Command {
     /// Open a manual gate, or one that waits for its time
     Release(ReleaseArgs),
     /// Let a deployment's steps start also outside of maintenance windows and in freezes; wants --reason
-    OverrideWindow(IdArgs),
+    OverrideWindow(OverrideArgs),
     /// Have no step start, at some sites or anywhere, such as on the day of a sale; what runs is let finish. Wants --reason
     Freeze(FreezeArgs),
     /// End a freeze
@@ -136,7 +136,7 @@ pub enum Command {
     Cancel(IdArgs),
     /// Have the nodes that a deployment changed go back to the release before, from their own caches; one that is under way
     /// is ended first
-    Rollback(IdArgs),
+    Rollback(RollbackArgs),
     /// Answer a failed step: run it again
     Retry(AnswerArgs),
     /// Answer a failed step: go on as if it had succeeded
@@ -238,9 +238,12 @@ pub struct ServeArgs {
 #[derive(Args, Debug)]
 pub struct PlanArgs {
     /// The deployment file; `-` is standard input
-    #[arg(short, long, value_name = "FILE")]
-    pub file: PathBuf,
-    /// Write the plan to this file as well, for `shoal deploy --plan`
+    #[arg(short, long, value_name = "FILE", required_unless_present = "rollback")]
+    pub file: Option<PathBuf>,
+    /// Plan what `shoal rollback` of this deployment, such as d12, would do
+    #[arg(long, value_name = "ID", conflicts_with_all = ["file", "stage_only", "given"])]
+    pub rollback: Option<DeploymentId>,
+    /// Write the plan to this file as well, for `shoal deploy --plan` or `shoal rollback --plan`
     #[arg(long, value_name = "PLAN")]
     pub out: Option<PathBuf>,
     /// Plan to only bring the packages to the nodes
@@ -364,6 +367,26 @@ pub struct OutputsArgs {
 pub struct IdArgs {
     /// Which deployment, such as d12
     pub id: DeploymentId,
+}
+
+/// Arguments of `rollback`.
+#[derive(Args, Debug)]
+pub struct RollbackArgs {
+    /// Which deployment, such as d12
+    pub id: DeploymentId,
+    /// Only if it is what this plan says, from `shoal plan --rollback`: nothing begins if other nodes or releases are meant by now
+    #[arg(long, value_name = "PLAN")]
+    pub plan: Option<PathBuf>,
+}
+
+/// Arguments of `override-window`.
+#[derive(Args, Debug)]
+pub struct OverrideArgs {
+    /// Which deployment, such as d12
+    pub id: DeploymentId,
+    /// Take it back: from here on its steps wait for maintenance windows and freezes again
+    #[arg(long)]
+    pub end: bool,
 }
 
 /// Arguments of `release`.

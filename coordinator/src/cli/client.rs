@@ -145,6 +145,11 @@ impl Client {
         self.post(&["plans"], request, DEPLOY_ANSWER_TIMEOUT).await
     }
 
+    /// Says what a rollback would do.
+    pub async fn way_back(&self, id: DeploymentId) -> Result<WayBack, CliError> {
+        self.fetch(&["deployments", &id.to_string(), "way-back"], "", DEPLOY_ANSWER_TIMEOUT).await
+    }
+
     /// Starts a deployment.
     pub async fn deploy(&self, request: &DeployRequest) -> Result<Deployment, CliError> {
         self.post(&["deployments"], request, DEPLOY_ANSWER_TIMEOUT).await

@@ -15,7 +15,7 @@ use super::terminal::Terminal;
 use super::units::{count, local};
 use super::watch::watch;
 use crate::api::limits::BODY_BYTES_MAX;
-use crate::api::types::{DeployRequest, Deployment};
+use crate::api::types::{DeployRequest, Deployment, Plan};
 
 /// How long one look at a deployment that has the nodes takes at most.
 const HELD_WAIT: Duration = Duration::from_secs(5);
@@ -55,7 +55,8 @@ pub async fn run(
 }
 
 fn request(args: &DeployArgs) -> Result<DeployRequest, CliError> {
-    let plan = args.plan.as_deref().map(plan::load).transpose()?.map(Box::new);
+    let load = |path| plan::load::<Plan>(path, "shoal plan -f FILE --out PLAN");
+    let plan = args.plan.as_deref().map(load).transpose()?.map(Box::new);
     let planned = plan.as_ref().map(|plan| PathBuf::from(&plan.file));
     let path = args.file.clone().or(planned).unwrap_or_default();
     let stage_only = args.stage_only || plan.as_ref().is_some_and(|plan| plan.stage_only);

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod progress;
 pub mod recipe;
 pub mod render;
+pub mod rollback;
 pub mod serve;
 pub mod summary;
 pub mod table;
@@ -37,8 +38,8 @@ use crate::api::types::{Action, AllowRequest, Answer, FeedTestRequest, LimitRequ
 use crate::demo;
 use crate::trail::By;
 use args::{
-    AllowArgs, AnswerArgs, Cli, Command, FeedTestArgs, FeedsCommand, Format, Global, IdArgs, NodesCommand, ReleaseArgs,
-    SitesCommand, StatusArgs, TokenCommand,
+    AllowArgs, AnswerArgs, Cli, Command, FeedTestArgs, FeedsCommand, Format, Global, NodesCommand, OverrideArgs,
+    ReleaseArgs, SitesCommand, StatusArgs, TokenCommand,
 };
 use client::Client;
 use exit::{CliError, Exit};
@@ -157,7 +158,7 @@ async fn ask(
         Command::Thaw(args) => done(terminal, client.thaw(&ThawRequest { sites: args.sites }).await?)?,
         Command::Promote(args) => done(terminal, client.operator(args.id, &Action::Promote).await?)?,
         Command::Cancel(args) => done(terminal, client.operator(args.id, &Action::Cancel).await?)?,
-        Command::Rollback(args) => done(terminal, client.operator(args.id, &Action::Rollback).await?)?,
+        Command::Rollback(args) => rollback::run(client, terminal, args).await?,
         Command::Retry(args) => answer(client, terminal, Answer::Retry, args).await?,
         Command::Ignore(args) => answer(client, terminal, Answer::Ignore, args).await?,
         Command::Exclude(args) => answer(client, terminal, Answer::Exclude, args).await?,
@@ -298,7 +299,10 @@ async fn release(client: &Client, terminal: &mut Terminal, args: ReleaseArgs) ->
     done(terminal, client.operator(id, &Action::Release { now }).await?)
 }
 
-async fn override_window(client: &Client, terminal: &mut Terminal, args: IdArgs) -> Result<(), CliError> {
+async fn override_window(client: &Client, terminal: &mut Terminal, args: OverrideArgs) -> Result<(), CliError> {
+    if args.end {
+        return done(terminal, client.operator(args.id, &Action::KeepHours).await?);
+    }
     if !client.says_why() {
         let message = "going past a maintenance window or a freeze wants a reason";
         return Err(CliError::new(Exit::Usage, message).next("say why: `--reason TEXT`"));

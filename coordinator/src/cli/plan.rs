@@ -8,6 +8,7 @@ use super::args::{Format, PlanArgs};
 use super::client::Client;
 use super::deploy::read;
 use super::exit::{CliError, Exit};
+use super::rollback;
 use super::summary::UNKNOWN;
 use super::table::{Cell, Paint, Style, Table, printable};
 use super::terminal::Terminal;
@@ -23,8 +24,13 @@ const NODES_SHOWN_MAX: usize = 50;
 /// # Errors
 /// If the file cannot be read, the coordinator refuses it, or the plan cannot be written.
 pub async fn run(client: &Client, terminal: &mut Terminal, args: PlanArgs) -> Result<Exit, CliError> {
-    let text = read(&args.file)?;
-    let file = args.file.display().to_string();
+    let file = match (args.rollback, &args.file) {
+        (Some(id), _) => return rollback::plan(client, terminal, id, args.out.as_deref()).await,
+        (None, Some(file)) => file,
+        (None, None) => return Err(CliError::new(Exit::Usage, "a deployment file is needed").next("`-f FILE`")),
+    };
+    let text = read(file)?;
+    let file = file.display().to_string();
     let variables = args.variables.given.into_iter().collect();
     let request = DeployRequest { file, text, stage_only: args.stage_only, variables, ..DeployRequest::default() };
     terminal.note(&format!("resolving the packages of {}", request.file));
@@ -44,7 +50,7 @@ pub async fn run(client: &Client, terminal: &mut Terminal, args: PlanArgs) -> Re
     Ok(Exit::Done)
 }
 
-fn write(path: &Path, plan: &Plan) -> Result<(), CliError> {
+pub(super) fn write(path: &Path, plan: &impl serde::Serialize) -> Result<(), CliError> {
     let failed = |error: std::io::Error| {
         CliError::new(Exit::Unexpected, format!("cannot write the plan to {}: {error}", path.display()))
     };
@@ -56,10 +62,10 @@ fn write(path: &Path, plan: &Plan) -> Result<(), CliError> {
 ///
 /// # Errors
 /// If there is none.
-pub fn load(path: &Path) -> Result<Plan, CliError> {
+pub fn load<P: serde::de::DeserializeOwned>(path: &Path, made_by: &str) -> Result<P, CliError> {
     let wrong = |error: String| {
         let message = format!("{} is no plan: {error}", path.display());
-        CliError::new(Exit::Usage, message).next("`shoal plan -f FILE --out PLAN` makes one")
+        CliError::new(Exit::Usage, message).next(format!("`{made_by}` makes one"))
     };
     let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
     if text.len() > BODY_BYTES_MAX {
@@ -114,7 +120,7 @@ pub fn as_wanted(since: &str) -> String {
     format!("all is as wanted since {since}; `shoal deploy --again` runs it all the same")
 }
 
-fn sites(sites: &[PlannedSite], paint: Paint) -> String {
+pub(super) fn sites(sites: &[PlannedSite], paint: Paint) -> String {
     let heading = ["site", "nodes", "wanted", "already there", "over the WAN", "from peers", "WAN", "takes about"];
     let mut table = Table::new(2, &heading);
     for site in sites {

@@ -22,9 +22,10 @@ pub(super) fn of_action(id: DeploymentId, action: &Action) -> Act {
         Action::Release { now: false } => ("release", id.to_string()),
         Action::Release { now: true } => ("release", format!("{id} now")),
         Action::AnyHour => ("override-window", id.to_string()),
+        Action::KeepHours => ("override-window", format!("{id} ends")),
         Action::Promote => ("promote", id.to_string()),
         Action::Cancel => ("cancel", id.to_string()),
-        Action::Rollback => ("rollback", id.to_string()),
+        Action::Rollback { .. } => ("rollback", id.to_string()),
         Action::Answer { answer, node, step } => {
             let command = match answer {
                 Answer::Retry => "retry",
@@ -37,7 +38,11 @@ pub(super) fn of_action(id: DeploymentId, action: &Action) -> Act {
             (command, format!("{id}{step}{node}"))
         }
     };
-    Act { deployment: Some(id.to_string()), ..done(command, what) }
+    let plan = match action {
+        Action::Rollback { plan } => plan.clone(),
+        _ => None,
+    };
+    Act { deployment: Some(id.to_string()), plan, ..done(command, what) }
 }
 
 impl Server {

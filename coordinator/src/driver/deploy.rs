@@ -129,6 +129,11 @@ impl Server {
             let error = ApiError::new(ErrorCode::Blocked, format!("not deployed: {held}")).next(next);
             return Err(ApiError { held: Some(by.to_string()), ..error });
         }
+        if let Some(apart) = self.never_together(manifest, created) {
+            let next = "give them a window in common, have sites go on by themselves with waves that are `per: site`, or go past \
+                        the hours: `--override-window REASON`";
+            return Err(ApiError::new(ErrorCode::Blocked, format!("not deployed: {apart}")).next(next));
+        }
         let kept = tokio::task::block_in_place(|| self.secrets.keep(manifest.deployment, secrets));
         kept.map_err(|error| {
             ApiError::new(ErrorCode::Failed, format!("cannot keep the deployment's secrets: {error}"))

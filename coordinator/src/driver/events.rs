@@ -174,6 +174,9 @@ fn draft(change: &Change, manifest: &Manifest, created: &Created) -> Option<Draf
             let message = "an operator lets steps start also outside of maintenance windows and in freezes";
             Draft::plain(EventKind::Operator, message)
         }
+        Change::HoursKept => {
+            Draft::plain(EventKind::Operator, "an operator has steps wait for maintenance windows and freezes again")
+        }
         Change::Shut { site, shut } => return of_site(site, Some(shut)),
         Change::Opened { site } => return of_site(site, None),
         Change::GateOpened => Draft::plain(EventKind::GateOpened, "the gate is open"),

@@ -5,13 +5,16 @@
 //! that are over, not even after the machine slept or its clock was set.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::civil::Time as CivilTime;
 use jiff::{Span, ToSpan};
-use shoal_proto::coordinator::{Input, Record};
+use shoal_proto::coordinator::{Created, Input, Record};
 use shoal_proto::hours::{Closed, Freeze, Frozen, Shut, SiteHours};
 use shoal_proto::id::Name;
 use shoal_proto::limits::FREEZES_MAX;
+use shoal_proto::manifest::Manifest;
+use shoal_proto::rollout::barrier::together;
 use shoal_proto::time::WallTime;
 use tracing::info;
 
@@ -26,6 +29,13 @@ use crate::moment;
 /// Begins and ends of freezes and windows that are looked through for when a site opens: a freeze that ends outside of a
 /// window, in which the next one begins, and so on.
 const OPENINGS_LOOKED_AT_MAX: usize = 16;
+
+/// For how long sites are looked at for whether they are open at the same time: windows come again every week, and the clocks
+/// of one site may be changed in the first.
+const TOGETHER_LOOK: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// Moments that are looked at for that.
+const TOGETHER_LOOKED_AT_MAX: usize = 10_000;
 
 /// The hours that were looked at last, and for how long they hold.
 #[derive(Debug, Default)]
@@ -138,6 +148,26 @@ impl Server {
         }
     }
 
+    /// What keeps a step with `sync: barrier` from ever starting, as far as that can be known.
+    pub(super) fn never_together(&self, manifest: &Manifest, created: &Created) -> Option<String> {
+        let when = created.options.when;
+        let (step, lanes) = together(manifest, &created.sites)?;
+        let from = when.at.map_or(self.now().wall, |at| at.max(self.now().wall));
+        let free = created.options.stage_only || when.any_hour || manifest.rollback.is_some();
+        let mut apart = lanes.iter().filter(|sites| !free && !meet(&self.config, self.core.frozen(), sites, from));
+        let windows = |site: &&&Name| {
+            let config = self.config.sites.get(**site)?;
+            let hours: Vec<String> = config.maintenance.iter().map(ToString::to_string).collect();
+            let zone = config.timezone.iana_name().unwrap_or("its own time");
+            (!hours.is_empty()).then(|| format!("{site} {} ({zone})", hours.join(", ")))
+        };
+        let windows: Vec<String> = apart.next()?.iter().filter_map(|site| windows(&site)).collect();
+        Some(format!(
+            "step {step} starts on all nodes together (`sync: barrier`), and their sites are not open at the same time: {}",
+            windows.join("; ")
+        ))
+    }
+
     fn look_at_hours(&mut self) {
         self.hours = HoursKept::default();
         self.keep_hours();
@@ -197,6 +227,30 @@ fn hours_of(config: &Config, frozen: &Frozen, name: &Name, site: &SiteConfig) ->
     let configured = config.freezes.iter().filter(|freeze| freeze.is_for(name)).map(|freeze| freeze.on(&site.timezone));
     let of_operators = [None, Some(name.clone())].into_iter().filter_map(|of| frozen.get(&of).cloned());
     SiteHours { maintenance: site.maintenance.clone(), freezes: configured.chain(of_operators).collect() }
+}
+
+/// Whether these sites are open at the same time at some moment from `from` on. A freeze without an end is said elsewhere.
+fn meet(config: &Config, frozen: &Frozen, sites: &BTreeSet<&Name>, from: WallTime) -> bool {
+    let none = SiteConfig { timezone: config.timezone.clone(), ..SiteConfig::default() };
+    let (mut at, mut until) = (from, from + TOGETHER_LOOK);
+    for _ in 0..TOGETHER_LOOKED_AT_MAX {
+        let mut opens = at;
+        for name in sites {
+            let site = config.sites.get(*name).unwrap_or(&none);
+            let hours = hours_of(config, frozen, name, site);
+            let Some(closed) = hours.closed(site.local(at), at) else { continue };
+            let Some(next) = opens_at(site, &hours, at) else { return true };
+            if matches!(closed, Closed::Freeze { .. }) {
+                until = until.max(next + TOGETHER_LOOK);
+            }
+            opens = opens.max(next);
+        }
+        if opens == at || opens > until {
+            return opens == at;
+        }
+        at = opens;
+    }
+    true
 }
 
 /// When a site that is shut opens next; none if that is not known, or too far away.
@@ -286,6 +340,34 @@ to = "2027-01-03"
             assert_eq!(shut_at(&none, "syd", open), None, "{open}");
         }
         assert!(shut_at(&none, "syd", "2026-04-04T15:50:00Z").is_some());
+    }
+
+    #[test]
+    fn sites_whose_windows_do_not_overlap_never_meet() {
+        let hours = |zone: &str, days: &str, from: &str, to: &str| {
+            format!("timezone = '{zone}'\nmaintenance = [{{ days = '{days}', from = '{from}', to = '{to}' }}]\n")
+        };
+        let oslo = hours("Europe/Oslo", "daily", "22:00", "02:00");
+        for (other, wanted) in [
+            (hours("Europe/Oslo", "daily", "01:59", "03:00"), true),
+            (hours("Europe/Oslo", "daily", "02:00", "22:00"), false),
+            (hours("Europe/Oslo", "sun", "21:00", "22:01"), true),
+            // Sydney is ten hours ahead of Oslo in November.
+            (hours("Australia/Sydney", "daily", "08:00", "12:00"), true),
+            (hours("Australia/Sydney", "daily", "22:00", "02:00"), false),
+            ("timezone = 'UTC'\n".to_owned(), true),
+        ] {
+            let freeze = "[[freeze]]\nreason = 'sale'\nfrom = '2026-11-20'\nto = '2026-12-24'\n";
+            for freeze in ["", freeze] {
+                let text = format!(
+                    "data_dir = '/d'\ntimezone = 'UTC'\n{freeze}[[site]]\nname = 'osl'\n{oslo}[[site]]\nname = 'b'\n{other}"
+                );
+                let config = Config::parse(&text, Path::new("c.toml")).unwrap();
+                let (osl, b) = (name("osl"), name("b"));
+                let met = meet(&config, &Frozen::new(), &[&osl, &b].into(), at("2026-11-27T12:00:00Z"));
+                assert_eq!(met, wanted, "{other}{freeze}");
+            }
+        }
     }
 
     #[test]

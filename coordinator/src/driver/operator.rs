@@ -74,6 +74,7 @@ impl Server {
             Command::TestFeed { feed, request, reply } => self.test_feed(feed, request, reply),
             Command::Feeds { reply } => drop(reply.send(Ok(self.feeds()))),
             Command::Plan { request, reply } => self.resolve(request, Want::Plan(reply)),
+            Command::WayBack { id, reply } => self.show_way_back(id, reply),
             Command::Deploy { request, by, reply } => self.resolve(request, Want::Deploy(by, reply)),
             Command::Deployments { reply } => drop(reply.send(Ok(self.deployments()))),
             Command::Status { id, reply } => {
@@ -151,6 +152,9 @@ impl Server {
 
     fn operate(&mut self, id: DeploymentId, action: &Action) -> Result<Done, ApiError> {
         let (command, message) = self.operator(id, action)?;
+        if let Action::Rollback { plan: Some(plan) } = action {
+            self.hold_to_way_back(id, plan)?;
+        }
         if command == Operator::Rollback && self.core.is_over(id) {
             let message = self.take_back(id)?;
             return Ok(Done { schema: DoneSchema::V1, message, nodes: Vec::new() });
@@ -195,9 +199,14 @@ impl Server {
             Action::AnyHour => {
                 (Operator::AnyHour, format!("steps of {id} start also outside of maintenance windows and in freezes"))
             }
+            Action::KeepHours => {
+                let message =
+                    format!("steps of {id} wait for maintenance windows and freezes again; what runs is let finish");
+                (Operator::KeepHours, message)
+            }
             Action::Promote => (Operator::Promote, format!("the next wave of {id} begins")),
             Action::Cancel => (Operator::Cancel, format!("{id} is cancelled: what runs is being ended")),
-            Action::Rollback => (
+            Action::Rollback { .. } => (
                 Operator::Rollback,
                 format!("{id} is being ended, and is rolled back then: `shoal status {id}` says by which deployment"),
             ),

@@ -40,22 +40,25 @@ impl Server {
         let plan = self.document(request, planned);
         let (manifest, sites, blocks) =
             (planned.manifest.clone(), planned.created.sites.clone(), planned.created.blocks.clone());
-        let (caches, cache_of) = self.caches(&manifest);
-        let rates: BTreeMap<Name, (u64, RateFrom)> =
-            sites.values().collect::<BTreeSet<_>>().into_iter().filter_map(|site| self.rate(site)).collect();
-        let catalog = self.catalog.clone();
+        let moves = self.moves(manifest, sites, blocks);
         tokio::task::spawn_blocking(move || {
-            let lacked: Vec<Lacked> = caches.iter().map(|cache| lacked(&catalog, &manifest, cache)).collect();
-            let moves = forecast(&manifest, &sites, &blocks, &lacked, &cache_of);
-            let known =
-                |site: &Name| sites.iter().filter(|(node, of)| *of == site && cache_of.contains_key(node)).count();
-            let shown = moves.into_iter().map(|moves| (known(&moves.site), moves));
-            let sites: Vec<_> = shown.map(|(known, moves)| site(moves, known, &rates)).collect();
+            let sites = moves.sites();
             let estimate_ms = sites.iter().map(|site| site.estimate_ms).collect::<Option<Vec<_>>>();
             let estimate_ms = estimate_ms.and_then(|sites| sites.into_iter().max());
             // The operator's client may be gone.
             let _ = reply.send(Ok(Box::new(Plan { sites, estimate_ms, ..plan })));
         });
+    }
+
+    /// What would move for `manifest`; to be asked in a task.
+    pub(super) fn moves(&self, manifest: Manifest, sites: BTreeMap<NodeId, Name>, blocks: Vec<Vec<u32>>) -> Moves {
+        let (caches, cache_of) = self.caches(&manifest);
+        let rates = self.rates(&sites);
+        Moves { catalog: self.catalog.clone(), manifest, sites, blocks, caches, cache_of, rates }
+    }
+
+    fn rates(&self, sites: &BTreeMap<NodeId, Name>) -> BTreeMap<Name, (u64, RateFrom)> {
+        sites.values().collect::<BTreeSet<_>>().into_iter().filter_map(|site| self.rate(site)).collect()
     }
 
     /// Why a deployment is not the one that was planned.
@@ -115,7 +118,7 @@ impl Server {
         nodes
     }
 
-    fn is_online(&self, node: NodeId) -> bool {
+    pub(super) fn is_online(&self, node: NodeId) -> bool {
         self.core.directory().member(node).is_some_and(|member| member.online.is_some())
     }
 
@@ -174,7 +177,31 @@ impl Server {
         let free = created.options.stage_only || created.options.when.any_hour;
         let shut = self.core.shut().iter().filter(|(site, _)| !free && own(site));
         let shut = shut.map(|(site, shut)| self.describe_shut(site, shut));
-        held.into_iter().chain(offline).chain(full).chain(shut).collect()
+        let apart = self.never_together(manifest, created);
+        held.into_iter().chain(offline).chain(full).chain(apart).chain(shut).collect()
+    }
+}
+
+/// What says what would move, from recipes on the disk.
+pub(super) struct Moves {
+    catalog: Catalog,
+    manifest: Manifest,
+    sites: BTreeMap<NodeId, Name>,
+    blocks: Vec<Vec<u32>>,
+    caches: Vec<BTreeSet<PackageId>>,
+    cache_of: BTreeMap<NodeId, usize>,
+    rates: BTreeMap<Name, (u64, RateFrom)>,
+}
+
+impl Moves {
+    /// Site by site.
+    pub(super) fn sites(&self) -> Vec<PlannedSite> {
+        let lacked: Vec<Lacked> = self.caches.iter().map(|of| lacked(&self.catalog, &self.manifest, of)).collect();
+        let moves = forecast(&self.manifest, &self.sites, &self.blocks, &lacked, &self.cache_of);
+        let said = |node: &NodeId| self.cache_of.contains_key(node);
+        let known = |site: &Name| self.sites.iter().filter(|(node, of)| *of == site && said(node)).count();
+        let shown = moves.into_iter().map(|moves| (known(&moves.site), moves));
+        shown.map(|(known, moves)| site(moves, known, &self.rates)).collect()
     }
 }
 
@@ -187,12 +214,12 @@ pub(super) fn named(names: &[String]) -> String {
     }
 }
 
-fn package(package: &Package) -> PlannedPackage {
+pub(super) fn package(package: &Package) -> PlannedPackage {
     let Package { name, reference, id, size, .. } = package;
     PlannedPackage { name: name.clone(), reference: reference.clone(), blake3: *id, size: *size }
 }
 
-fn steps(manifest: &Manifest) -> Vec<PlannedStep> {
+pub(super) fn steps(manifest: &Manifest) -> Vec<PlannedStep> {
     let list = |steps: &[shoal_proto::manifest::Step], phase| {
         let step = |step: &shoal_proto::manifest::Step| {
             let on = match step.on {

@@ -9,10 +9,11 @@ use std::ops::Bound;
 use thiserror::Error;
 
 use super::{Coordinator, Created, Deployment, Output};
-use crate::id::{DeploymentId, Name, NodeId};
+use crate::id::{DeploymentId, Name, NodeId, PlanHash};
 use crate::manifest::{Manifest, Rollback, Signed};
 use crate::rollout::Options;
 use crate::rollout::back::Back;
+use crate::rollout::basis::plan_hash;
 use crate::rollout::join::Joins;
 
 /// Why there is no way back from a deployment.
@@ -53,15 +54,28 @@ impl Coordinator {
     /// [`NoWayBack`], also when all was taken back.
     pub fn way_back(&self, of: DeploymentId, again: bool) -> Result<WayBack, NoWayBack> {
         let (to, nodes) = self.check_way_back(of, again)?;
+        Ok(self.way_to(of, to, &nodes))
+    }
+
+    /// All of them, as they would be at this moment, the newest release first.
+    ///
+    /// # Errors
+    /// [`NoWayBack`], also when all was taken back.
+    pub fn ways_back(&self, of: DeploymentId) -> Result<Vec<WayBack>, NoWayBack> {
+        let ways = self.releases_before(of, true)?;
+        Ok(ways.iter().rev().map(|(to, nodes)| self.way_to(of, *to, nodes)).collect())
+    }
+
+    fn way_to(&self, of: DeploymentId, to: DeploymentId, nodes: &BTreeSet<NodeId>) -> WayBack {
         let (taken, release) = (&self.deployments[&of], &self.deployments[&to]);
         let rollback = Rollback { of, from: taken.manifest.release.clone(), to };
-        let manifest = release.created.back.manifest(&release.manifest, &nodes, self.next_deployment(), rollback);
+        let manifest = release.created.back.manifest(&release.manifest, nodes, self.next_deployment(), rollback);
         let own = |node: &NodeId| nodes.contains(node);
         let Options { mut names, .. } = release.created.options.clone();
         names.retain(|node, _| own(node));
         let mut sites = release.created.sites.clone();
         sites.retain(|node, _| own(node));
-        Ok(WayBack { manifest, to, options: Options { names, ..Options::default() }, sites })
+        WayBack { manifest, to, options: Options { names, ..Options::default() }, sites }
     }
 
     /// The release that some of the nodes go back to, and which.
@@ -70,6 +84,16 @@ impl Coordinator {
         of: DeploymentId,
         again: bool,
     ) -> Result<(DeploymentId, BTreeSet<NodeId>), NoWayBack> {
+        let mut before = self.releases_before(of, again)?;
+        Ok(before.pop_last().expect("there is one, or an error"))
+    }
+
+    /// The releases that the nodes which `of` changed go back to, and which nodes each; one at least.
+    fn releases_before(
+        &self,
+        of: DeploymentId,
+        again: bool,
+    ) -> Result<BTreeMap<DeploymentId, BTreeSet<NodeId>>, NoWayBack> {
         let Some(taken) = self.deployments.get(&of) else { return Err(NoWayBack::NothingRan(of)) };
         let changed = taken.rollout.changed();
         if taken.created.options.stage_only || changed.is_empty() {
@@ -88,10 +112,10 @@ impl Coordinator {
                 }
             }
         }
-        match (before.pop_last(), went_on) {
-            (Some(found), _) => Ok(found),
-            (None, Some(by)) => Err(NoWayBack::WentOn { of, by }),
-            (None, None) => Err(NoWayBack::NothingBefore(of, taken.manifest.name.clone())),
+        match went_on {
+            _ if !before.is_empty() => Ok(before),
+            Some(by) => Err(NoWayBack::WentOn { of, by }),
+            None => Err(NoWayBack::NothingBefore(of, taken.manifest.name.clone())),
         }
     }
 
@@ -173,6 +197,21 @@ impl Coordinator {
 }
 
 impl WayBack {
+    /// The site of each of its nodes.
+    pub fn sites(&self) -> &BTreeMap<NodeId, Name> {
+        &self.sites
+    }
+
+    /// What people call its nodes.
+    pub fn names(&self) -> &BTreeMap<NodeId, Name> {
+        &self.options.names
+    }
+
+    /// Which plan it is: what the packages, the nodes and the steps come to, `release` being what it goes back to.
+    pub fn hash(&self, release: &Created) -> PlanHash {
+        plan_hash(&self.manifest, &self.options, &self.sites, &release.variables, &Back::default())
+    }
+
     /// The deployment, with its manifest signed; `release` is what it goes back to.
     pub fn created(self, signed: Signed, release: &Created) -> Created {
         Created {

@@ -23,6 +23,9 @@ pub enum LeftOut {
     /// The node is in other hands.
     #[error("{0}: it is not waited for, so deploy again once that is over")]
     Held(Held),
+    /// Its variables are not known.
+    #[error("variables of this deployment differ between nodes: deploy again, once this is over")]
+    Variables,
     /// There are too many.
     #[error("a deployment has at most {NODES_MAX} target nodes")]
     TooMany,
@@ -84,6 +87,9 @@ impl Coordinator {
         let mut before = manifest.before_acquire.iter().zip((0..).map(StepIndex));
         if let Some((step, _)) = before.find(|(step, index)| runs(step.on) && deployment.rollout.has_passed(*index)) {
             return Some(LeftOut::Missed(step.name.clone()));
+        }
+        if created.joins.variables_differ {
+            return Some(LeftOut::Variables);
         }
         let held = self.holder(&manifest.name, &[node.id].into()).map(LeftOut::Held);
         held.or_else(|| (created.sites.len() >= NODES_MAX).then_some(LeftOut::TooMany))

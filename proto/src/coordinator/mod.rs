@@ -261,6 +261,10 @@ impl Coordinator {
             return Err(refusal.into());
         }
         self.commit(id, decision);
+        if command == Operator::KeepHours {
+            // It heard of none since they were overridden.
+            self.tell_hours(id, now);
+        }
         self.settle(now);
         Ok(())
     }

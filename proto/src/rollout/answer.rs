@@ -129,6 +129,8 @@ fn operator(command: Operator, sight: &Sight<'_>) -> Result<Vec<Change>, Refusal
         Operator::ReleaseNow => release(sight, true),
         Operator::AnyHour if sight.is_any_hour() => Err(Refusal::AnyHourAlready),
         Operator::AnyHour => Ok(vec![Change::AnyHour]),
+        Operator::KeepHours if !sight.is_overridden() => Err(Refusal::HoursKept),
+        Operator::KeepHours => Ok(vec![Change::HoursKept]),
         Operator::Promote => promote(sight),
         Operator::Retry(_) if state.paused => Err(Refusal::Paused),
         Operator::Retry(which) => retry(sight, which),

@@ -38,6 +38,15 @@ pub fn plan_hash(
     PlanHash(*hasher.finalize().as_bytes())
 }
 
+/// Which plan several are that are carried out together, in this order.
+pub fn joint_hash(plans: impl IntoIterator<Item = PlanHash>) -> PlanHash {
+    let mut hasher = blake3::Hasher::new_derive_key("shoal plans v1");
+    for plan in plans {
+        hasher.update(&plan.0);
+    }
+    PlanHash(*hasher.finalize().as_bytes())
+}
+
 /// What the variables of a deployment come to. Secrets are in it by what stands for them.
 pub fn variables_hash(variables: &Variables) -> ValuesHash {
     let bytes = codec::encode(variables, RECORD_BYTES_MAX).expect("variables that were settled fit");

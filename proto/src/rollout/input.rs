@@ -163,6 +163,8 @@ pub enum Operator {
     ReleaseNow,
     /// Lets its steps start also where and when a site is shut.
     AnyHour,
+    /// Takes that back, from here on: what runs is let finish.
+    KeepHours,
     /// Has the next wave begin: before the bake is over, or although too few nodes came through the wave before.
     Promote,
     /// Tries again what failed.
@@ -231,6 +233,9 @@ pub enum Refusal {
     /// The hours do not hold it up.
     #[error("the hours of sites do not hold it up already: it only stages, takes back, or they were overridden")]
     AnyHourAlready,
+    /// Its hours were not overridden.
+    #[error("the hours of sites were not overridden for it, or do not hold it up whatever an operator says")]
+    HoursKept,
     /// The gate opens by itself at its time.
     #[error("the gate opens by itself at its time: `shoal release --now` opens it before")]
     GateTimed,

@@ -22,16 +22,16 @@ pub struct Joins {
     pub targets: Vec<(String, Vec<PackageIndex>)>,
     /// Which nodes go with which wave, by selector; all without one.
     pub waves: Vec<(Name, Option<String>)>,
+    /// Whether variables differ between nodes: then none can join, since what they would be for one more is not known any
+    /// more.
+    pub variables_differ: bool,
 }
 
 impl Joins {
-    /// What `spec`, which gave `manifest`, says of nodes that join later. None are meant where variables differ between
-    /// nodes: what they would be for one more is not known any more.
+    /// What `spec`, which gave `manifest`, says of nodes that join later.
     pub fn resolve(spec: &DeploymentSpec, manifest: &Manifest) -> Self {
-        let differs = spec.variables.iter().any(|v| v.site.is_some() || v.select.is_some() || v.node.is_some());
-        if differs {
-            return Self::default();
-        }
+        let variables_differ =
+            spec.variables.iter().any(|v| v.site.is_some() || v.select.is_some() || v.node.is_some());
         let index = |name: &Name| {
             let place = manifest.packages.iter().position(|package| package.name == *name)?;
             u16::try_from(place).ok().map(PackageIndex)
@@ -41,7 +41,7 @@ impl Joins {
             (target.select.clone(), packages.into_iter().collect())
         });
         let waves = spec.waves.iter().map(|wave| (wave.name.clone(), wave.select.clone()));
-        Self { targets: targets.collect(), waves: waves.collect() }
+        Self { targets: targets.collect(), waves: waves.collect(), variables_differ }
     }
 
     /// Whether it means a node.
@@ -57,7 +57,7 @@ impl Joins {
     /// `of` with `node` in it; none if that is a target already, or is not meant. `sites` are those of the targets.
     pub fn manifest(&self, of: &Manifest, node: &NodeFacts, sites: &BTreeMap<NodeId, Name>) -> Option<Manifest> {
         let mut targets = of.targets();
-        if !self.means(node) || targets.len() >= NODES_MAX || !targets.insert(node.id) {
+        if self.variables_differ || !self.means(node) || targets.len() >= NODES_MAX || !targets.insert(node.id) {
             return None;
         }
         let packages: BTreeSet<PackageIndex> = self.meant(node).flatten().copied().collect();

@@ -9,6 +9,7 @@
 //! | [`variables`] | which values each machine sees, and who is told which secret |
 //! | [`basis`], [`forecast`] | what a plan stands on and what moved since; what it would move, and from where |
 //! | [`gate`], [`share`] | the arithmetic of quorums, failure budgets and windows |
+//! | [`barrier`] | which sites have to be open at the same time |
 //! | [`when`] | when it may start and run: not before, not after, and at which hours |
 //! | `input`, `record`, `effect` | what [`Rollout`] is told, what it journals, what it wants done |
 //! | `course` | which nodes go through the steps together, and after whom |
@@ -25,6 +26,7 @@
 mod answer;
 mod away;
 pub mod back;
+pub mod barrier;
 pub mod basis;
 mod course;
 mod effect;

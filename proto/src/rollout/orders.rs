@@ -71,6 +71,7 @@ pub(super) fn after(change: &Change, sight: &Sight<'_>) -> Vec<Effect> {
         | Change::Away { .. }
         | Change::Back { .. }
         | Change::Shut { .. }
+        | Change::HoursKept
         | Change::Hurried => Vec::new(),
     }
 }

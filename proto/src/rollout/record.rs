@@ -227,6 +227,8 @@ pub enum Change {
     AnyHour,
     /// An operator has the gate not wait for its time.
     Hurried,
+    /// An operator lets steps start only where a site is open, again.
+    HoursKept,
     /// A node that was away says that it never started an attempt that it was ordered to: the order is taken back.
     NotBegun {
         /// Who was to run it.

@@ -37,7 +37,7 @@ pub(super) fn view(sight: &Sight<'_>) -> View {
         nodes: sight.state.nodes.iter().filter_map(|(id, node)| node_view(sight, *id, node)).collect(),
         coordinator: steps_of(sight, Actor::Coordinator),
         times: sight.state.times,
-        when: When { any_hour: sight.when.any_hour || sight.state.any_hour, ..sight.when },
+        when: When { any_hour: sight.said_any_hour(), ..sight.when },
         shut: sight.held_sites().map(|(site, shut)| (site.clone(), shut.clone())).collect(),
     }
 }

@@ -41,8 +41,8 @@ pub(super) struct State {
     pub(super) released: bool,
     /// Whether the gate does not wait for its time.
     pub(super) hurried: bool,
-    /// Whether steps start also where a site is shut.
-    pub(super) any_hour: bool,
+    /// Whether steps start also where a site is shut, if an operator said so or took it back while it ran.
+    pub(super) any_hour: Option<bool>,
     /// Sites that are shut.
     pub(super) shut: BTreeMap<Name, Shut>,
     /// Nodes that are not connected and since when, where it matters.
@@ -208,7 +208,7 @@ impl State {
             resumed: None,
             released: false,
             hurried: false,
-            any_hour: false,
+            any_hour: None,
             shut: BTreeMap::new(),
             away: BTreeMap::new(),
             closing: None,
@@ -356,7 +356,8 @@ impl State {
             Change::Back { node } => drop(self.away.remove(node)),
             Change::Shut { site, shut } => drop(self.shut.insert(site.clone(), shut.clone())),
             Change::Opened { site } => drop(self.shut.remove(site)),
-            Change::AnyHour => self.any_hour = true,
+            Change::AnyHour => self.any_hour = Some(true),
+            Change::HoursKept => self.any_hour = Some(false),
             Change::Hurried => self.hurried = true,
             _ => {}
         }
@@ -502,6 +503,7 @@ fn changes_orders(change: &Change) -> bool {
         | Change::Shut { .. }
         | Change::Opened { .. }
         | Change::AnyHour
+        | Change::HoursKept
         | Change::Hurried => false,
     }
 }

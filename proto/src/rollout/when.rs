@@ -107,7 +107,17 @@ impl<'a> Sight<'a> {
 
     /// Whether steps start at any hour.
     pub(super) fn is_any_hour(&self) -> bool {
-        self.when.any_hour || self.state.any_hour || self.stage_only || self.manifest.rollback.is_some()
+        self.said_any_hour() || self.stage_only || self.manifest.rollback.is_some()
+    }
+
+    /// Whether an operator said so, the last time.
+    pub(super) fn said_any_hour(&self) -> bool {
+        self.state.any_hour.unwrap_or(self.when.any_hour)
+    }
+
+    /// Whether that is why.
+    pub(super) fn is_overridden(&self) -> bool {
+        self.said_any_hour() && !self.stage_only && self.manifest.rollback.is_none()
     }
 
     /// Whether a node's site is open.

@@ -4,6 +4,8 @@
 //! one, the base limit. Time zones are the shell's: it says what the site's clocks show ([`LocalTime`]), so that an hour
 //! that the clocks skip or show twice is skipped or limited twice here too.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -111,6 +113,33 @@ impl Days {
 
     fn contains(self, weekday: u8) -> bool {
         self.0 >> (weekday % 7) & 1 == 1
+    }
+}
+
+impl fmt::Display for Days {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0x7f {
+            return f.write_str("daily");
+        }
+        let mut parts: Vec<(usize, usize)> = Vec::new();
+        for day in (0..DAYS.len()).filter(|day| self.0 >> day & 1 == 1) {
+            match parts.last_mut().filter(|(_, last)| last + 1 == day) {
+                Some((_, last)) => *last = day,
+                None => parts.push((day, day)),
+            }
+        }
+        let part = |(first, last): &(usize, usize)| match first == last {
+            true => DAYS[*first].to_owned(),
+            false => format!("{}-{}", DAYS[*first], DAYS[*last]),
+        };
+        f.write_str(&parts.iter().map(part).collect::<Vec<_>>().join(","))
+    }
+}
+
+impl fmt::Display for Hours {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { days, from, to } = self;
+        write!(f, "{days} {:02}:{:02} to {:02}:{:02}", from / 60, from % 60, to / 60, to % 60)
     }
 }
 

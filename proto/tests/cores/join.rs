@@ -17,8 +17,41 @@ fn succeed(site: &mut Site, node: usize) {
     site.finish();
 }
 
+/// Every node that joins later gets the package.
 fn all() -> Joins {
-    Joins { targets: vec![("all".to_owned(), vec![PackageIndex(0)])], waves: Vec::new() }
+    Joins { targets: vec![("all".to_owned(), vec![PackageIndex(0)])], ..Joins::default() }
+}
+
+fn left_out(site: &Site, deployment: u64) -> Vec<(usize, LeftOut)> {
+    let core = site.coordinator.as_ref().unwrap();
+    let node = |node| [A, B, C].into_iter().find(|number| id(*number) == node).unwrap();
+    core.left_out(DeploymentId(deployment)).map(|(of, why)| (node(of), why)).collect()
+}
+
+#[test]
+fn who_is_meant_and_left_out_is_named_with_the_cause() {
+    let web = package("web", 10);
+    let running = |number, nodes: &[usize]| {
+        let steps = vec![step("restart")];
+        shoal_proto::manifest::Manifest { steps, ..deployment(number, &[&web], nodes) }
+    };
+    let mut site = Site::new(3);
+    site.disconnect(C);
+    site.joins = Joins { variables_differ: true, ..all() };
+    site.create(&running(1, &[A]));
+    site.connect(C);
+    site.finish();
+    assert_eq!(left_out(&site, 1), [(B, LeftOut::Variables), (C, LeftOut::Variables)]);
+
+    let mut site = Site::new(3);
+    site.create(&running(1, &[B]));
+    site.disconnect(B);
+    site.joins = all();
+    site.create(&running(2, &[A, C]));
+    site.connect(B);
+    site.finish();
+    let held = left_out(&site, 2);
+    assert!(matches!(&held[..], [(B, LeftOut::Held(held))] if held.by == DeploymentId(1)), "{held:?}");
 }
 
 /// Two targets of three members, of which the third was away when the deployment began.

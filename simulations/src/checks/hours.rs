@@ -93,6 +93,11 @@ impl Hours {
                     return Err(format!("the gate of {id} opens at {at:?}, before its time"));
                 }
             }
+            Change::HoursKept => {
+                if let Some(known) = self.deployments.get_mut(&id) {
+                    known.free = false;
+                }
+            }
             change @ (Change::AnyHour | Change::Hurried) => {
                 if let Some(known) = self.deployments.get_mut(&id) {
                     known.free |= *change == Change::AnyHour;

@@ -36,6 +36,37 @@ async fn a_plan_shows_what_moves_from_where_and_what_is_in_the_way() {
     assert_eq!(plan["blockers"][0], "syd-1 is offline");
 }
 
+#[tokio::test]
+async fn a_rollback_is_planned_and_held_to_its_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut fake = Fake::start(all_statuses()).await;
+    let kept = folder.path().join("back.json").display().to_string();
+    let (exit, out, err) = shoal(&fake, &["plan", "--rollback", "d12", "--out", &kept]).await;
+    assert_eq!(exit, Exit::Done);
+    assert_eq!(err, format!("plan 05050505 is in {kept}: `shoal rollback d12 --plan` carries it out\n"));
+    insta::assert_snapshot!(out, @r"
+    rollback of d12   plan 05050505
+    to release 2026.11.2 of d11: 2 nodes, 2 steps
+      site  nodes  wanted    already there  over the WAN  from peers  WAN             takes about
+      osl   2      824.0 MB  824.0 MB       0 B           0 B         6.2 MB/s limit  0 ms
+      node   site  online  holds the release
+      osl-1  osl   yes     yes
+      osl-2  osl   no      not known
+      runs vpn, restart
+    syd-1 had no release before and stays as it is
+    in the way: osl-2 is offline
+    ");
+    let (_, out, _) = shoal(&fake, &["plan", "--rollback", "d12", "-o", "json"]).await;
+    let plan: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&plan["schema"], &plan["hash"]), (&"shoal.way-back/v1".into(), &"05".repeat(32).into()));
+    let (exit, ..) = shoal(&fake, &["rollback", "d12", "--plan", &kept]).await;
+    assert_eq!(exit, Exit::Done);
+    let (action, _) = fake.actions.recv().await.unwrap();
+    assert_eq!(action, crate::api::types::Action::Rollback { plan: Some("05".repeat(32)) });
+    let (exit, _, err) = shoal(&fake, &["rollback", "d13", "--plan", &kept]).await;
+    assert_eq!((exit, err.contains("the plan takes d12 back, not d13")), (Exit::Usage, true), "{err}");
+}
+
 #[test]
 fn a_plan_without_anything_to_do_says_so() {
     let plan = crate::api::types::Plan { as_wanted_since: Some("d3".to_owned()), ..sample::plan() };

@@ -17,6 +17,7 @@ fn joins() -> Joins {
             ("site=b and role=web".to_owned(), vec![PackageIndex(1)]),
         ],
         waves: vec![(name("canary"), None), (name("b"), Some("site=b".to_owned())), (name("rest"), None)],
+        variables_differ: false,
     }
 }
 
@@ -56,6 +57,9 @@ fn a_node_gets_what_its_selectors_say_and_goes_with_the_last_wave_that_means_it(
     for (node, why) in [(facts(7, "a", "db"), "another role"), (facts(6, "a", "web"), "it is a target")] {
         assert_eq!(joins().manifest(&joined, &node, &sites), None, "{why}");
     }
+    let differ = Joins { variables_differ: true, ..joins() };
+    assert_eq!(differ.manifest(&running, &facts(3, "a", "web"), &sites), None, "its variables are not known");
+    assert!(differ.means(&facts(3, "a", "web")), "and it is said to be left out");
 }
 
 #[test]

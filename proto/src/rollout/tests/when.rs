@@ -308,6 +308,25 @@ fn an_operator_goes_past_the_hours_and_so_do_rollbacks_and_what_only_stages() {
     assert_eq!(live.operator(Operator::AnyHour).refused, Some(Refusal::AnyHourAlready));
     assert_eq!(live.restarted(live.journal.len()).rollout.state, live.rollout.state);
 
+    let when = When { any_hour: true, ..When::default() };
+    for mut live in [
+        Live::planned(manifest(2, vec![], vec![script("one")]), false, when),
+        Live::started(manifest(2, vec![], vec![script("one")])),
+    ] {
+        live.tell(hours(&["a", "b"]));
+        live.connect();
+        if !live.rollout.view().when.any_hour {
+            live.operator(Operator::AnyHour);
+        }
+        assert_eq!(live.operator(Operator::KeepHours).refused, None);
+        live.tell(hours(&["a", "b"]));
+        live.acquire_all();
+        assert_eq!((in_flight(&live), live.rollout.view().when.any_hour), (vec![], false), "it was taken back");
+        assert_eq!(live.operator(Operator::KeepHours).refused, Some(Refusal::HoursKept));
+        assert_eq!(live.restarted(live.journal.len()).rollout.state, live.rollout.state);
+        assert_eq!(runs(&live.operator(Operator::AnyHour).effects).len(), 2, "and may be said again");
+    }
+
     let any_hour = When { any_hour: true, ..When::default() };
     let mut told = Live::planned(manifest(1, vec![], vec![script("one")]), false, any_hour);
     told.tell(hours(&["a"]));

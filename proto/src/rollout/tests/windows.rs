@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::manifest::Share;
+use crate::rollout::barrier::together;
 use crate::rollout::view::State;
 
 fn with(nodes: u8, pace: Pace) -> Live {
@@ -83,4 +84,23 @@ fn nodes_that_start_together_wait_for_each_other() {
     assert_eq!(runs(&live.succeed(on(3), nth(0)).effects), [], "node 1 could not start");
     assert_eq!(live.rollout.view().state, State::Blocked);
     assert_eq!(runs(&live.tell(Input::NodeOnline(node(1))).effects).len(), 3);
+}
+
+#[test]
+fn the_sites_that_a_barrier_needs_open_together_are_those_of_a_lane() {
+    let sites: BTreeMap<_, _> = [(1, "a"), (2, "b"), (3, "c")].map(|(number, site)| (node(number), name(site))).into();
+    let steps = || vec![script("one"), Step { pace: Pace::Together, ..script("swap") }];
+    let of = |manifest: &Manifest| {
+        let (step, lanes) = together(manifest, &sites)?;
+        let lanes =
+            lanes.into_iter().map(|lane| lane.into_iter().map(ToString::to_string).collect::<Vec<_>>().concat());
+        Some((step.to_string(), lanes.collect::<Vec<_>>()))
+    };
+    let swap = |lanes: &[&str]| Some(("swap".to_owned(), lanes.iter().map(|lane| (*lane).to_owned()).collect()));
+    assert_eq!(of(&manifest(3, vec![], steps())), swap(&["abc"]));
+    let waves = vec![waves::wave("first", &[&[1, 2]]), waves::wave("rest", &[&[3]])];
+    assert_eq!(of(&Manifest { waves, ..manifest(3, vec![], steps()) }), swap(&["ab"]));
+    let per_site = vec![waves::wave("sites", &[&[1], &[2], &[3]])];
+    assert_eq!(of(&Manifest { waves: per_site, ..manifest(3, vec![], steps()) }), None, "each by itself");
+    assert_eq!(of(&manifest(3, vec![], vec![script("one")])), None, "no barrier");
 }
