@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::away;
 use super::input::Actor;
 use super::record::Change;
 use super::sight::Sight;
@@ -22,11 +23,13 @@ use crate::time::Time;
 /// answers late is too late.
 pub(super) fn void(sight: &Sight<'_>) -> Vec<Change> {
     let stopped = sight.state.closing.is_some() || sight.state.paused || when::is_in_doubt(sight);
-    let awaited = |node: &NodeId| sight.state.nodes.get(node).is_some_and(|node| node.is_awaited());
     let may_start = |step: StepRef, actor: Actor| sight.is_online(actor) && sight.may_start(step, actor);
     let is_passed_over = |step, node| sight.is_silent(step, node) && others(sight, step, node);
     let is_void = |(step, node): &&(StepRef, NodeId)| {
-        stopped || !awaited(node) || !may_start(*step, Actor::Node(*node)) || is_passed_over(*step, *node)
+        stopped
+            || !sight.state.is_live(Actor::Node(*node))
+            || !may_start(*step, Actor::Node(*node))
+            || is_passed_over(*step, *node)
     };
     withdraw(sight.state.elected.iter().filter(is_void))
 }
@@ -45,8 +48,7 @@ fn withdraw<'a>(elected: impl Iterator<Item = &'a (StepRef, NodeId)>) -> Vec<Cha
 pub(super) fn places(sight: &Sight<'_>, step: StepRef, lane: Option<LaneIndex>) -> Places {
     let had: BTreeMap<&Name, bool> = {
         let runs = sight.state.runs_of(step);
-        let is_over = |actor, run: &Run| run.is_done() || !sight.state.is_live(actor);
-        runs.filter_map(|(actor, run)| Some((sight.site(actor.node()?)?, is_over(actor, run)))).collect()
+        runs.filter_map(|(actor, run)| Some((sight.site(actor.node()?)?, is_over(sight, actor, run)))).collect()
     };
     let taken: BTreeSet<&Name> = had.keys().copied().chain(asked(sight, step)).collect();
     let mut free = BTreeMap::new();
@@ -69,8 +71,42 @@ fn is_able(sight: &Sight<'_>, step: StepRef, id: NodeId, node: &Node) -> bool {
     holds_all && sight.is_online(Actor::Node(id))
 }
 
-/// Whether another node of a site could be asked in the place of this one.
+/// How the site of a node stands to a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Had {
+    /// None of its nodes was told to run it.
+    No,
+    /// One was, and it is not done.
+    UnderWay,
+    /// It had its turn.
+    Over,
+}
+
+/// Whether the site of a node had its turn of a step.
+pub(super) fn had(sight: &Sight<'_>, step: StepRef, node: NodeId) -> Had {
+    let is_there = |actor: Actor| actor.node().is_some_and(|other| sight.site(other) == sight.site(node));
+    match sight.state.runs_of(step).find(|(actor, _)| is_there(*actor)) {
+        None => Had::No,
+        Some((actor, run)) if is_over(sight, actor, run) => Had::Over,
+        Some(_) => Had::UnderWay,
+    }
+}
+
+/// Whether a node of the site of this one is asked about a step.
+pub(super) fn is_asked(sight: &Sight<'_>, step: StepRef, node: NodeId) -> bool {
+    asked(sight, step).any(|site| sight.site(node) == Some(site))
+}
+
+/// Whether a site has had its turn with this run.
+fn is_over(sight: &Sight<'_>, actor: Actor, run: &Run) -> bool {
+    run.is_done() || !sight.state.is_live(actor)
+}
+
+/// Whether another node of a site could be asked in the place of this one: those who are behind take turns among themselves.
 fn others(sight: &Sight<'_>, step: StepRef, node: NodeId) -> bool {
+    if sight.state.nodes.get(&node).is_some_and(|node| node.behind) {
+        return away::others(sight, step, node);
+    }
     let lane = (step.phase == Phase::Steps).then(|| sight.course.lane_of(node));
     let mut nodes = sight.live_in(lane).filter(|(id, _)| *id != node && sight.site(*id) == sight.site(node));
     nodes.any(|(id, other)| is_able(sight, step, id, other))

@@ -159,6 +159,9 @@ impl<'a> Sight<'a> {
 
     /// What follows from an attempt that ended well, where that can be told without a look at all else.
     pub(super) fn follows_success(&self, step: StepRef, actor: Actor) -> Follows {
+        if self.is_for_who_is_behind(step, actor) {
+            return Follows::Unknown;
+        }
         let others = self.others_in_flight(step, actor);
         let quiet = if others { Follows::Nothing } else { Follows::Unknown };
         match (self.pace(step), actor) {
@@ -173,6 +176,15 @@ impl<'a> Sight<'a> {
             }
             _ => quiet,
         }
+    }
+}
+
+impl Sight<'_> {
+    /// Whether a node that is behind may go on with the end of this run: its own, or that of its site.
+    fn is_for_who_is_behind(&self, step: StepRef, actor: Actor) -> bool {
+        let own = || actor.node().and_then(|node| self.state.nodes.get(&node)).is_some_and(|node| node.behind);
+        let of_site = || self.manifest.step(step).is_some_and(|step| step.on == On::Site);
+        self.state.behind > 0 && (own() || of_site())
     }
 }
 

@@ -152,3 +152,105 @@ fn nodes_that_are_all_away_may_all_return() {
     live.acquire(1);
     assert_eq!(runs(&live.acquire(2).effects).len(), 2);
 }
+
+/// Nodes 1 and 3 in one site, 2 and 4 in the other; the first step is the sites'. Those of `absent` are away from the start.
+fn of_sites(absent: &[u8]) -> Live {
+    let offline = Offline::CatchUp { after: AFTER, until: AFTER * 10 };
+    let steps = vec![Step { on: On::Site, ..script("one") }, script("two")];
+    let mut live = Live::new(Manifest { offline, ..manifest(4, vec![], steps) });
+    live.tell(Input::Tick);
+    for number in (1..=4).filter(|number| !absent.contains(number)) {
+        live.tell(Input::NodeOnline(node(number)));
+        live.acquire(number);
+    }
+    live.wait(AFTER);
+    live
+}
+
+fn back(live: &mut Live, number: u8) -> Said {
+    live.tell(Input::NodeOnline(node(number)));
+    live.acquire(number)
+}
+
+#[test]
+fn a_step_of_a_site_that_was_away_as_a_whole_is_run_once_by_one_that_returns() {
+    let mut live = of_sites(&[2, 4]);
+    assert_eq!(runs(&live.ready().effects), [(on(1), nth(0), 1)]);
+    live.succeed(on(1), nth(0));
+    live.succeed(on(1), nth(1));
+    assert_eq!(offers(&back(&mut live, 4).effects), [(node(4), nth(0))], "before its later steps");
+    assert_eq!(offers(&back(&mut live, 2).effects), [], "one of the site");
+    assert_eq!(runs(&live.ready().effects), [(on(4), nth(0), 1)]);
+    live.succeed(on(3), nth(1));
+    let done = live.succeed(on(4), nth(0)).effects;
+    assert_eq!(runs(&done), [(on(2), nth(1), 1), (on(4), nth(1), 1)], "the other waited for it and does not repeat it");
+    live.succeed(on(2), nth(1));
+    live.succeed(on(4), nth(1));
+    assert_eq!(live.outcome(), Some(&Outcome::Succeeded));
+}
+
+#[test]
+fn a_step_that_a_site_has_had_is_not_run_again_by_one_that_returns() {
+    let mut live = of_sites(&[4]);
+    assert_eq!(runs(&live.ready().effects), [(on(1), nth(0), 1), (on(2), nth(0), 1)]);
+    live.succeed(on(1), nth(0));
+    live.succeed(on(2), nth(0));
+    let returned = back(&mut live, 4).effects;
+    assert_eq!((offers(&returned), runs(&returned)), (vec![], vec![(on(4), nth(1), 1)]));
+}
+
+#[test]
+fn one_that_returns_and_does_not_answer_for_its_site_is_replaced() {
+    let mut live = of_sites(&[2, 4]);
+    live.ready();
+    live.succeed(on(1), nth(0));
+    back(&mut live, 2);
+    live.wait(crate::limits::OFFER_WAIT);
+    assert_eq!(live.rollout.view().waiting.iter().filter(|w| matches!(w, Waiting::Silent { .. })).count(), 1, "alone");
+    assert_eq!(offers(&back(&mut live, 4).effects), [(node(4), nth(0))]);
+    assert_eq!(runs(&live.tell(Input::StepReady { node: node(2), step: nth(0) }).effects), [], "too late");
+    assert_eq!(offers(&live.tell(Input::NodeOffline(node(4))).effects), [(node(2), nth(0))], "lost before it was told");
+    live.operator(Operator::Pause);
+    assert!(live.rollout.state.elected.is_empty(), "nothing starts in a pause");
+    assert_eq!(offers(&live.operator(Operator::Resume).effects), [(node(2), nth(0))]);
+    assert_eq!(runs(&live.ready().effects), [(on(2), nth(0), 1)]);
+    live.tell(Input::NodeOffline(node(2)));
+    let late = live.tell(Input::NodeOnline(node(4))).effects;
+    assert_eq!((offers(&late), runs(&late)), (vec![], vec![]), "it may have run on node 2");
+}
+
+/// The lane is at a later step meanwhile, and goes on by itself.
+#[test]
+fn a_site_that_joins_late_gets_the_steps_that_it_missed() {
+    let steps = || vec![Step { on: On::Site, ..script("one") }, script("two"), script("three")];
+    let mut live = Live::started(manifest(1, vec![], steps()));
+    live.acquire_all();
+    live.ready();
+    assert_eq!(runs(&live.succeed(on(1), nth(0)).effects), [(on(1), nth(1), 1)]);
+    let late = (node(2), name("late"));
+    let options = Options { names: [late].into(), ..Options::default() };
+    live.rollout.join(Arc::new(manifest(2, vec![], steps())), &options, &[(node(2), name("new"))].into());
+    assert_eq!(offers(&back(&mut live, 2).effects), [(node(2), nth(0))]);
+    assert_eq!(runs(&live.succeed(on(1), nth(1)).effects), [(on(1), nth(2), 1)]);
+    assert_eq!(runs(&live.ready().effects), [(on(2), nth(0), 1)]);
+    assert_eq!(runs(&live.succeed(on(2), nth(0)).effects), [(on(2), nth(1), 1)]);
+    assert_eq!(runs(&live.succeed(on(2), nth(1)).effects), [(on(2), nth(2), 1)]);
+}
+
+#[test]
+fn one_that_catches_up_goes_on_while_others_run() {
+    let offline = Offline::CatchUp { after: AFTER, until: AFTER * 10 };
+    let steps = ["one", "two", "three"].map(script).to_vec();
+    let mut live = Live::new(Manifest { offline, ..manifest(4, vec![], steps) });
+    live.tell(Input::Tick);
+    for number in 1..=3 {
+        live.tell(Input::NodeOnline(node(number)));
+        live.acquire(number);
+    }
+    live.wait(AFTER);
+    for index in [0, 1] {
+        (1..=3).for_each(|number| drop(live.succeed(on(number), nth(index))));
+    }
+    back(&mut live, 4);
+    assert_eq!(runs(&live.succeed(on(4), nth(0)).effects), [(on(4), nth(1), 1)], "three run the third step");
+}

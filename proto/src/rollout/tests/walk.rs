@@ -457,7 +457,8 @@ impl World {
 fn join(rollout: &mut Rollout, manifest: &Arc<Manifest>) {
     let number = u8::try_from(manifest.targets().len()).unwrap();
     let options = Options { names: [(node(number), name("late"))].into(), ..Options::default() };
-    rollout.join(Arc::clone(manifest), &options, &[(node(number), name("a"))].into());
+    let site = if number % 2 == 1 { "a" } else { "b" };
+    rollout.join(Arc::clone(manifest), &options, &[(node(number), name(site))].into());
 }
 
 /// Visits every world that can be reached from `first`; `at_end` sees those where nothing can happen any more.

@@ -76,3 +76,30 @@ fn a_node_lost_before_it_was_ordered_is_replaced() {
     let silent = World { only_before: true, ..silent };
     walk(silent, once_in_a_site, ends);
 }
+
+/// A node joins at any moment: the step runs there if its site has not had it, before what comes after it, and not if it has.
+#[test]
+fn a_node_that_joins_runs_the_step_of_its_site_if_that_has_not_had_it() {
+    let steps = || vec![Step { on: On::Site, ..script("one") }, script("two")];
+    let each = |world: &World| {
+        for target in &world.nodes {
+            assert!(target.started.values().all(|times| *times == 1), "a step ran twice: {:?}", target.started);
+        }
+    };
+    let of_site = |world: &World, odd: bool| {
+        let nodes = world.nodes.iter().enumerate().filter(|(index, _)| index.is_multiple_of(2) == odd);
+        nodes.filter(|(_, node)| node.started.contains_key(&nth(0))).count()
+    };
+    let ends = |world: &World| {
+        succeeds(world);
+        assert!(world.nodes.iter().all(|node| node.started.contains_key(&nth(1))), "a node is left out");
+        assert_eq!((of_site(world, true), of_site(world, false)), (1, 1), "once in each site");
+    };
+    let joins = Some(Arc::new(manifest(2, vec![], steps())));
+    let own = World { node_crashes: 0, joins, ..World::new(manifest(1, vec![], steps())) };
+    let ends_alone = |world: &World| if world.nodes.len() == 2 { ends(world) } else { succeeds(world) };
+    assert_long(walk(own, each, ends_alone));
+    let joins = Some(Arc::new(manifest(3, vec![], steps())));
+    let known = World { node_crashes: 0, joins, ..World::new(manifest(2, vec![], steps())) };
+    assert_long(walk(known, each, ends));
+}
