@@ -329,6 +329,12 @@ impl Control {
         says
     }
 
+    /// A deployment fails.
+    fn stop(&mut self, deployment: u64) -> Vec<Says> {
+        let (deployment, cause) = (DeploymentId(deployment), "no more".to_owned());
+        self.tell(coordinator::Input::Stop { deployment, cause })
+    }
+
     fn reconnect(&mut self, node: NodeId) -> Vec<Says> {
         self.tell(coordinator::Input::NodeDown { node, absence: Absence::Unheard });
         self.connect(node)
@@ -365,12 +371,7 @@ fn what_was_staged_is_kept_until_a_deployment_that_began_after_it_has_succeeded(
     control.create(2, "other", false);
     assert_eq!(control.acquired(2), [End(2)], "of another name");
     control.create(3, "web", false);
-    let cause = "no more".to_owned();
-    assert_eq!(
-        control.tell(coordinator::Input::Stop { deployment: DeploymentId(3), cause }),
-        [Stop(3), End(3)],
-        "it failed"
-    );
+    assert_eq!(control.stop(3), [Stop(3), End(3)], "it failed");
     control.create(4, "web", true);
     assert_eq!(control.acquired(4), [End(1)]);
     control.create(5, "web", false);
@@ -390,8 +391,7 @@ fn the_newest_two_releases_are_kept_once_there_are_two() {
     assert_eq!(control.acquired(1), [End(1)], "nothing follows it");
     assert_eq!(control.create(2, "other", false), [Sent(2), Says::Acquire(2)], "of another name");
     assert_eq!(control.create(3, "web", false), [Sent(1), Sent(3), Says::Acquire(3)]);
-    let cause = "no more".to_owned();
-    assert_eq!(control.tell(coordinator::Input::Stop { deployment: DeploymentId(3), cause }), [Stop(3), End(3)]);
+    assert_eq!(control.stop(3), [Stop(3), End(3)]);
     assert_eq!(control.reconnect(ME), [Welcome, Sent(1), Sent(2), Says::Acquire(2), Neighbours], "3 came nowhere");
     control.create(4, "web", true);
     assert_eq!(control.acquired(4), [], "a stage changes nothing that runs");
@@ -402,12 +402,7 @@ fn the_newest_two_releases_are_kept_once_there_are_two() {
     assert_eq!(control.acquired(5), [End(4), Stop(5)], "5 runs, and goes back to 1");
     assert_eq!(control.reconnect(ME), [Welcome, Sent(1), Sent(2), Says::Acquire(2), Sent(5), Neighbours]);
     assert_eq!(control.create(6, "web", false), [Sent(6), Says::Acquire(6)]);
-    let cause = "no more".to_owned();
-    assert_eq!(
-        control.tell(coordinator::Input::Stop { deployment: DeploymentId(6), cause }),
-        [Stop(6), End(6)],
-        "5 still runs"
-    );
+    assert_eq!(control.stop(6), [Stop(6), End(6)], "5 still runs");
     control.create(7, "web", false);
     assert_eq!(control.acquired(7), [End(1), Stop(7)]);
     let mut control = control.restarted();

@@ -295,7 +295,7 @@ pub(crate) fn plan() -> Plan {
 /// How one of three nodes of a deployment goes back, another cannot yet, and the third stays.
 pub(crate) fn way_back(of: DeploymentId) -> WayBack {
     let name = |text: &str| Name::new(text).unwrap();
-    let node = |text: &str, online, holds| PlannedReturn { name: name(text), site: name("osl"), online, holds };
+    let node = |text: &str, online, holds| PlannedReturn { name: text.to_owned(), site: name("osl"), online, holds };
     let Plan { packages, mut sites, steps, .. } = plan();
     sites.truncate(1);
     sites[0] =

@@ -181,8 +181,8 @@ pub struct PlannedWay {
 /// A node that goes back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedReturn {
-    /// Its name.
-    pub name: Name,
+    /// Its name, or its id in short if it is no member any more and the release does not know it.
+    pub name: String,
     /// Its site.
     pub site: Name,
     /// Whether it is connected.

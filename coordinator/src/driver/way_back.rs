@@ -75,7 +75,7 @@ impl Server {
             let mut packages = way.manifest.packages_of(node);
             packages.all(|(_, package)| inventory.packages.contains(&package.id))
         });
-        let name = way.names().get(&node).unwrap_or(site).clone();
+        let name = way.names().get(&node).map_or_else(|| self.node_name(node), ToString::to_string);
         PlannedReturn { name, site: site.clone(), online: self.is_online(node), holds }
     }
 

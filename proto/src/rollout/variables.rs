@@ -116,6 +116,7 @@ pub fn settle(
     nodes: &[&NodeFacts],
 ) -> Result<Settled, PlanError> {
     check(specs, given, files)?;
+    let entries = specs.iter().map(Entry::of).collect::<Result<Vec<_>, _>>()?;
     let secret: BTreeSet<&str> = specs.iter().filter(|spec| spec.is_secret()).map(|spec| spec.name.as_str()).collect();
     let names: BTreeSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
     let mut keeper = Keeper { secret, settled: Settled::default() };
@@ -124,7 +125,7 @@ pub fn settle(
         let mut set = Set::new();
         for name in &names {
             if let Some(text) =
-                given.get(*name).map_or_else(|| of_node(specs, name, files, node), |text| Ok(Some(text)))?
+                given.get(*name).map_or_else(|| of_node(&entries, name, files, node), |text| Ok(Some(text)))?
             {
                 set.insert((*name).to_owned(), keeper.keep(name, text));
             }
@@ -190,35 +191,41 @@ impl VariableSpec {
     fn is_secret(&self) -> bool {
         self.secret || self.value_file.is_some()
     }
+}
 
-    fn means(&self, node: &NodeFacts) -> Result<bool, PlanError> {
-        let wrong =
-            |error| variable(self, format!("`select: {}`: {error}", self.select.as_deref().unwrap_or_default()));
-        match self.scope() {
-            Scope::All => Ok(true),
-            Scope::Site => Ok(self.site.as_ref() == Some(&node.site)),
-            Scope::Node => Ok(self.node.as_ref() == Some(&node.name)),
-            Scope::Select => {
-                let selector: Selector = self.select.as_deref().unwrap_or_default().parse().map_err(wrong)?;
-                Ok(selector.matches(traits(node)))
-            }
+/// An entry of the file with its selector, if it has one.
+struct Entry<'a> {
+    spec: &'a VariableSpec,
+    selector: Option<Selector>,
+}
+
+impl<'a> Entry<'a> {
+    fn of(spec: &'a VariableSpec) -> Result<Self, PlanError> {
+        let parsed = |text: &String| text.parse().map_err(|error| variable(spec, format!("`select: {text}`: {error}")));
+        Ok(Self { spec, selector: spec.select.as_ref().map(parsed).transpose()? })
+    }
+
+    fn means(&self, node: &NodeFacts) -> bool {
+        match self.spec.scope() {
+            Scope::All => true,
+            Scope::Site => self.spec.site.as_ref() == Some(&node.site),
+            Scope::Node => self.spec.node.as_ref() == Some(&node.name),
+            Scope::Select => self.selector.as_ref().is_some_and(|selector| selector.matches(traits(node))),
         }
     }
 }
 
 /// The value that the file gives a variable on a node, if any.
 fn of_node<'a>(
-    specs: &'a [VariableSpec],
+    entries: &[Entry<'a>],
     name: &str,
     files: &'a BTreeMap<String, String>,
     node: &NodeFacts,
 ) -> Result<Option<&'a String>, PlanError> {
     let mut best: Option<(Scope, &VariableSpec, &String)> = None;
-    for spec in specs.iter().filter(|spec| spec.name == name) {
+    for entry in entries.iter().filter(|entry| entry.spec.name == name && entry.means(node)) {
+        let spec = entry.spec;
         let Some(text) = text(spec, files) else { continue };
-        if !spec.means(node)? {
-            continue;
-        }
         match best {
             Some((scope, other, known)) if scope == spec.scope() && known != text => {
                 let (one, two) = (other.select.as_deref().unwrap_or("all"), spec.select.as_deref().unwrap_or("all"));
