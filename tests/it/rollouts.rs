@@ -46,6 +46,20 @@ fn a_canary_goes_first_and_is_promoted() {
 }
 
 #[test]
+fn a_barrier_shows_within_what_time_each_wave_started() {
+    const BAKE_MS: u64 = 8_000;
+    let mesh = mesh(&["one", "two", "three"]);
+    let waves = "waves:\n  - { name: canary, count: 2, bake: 8s }\n  - { name: rest }\n";
+    let id = mesh.begin(&file("  - { name: swap, sync: barrier, run: 'true' }\n", waves));
+    let status = mesh.await_state(&id, "succeeded", WITHIN);
+    assert!(status["duration_ms"].as_u64() >= Some(BAKE_MS), "{status:#}");
+    let within = status["steps"][0]["started_within_ms"].as_u64();
+    assert!(within.is_some_and(|within| within < BAKE_MS), "the skew is not the time between two waves: {within:?}");
+    let text = mesh.shoal(&["status", &id]).stdout;
+    assert!(text.contains("started within"), "{text}");
+}
+
+#[test]
 fn rolling_stops_at_the_first_failure() {
     let mesh = mesh(&["one", "two", "three", "four"]);
     let ran = mesh.path("ran").display().to_string();

@@ -36,6 +36,7 @@ pub(crate) fn step(name: &str, state: StepState) -> StepStatus {
         attempts: u32::from(!matches!(state, StepState::Pending | StepState::Skipped)),
         exit_code: ended.then_some(0),
         ignored: false,
+        ordered: None,
         started: None,
         error: None,
         duration_ms: ended.then_some(1_200),

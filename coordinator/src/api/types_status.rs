@@ -1,6 +1,7 @@
 //! How a deployment stands: [`Status`], and the figures of its sites.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde::{Deserialize, Serialize};
 use shoal_proto::id::DeploymentId;
@@ -245,6 +246,9 @@ pub struct StepStatus {
     /// Whether an operator, or the deployment file, let it count as done although it failed or is unknown.
     #[serde(default)]
     pub ignored: bool,
+    /// When the last attempt was ordered, for [`StepCount::started_within_ms`].
+    #[serde(skip)]
+    pub(crate) ordered: Option<Timestamp>,
     /// When the last attempt started, as far as was reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<Timestamp>,
@@ -277,7 +281,8 @@ pub struct StepCount {
     pub done: u32,
     /// Nodes on which it failed, or nobody saw how it ended.
     pub failed: u32,
-    /// Milliseconds between its first and its last start, first attempts only: with `sync: barrier`, the skew.
+    /// Milliseconds between the first and the last start of those that were told to start at the same moment, first attempts
+    /// only, and the longest of several, such as waves: with `sync: barrier`, the skew. None where each was told by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_within_ms: Option<u64>,
 }
@@ -374,20 +379,27 @@ impl StepCount {
     /// Counts `steps`; in the order in which the steps first appear, `before_acquire` first.
     pub(super) fn tally<'a>(steps: impl Iterator<Item = &'a StepStatus>) -> Vec<Self> {
         let mut counts: Vec<Self> = Vec::new();
-        let mut starts: Vec<Option<(Timestamp, Timestamp)>> = Vec::new();
+        // By when they were ordered: the first start and the last one.
+        let mut starts: Vec<BTreeMap<Option<Timestamp>, (Timestamp, Timestamp)>> = Vec::new();
         for step in steps {
             let known = counts.iter().position(|count| count.phase == step.phase && count.name == step.name);
             let index = known.unwrap_or_else(|| {
                 let (name, phase) = (step.name.clone(), step.phase);
                 counts.push(Self { name, phase, pending: 0, running: 0, done: 0, failed: 0, started_within_ms: None });
-                starts.push(None);
+                starts.push(BTreeMap::new());
                 counts.len() - 1
             });
             let count = &mut counts[index];
             if let Some(at) = step.started.filter(|_| step.attempts == 1) {
-                let (first, last) = starts[index].map_or((at, at), |(first, last)| (at.min(first), at.max(last)));
-                starts[index] = Some((first, last));
-                count.started_within_ms = Some(last.ms_since(first));
+                match starts[index].entry(step.ordered) {
+                    Entry::Vacant(alone) => drop(alone.insert((at, at))),
+                    Entry::Occupied(mut together) => {
+                        let (first, last) = *together.get();
+                        let (first, last) = (at.min(first), at.max(last));
+                        together.insert((first, last));
+                        count.started_within_ms = count.started_within_ms.max(Some(last.ms_since(first)));
+                    }
+                }
             }
             *match step.state {
                 _ if step.ignored => &mut count.done,
@@ -406,5 +418,37 @@ impl StepStatus {
     /// Whether a person should look at the step.
     pub fn is_trouble(&self) -> bool {
         !self.ignored && matches!(self.state, StepState::Failed | StepState::Unknown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::sample;
+
+    /// Attempt `attempts` of a step, ordered and started at these milliseconds.
+    fn started(ordered: u64, started: u64, attempts: u32) -> StepStatus {
+        let at = |ms: u64| Some(shoal_proto::time::WallTime(ms).into());
+        StepStatus {
+            ordered: at(ordered),
+            started: at(started),
+            attempts,
+            ..sample::step("swap", StepState::Succeeded)
+        }
+    }
+
+    #[test]
+    fn the_skew_is_that_of_those_that_were_told_to_start_together() {
+        let within = |steps: &[StepStatus]| StepCount::tally(steps.iter())[0].started_within_ms;
+        let canary = [started(100, 112, 1), started(100, 105, 1)];
+        let rest = [started(9_000, 9_030, 1), started(9_000, 9_010, 1), started(9_000, 9_041, 1)];
+        assert_eq!(within(&canary), Some(7));
+        assert_eq!(within(&[&canary[..], &rest].concat()), Some(31), "of two waves the longer, not what is between");
+        assert_eq!(within(&[&rest[..], &canary].concat()), Some(31));
+        let again = started(20_000, 20_500, 2);
+        assert_eq!(within(&[&canary[..], std::slice::from_ref(&again)].concat()), Some(7), "one that was tried again");
+        assert_eq!(within(&[again]), None);
+        assert_eq!(within(&[started(100, 112, 1), started(200, 205, 1)]), None, "one after another, in a window");
+        assert_eq!(within(&[sample::step("swap", StepState::Pending)]), None);
     }
 }

@@ -246,7 +246,9 @@ async fn status(client: &Client, terminal: &mut Terminal, args: StatusArgs) -> R
     let status = client.status(args.id, false).await?;
     match (terminal.format, &status.summary) {
         (Format::Table, Some(summary)) => {
-            terminal.text(&(summary::render(summary, terminal.paint) + &render::taken_back(&status)))
+            let paint = terminal.paint;
+            let steps = render::step_counts(&status.steps, paint);
+            terminal.text(&(summary::render(summary, paint) + &steps + &render::taken_back(&status)))
         }
         (Format::Table, None) => terminal.text(&render::status(&status, terminal.paint)),
         (Format::Json | Format::Jsonl, _) => terminal.json(&status),

@@ -276,7 +276,8 @@ fn waves(waves: &[WaveStatus], paint: Paint) -> String {
     table.render(paint)
 }
 
-fn step_counts(steps: &[StepCount], paint: Paint) -> String {
+/// How steps stand on all of their nodes together; nothing where none was begun.
+pub fn step_counts(steps: &[StepCount], paint: Paint) -> String {
     if steps.iter().all(|step| step.done + step.running + step.failed == 0) {
         return String::new();
     }

@@ -310,6 +310,7 @@ fn step_status(step: &StepView) -> StepStatus {
         attempts: step.attempts,
         exit_code,
         ignored: step.ignored,
+        ordered: step.ordered.map(Into::into),
         started: step.started.map(Into::into),
         error,
         duration_ms: began.zip(step.ended).map(|(began, ended)| ended.0.saturating_sub(began.0)),

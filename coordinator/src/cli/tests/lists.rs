@@ -149,6 +149,18 @@ async fn a_status_shows_what_goes_on_and_what_it_waits_for() {
     ");
     let (_, out, _) = shoal(&fake, &["status", "d12", "-o", "json"]).await;
     assert!(out.starts_with(r#"{"schema":"shoal.status/v1","id":"d12","#), "{out}");
+    let fake = Fake::start(vec![sample::succeeded()]).await;
+    insta::assert_snapshot!(shoal(&fake, &["status"]).await.1, @r"
+    storefront 2026.11.3 succeeded in 1m 52s   8 nodes, 2 sites, 3 steps
+      site  nodes  package bytes  over the WAN  copies  from peers  already there  acquired in  bound  of bound
+      osl   4      412.0 MB       51.5 MB       0.13    154.5 MB    1.44 GB        9.0 s        8.3 s  92 %
+      syd   4      412.0 MB       51.5 MB       0.13    154.5 MB    1.44 GB        9.1 s        8.3 s  91 %
+    8 copies wanted, 0.25 crossed a WAN: 3.19 GB saved.
+      step     done  running  failed  to do  started within
+      unpack   8     0        0       0      –
+      restart  8     0        0       0      –
+      health   8     0        0       0      –
+    ");
 }
 
 #[tokio::test]
