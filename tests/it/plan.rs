@@ -70,6 +70,32 @@ fn a_plan_says_what_moves_and_the_deployment_is_held_to_it() {
 }
 
 #[test]
+fn a_plan_says_which_node_goes_with_which_wave() {
+    let mut mesh = Mesh::start("");
+    mesh.join("osl", &["one", "two"]);
+    mesh.join("syd", &["three", "four"]);
+    let waves = "waves:\n  - { name: canary, select: 'name=two', bake: 10m }\n  \
+                 - { name: sites, per: site, max_parallel: 1, success: '67%', max_failures: '34%', max_failures_per_site: 1 }\n";
+    let text = format!(
+        "name: task\nrelease: '1'\ntargets: [{{ select: all }}]\nsteps: [{{ name: go, run: 'true' }}]\n{waves}"
+    );
+    let planned = plan(&mesh, &text, &[]);
+    let canary = json!({
+        "name": "canary", "nodes": 1, "groups": 1, "groups_at_a_time": 1, "needed": 1, "max_failures": 0, "bake_ms": 600_000
+    });
+    let sites = json!({
+        "name": "sites", "nodes": 3, "groups": 2, "groups_at_a_time": 1, "needed": 3, "max_failures": 1,
+        "max_failures_per_site": "1", "bake_ms": 0
+    });
+    assert_eq!(planned["waves"], json!([canary, sites]));
+    let of = |node: &Value| format!("{} {}", node["name"].as_str().unwrap(), node["wave"].as_str().unwrap());
+    let nodes: Vec<String> = planned["nodes"].as_array().unwrap().iter().map(of).collect();
+    assert_eq!(nodes, ["one sites", "two canary", "four sites", "three sites"]);
+    let shown = mesh.shoal(&["plan", "-f", "deploy.yaml", "-q"]).stdout;
+    assert!(shown.contains("canary  1      all") && shown.contains("sites   3      1 of 2 sites"), "{shown}");
+}
+
+#[test]
 fn a_plan_of_a_world_that_moved_is_refused_and_told_apart() {
     let origin = Origin::start();
     let mut mesh = Mesh::start(&origin.feed(&["osl"]));

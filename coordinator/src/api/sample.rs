@@ -265,7 +265,18 @@ pub(crate) fn plan() -> Plan {
         site: name(site),
         id: NodeId([text.len() as u8; 32]),
         packages: [name("web")].into(),
+        wave: Some(name(if text == "osl-1" { "canary" } else { "rest" })),
         online,
+    };
+    let wave = |text: &str, nodes, bake_ms| PlannedWave {
+        name: name(text),
+        nodes,
+        groups: nodes,
+        groups_at_a_time: 1,
+        needed: 1,
+        max_failures: nodes - 1,
+        max_failures_per_site: (nodes > 1).then(|| "50%".to_owned()),
+        bake_ms,
     };
     let step = |text: &str, phase, on: &str| PlannedStep { name: name(text), phase, on: on.to_owned() };
     Plan {
@@ -285,6 +296,7 @@ pub(crate) fn plan() -> Plan {
         }],
         nodes: vec![node("osl-1", "osl", true), node("osl-2", "osl", true), node("syd-1", "syd", false)],
         sites: vec![site("osl", Some(6_250_000), Some(RateFrom::Limit), 2), site("syd", None, None, 1)],
+        waves: vec![wave("canary", 1, 600_000), wave("rest", 2, 0)],
         steps: vec![step("vpn", StepPhase::BeforeAcquire, "site"), step("restart", StepPhase::Steps, "node")],
         gate: "opens when 100% of the nodes have their packages".to_owned(),
         estimate_ms: None,

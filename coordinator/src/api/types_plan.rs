@@ -40,6 +40,9 @@ pub struct Plan {
     /// The sites of the target nodes, by name.
     #[serde(default)]
     pub sites: Vec<PlannedSite>,
+    /// The waves, in their order; none where the deployment file has none.
+    #[serde(default)]
+    pub waves: Vec<PlannedWave>,
     /// The steps, in their order.
     #[serde(default)]
     pub steps: Vec<PlannedStep>,
@@ -83,9 +86,34 @@ pub struct PlannedNode {
     pub id: NodeId,
     /// The packages that it gets.
     pub packages: BTreeSet<Name>,
+    /// Its wave, where the deployment file has waves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<Name>,
     /// Whether it is connected.
     #[serde(default)]
     pub online: bool,
+}
+
+/// A wave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedWave {
+    /// What the deployment file calls it.
+    pub name: Name,
+    /// Its nodes.
+    pub nodes: u32,
+    /// In how many groups they go through the steps, each for itself: with `per: site` its sites, else one.
+    pub groups: u32,
+    /// How many of these are under way at a time.
+    pub groups_at_a_time: u32,
+    /// How many nodes must be through before the next wave begins by itself.
+    pub needed: u32,
+    /// How many nodes may fail.
+    pub max_failures: u32,
+    /// The same in each site, as the deployment file says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_failures_per_site: Option<String>,
+    /// Milliseconds for which it is watched before the next wave begins.
+    pub bake_ms: u64,
 }
 
 /// What would move in one site.

@@ -14,7 +14,7 @@ use super::table::{Cell, Paint, Style, Table, printable};
 use super::terminal::Terminal;
 use super::units::{bytes, count, duration, rate};
 use crate::api::limits::BODY_BYTES_MAX;
-use crate::api::types::{DeployRequest, Plan, PlannedNode, PlannedSite, RateFrom};
+use crate::api::types::{DeployRequest, Plan, PlannedNode, PlannedSite, PlannedWave, RateFrom};
 
 /// Target nodes that are listed; past it, they are only counted.
 const NODES_SHOWN_MAX: usize = 50;
@@ -97,6 +97,9 @@ pub fn render(plan: &Plan, paint: Paint) -> String {
     }
     text.push_str(&packages.render(paint));
     text.push_str(&sites(&plan.sites, paint));
+    if !plan.waves.is_empty() {
+        text.push_str(&waves(&plan.waves, paint));
+    }
     if plan.nodes.len() <= NODES_SHOWN_MAX {
         text.push_str(&nodes(&plan.nodes, paint));
     }
@@ -144,12 +147,37 @@ pub(super) fn sites(sites: &[PlannedSite], paint: Paint) -> String {
     table.render(paint)
 }
 
+fn waves(waves: &[PlannedWave], paint: Paint) -> String {
+    let mut table = Table::new(2, &["wave", "nodes", "at a time", "may fail", "to go on", "bakes"]);
+    for wave in waves {
+        let at_a_time = match wave.groups {
+            0 | 1 => "all".to_owned(),
+            groups => format!("{} of {groups} sites", wave.groups_at_a_time),
+        };
+        let per_site = wave.max_failures_per_site.as_ref();
+        let may_fail = per_site.map_or_else(String::new, |share| format!(", {share} of a site"));
+        table.row([
+            wave.name.as_str().into(),
+            wave.nodes.to_string().into(),
+            at_a_time.into(),
+            format!("{}{may_fail}", wave.max_failures).into(),
+            wave.needed.to_string().into(),
+            if wave.bake_ms == 0 { UNKNOWN.to_owned() } else { duration(wave.bake_ms) }.into(),
+        ]);
+    }
+    table.render(paint)
+}
+
 fn nodes(nodes: &[PlannedNode], paint: Paint) -> String {
-    let mut table = Table::new(2, &["node", "site", "online", "gets"]);
+    let in_waves = nodes.iter().any(|node| node.wave.is_some());
+    let heading = ["node", "site", "online", "gets", "wave"];
+    let mut table = Table::new(2, if in_waves { &heading } else { &heading[..4] });
     for node in nodes {
         let gets: Vec<&str> = node.packages.iter().map(|package| package.as_str()).collect();
         let online = if node.online { Cell::new("yes", Style::Good) } else { Cell::new("no", Style::Bad) };
-        table.row([node.name.as_str().into(), node.site.as_str().into(), online, gets.join(", ").into()]);
+        let wave = node.wave.as_ref().map(|wave| wave.as_str().into());
+        let cells = [node.name.as_str().into(), node.site.as_str().into(), online, gets.join(", ").into()];
+        table.row(cells.into_iter().chain(wave));
     }
     table.render(paint)
 }

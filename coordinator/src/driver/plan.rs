@@ -6,7 +6,7 @@ use shoal_proto::content::Layout;
 use shoal_proto::coordinator::{Created, SiteView};
 use shoal_proto::id::{Name, NodeId, PackageId, PackageIndex, SegmentHash};
 use shoal_proto::limits::PLAN_RECIPES_MAX;
-use shoal_proto::manifest::{Manifest, On, Package};
+use shoal_proto::manifest::{Manifest, On, Package, Wave};
 use shoal_proto::rollout::basis::{moved, variables_hash};
 use shoal_proto::rollout::forecast::{Lacked, SiteForecast, forecast, lacking};
 use shoal_proto::wire::Inventory;
@@ -16,7 +16,8 @@ use super::Server;
 use super::deploy::Planned;
 use crate::api::command::Reply;
 use crate::api::types::{
-    DeployRequest, Plan, PlanSchema, PlannedNode, PlannedPackage, PlannedSite, PlannedStep, RateFrom, StepPhase,
+    DeployRequest, Plan, PlanSchema, PlannedNode, PlannedPackage, PlannedSite, PlannedStep, PlannedWave, RateFrom,
+    StepPhase,
 };
 use crate::api::{ApiError, ErrorCode};
 use crate::catalog::{Catalog, CatalogEntry};
@@ -96,6 +97,7 @@ impl Server {
             packages: manifest.packages.iter().map(package).collect(),
             nodes: self.targets(planned),
             sites: Vec::new(),
+            waves: manifest.waves.iter().map(wave).collect(),
             steps: steps(manifest),
             gate: gate(manifest) + &self.describe_when(created.options.when),
             estimate_ms: None,
@@ -106,11 +108,13 @@ impl Server {
 
     fn targets(&self, planned: &Planned) -> Vec<PlannedNode> {
         let Planned { manifest, created, .. } = planned;
+        let waves = waves(manifest);
         let node = |(node, site): (&NodeId, &Name)| PlannedNode {
             name: created.options.names.get(node).cloned().unwrap_or_else(|| site.clone()),
             site: site.clone(),
             id: *node,
             packages: manifest.packages_of(*node).map(|(_, package)| package.name.clone()).collect(),
+            wave: waves.get(node).map(|name| (*name).clone()),
             online: self.is_online(*node),
         };
         let mut nodes: Vec<_> = created.sites.iter().map(node).collect();
@@ -233,6 +237,28 @@ pub(super) fn steps(manifest: &Manifest) -> Vec<PlannedStep> {
         steps.iter().map(step).collect::<Vec<_>>()
     };
     [list(&manifest.before_acquire, StepPhase::BeforeAcquire), list(&manifest.steps, StepPhase::Steps)].concat()
+}
+
+fn wave(wave: &Wave) -> PlannedWave {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let nodes = wave.lanes.iter().map(Vec::len).sum();
+    PlannedWave {
+        name: wave.name.clone(),
+        nodes: count(nodes),
+        groups: count(wave.lanes.len()),
+        groups_at_a_time: count(wave.lanes.len()).min(wave.max_parallel.into()),
+        needed: count(wave.success.needed(nodes)),
+        max_failures: count(wave.max_failures.rounded_down(nodes)),
+        max_failures_per_site: wave.max_failures_per_site.map(|share| share.to_string()),
+        bake_ms: u64::try_from(wave.bake.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// Which wave each target node is in.
+fn waves(manifest: &Manifest) -> BTreeMap<NodeId, &Name> {
+    let targets: Vec<NodeId> = manifest.targets().into_iter().collect();
+    let places = manifest.waves.iter().flat_map(|wave| wave.lanes.iter().flatten().map(|place| (place, &wave.name)));
+    places.filter_map(|(place, name)| Some((*targets.get(place.index())?, name))).collect()
 }
 
 fn gate(manifest: &Manifest) -> String {

@@ -21,10 +21,13 @@ async fn a_plan_shows_what_moves_from_where_and_what_is_in_the_way() {
       site  nodes          wanted    already there  over the WAN  from peers  WAN             takes about
       osl   2              824.0 MB  721.0 MB       51.5 MB       51.5 MB     6.2 MB/s limit  8.2 s
       syd   2 (1 unknown)  824.0 MB  721.0 MB       51.5 MB       51.5 MB     –               –
-      node   site  online  gets
-      osl-1  osl   yes     web
-      osl-2  osl   yes     web
-      syd-1  syd   no      web
+      wave    nodes  at a time     may fail          to go on  bakes
+      canary  1      all           0                 1         10m 00s
+      rest    2      1 of 2 sites  1, 50% of a site  1         –
+      node   site  online  gets  wave
+      osl-1  osl   yes     web   canary
+      osl-2  osl   yes     web   rest
+      syd-1  syd   no      web   rest
     how long packages take is not known: a site has no WAN limit, and none was read there yet; the gate opens when 100% of the nodes have their packages
     in the way: syd-1 is offline
     ");
