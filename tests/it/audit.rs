@@ -66,3 +66,42 @@ fn what_operators_did_outlives_a_kill_and_shows_what_was_changed() {
     fs::write(&log, &good).unwrap();
     assert_eq!(mesh.shoal(&["audit", "verify"]).code, 0);
 }
+
+/// Each command that changes something, most of them refused here, as all are that name a deployment that there is not.
+#[test]
+fn every_command_is_an_entry_also_where_it_is_refused() {
+    let mesh = Mesh::start("");
+    let commands = [
+        ("pause d9", "pause", "d9"),
+        ("resume d9", "resume", "d9"),
+        ("release d9", "release", "d9"),
+        ("release d9 --now", "release", "d9 now"),
+        ("override-window d9", "override-window", "d9"),
+        ("override-window d9 --end", "override-window", "d9 ends"),
+        ("promote d9", "promote", "d9"),
+        ("cancel d9", "cancel", "d9"),
+        ("rollback d9", "rollback", "d9"),
+        ("retry d9 --node one", "retry", "d9 on one"),
+        ("ignore d9 --step go", "ignore", "d9 step go"),
+        ("exclude d9 --node one --step go", "exclude", "d9 step go on one"),
+        ("fail d9", "fail", "d9"),
+        ("allow d9 --site osl --bytes 1MB", "allow", "d9: osl may read 1.0 MB more"),
+        ("sites limit osl 2MB/s", "sites limit", "site osl"),
+        ("token revoke none", "token revoke", "token none"),
+        ("deploy -f broken.yaml", "deploy", "broken.yaml"),
+        ("deploy -f broken.yaml --stage-only", "stage", "broken.yaml"),
+        ("freeze --site osl", "freeze", "at osl: CHG-7"),
+        ("thaw --site osl", "thaw", "at osl"),
+    ];
+    fs::write(mesh.path("broken.yaml"), "name: task\nrelaese: '1'\n").unwrap();
+    let refused = commands.map(|(command, ..)| {
+        let args: Vec<&str> = command.split(' ').chain(["-q", "--operator", "ola", "--reason", "CHG-7"]).collect();
+        mesh.shoal(&args).code != 0
+    });
+    assert_eq!(refused, [true; 20]);
+    let listed = mesh.shoal(&["audit", "ls", "-o", "jsonl"]).stdout;
+    let wanted = commands.map(|(_, command, what)| json!(["ola", command, what, "CHG-7"]));
+    assert_eq!(acts(&listed), wanted);
+    let refused = |line: &str| serde_json::from_str::<Value>(line).unwrap()["refused"].is_string();
+    assert!(listed.lines().all(refused), "{listed}");
+}

@@ -177,3 +177,38 @@ fn a_step_whose_end_nobody_saw_is_unknown_until_an_operator_answers() {
     assert_eq!(node(&status, "one")["steps"][0]["attempts"], 2);
     assert_eq!((runs(&mesh)["one during"], runs(&mesh)["two during"]), (2, 1));
 }
+
+/// A cancel, with either side killed before it, and the coordinator as soon as it was answered.
+#[test]
+fn what_always_runs_does_after_a_cancel_whoever_was_killed() {
+    let mut mesh = Mesh::start("");
+    mesh.join("osl", &["one", "two"]);
+    let ran = mesh.path("ran").display().to_string();
+    let say = |what: &str| format!("echo {what} $SHOAL_NODE >> {ran}");
+    let file = format!(
+        "name: task\nrelease: '1'\ntargets: [{{ select: all }}]\n\
+         before_acquire:\n  - {{ name: vpn, run: '{}', always_after: '{}' }}\n\
+         steps:\n  - {{ name: endless, run: 'sleep 500' }}\n  - {{ name: clean, on: always, run: '{}' }}\n",
+        say("up"),
+        say("down"),
+        say("clean")
+    );
+    let id = mesh.begin(&file);
+    let endless = |status: &Value, name: &str| node(status, name)["steps"][1]["state"].clone();
+    let run = |status: &Value| ["one", "two"].iter().all(|name| endless(status, name) == "running");
+    mesh.await_status(&id, "both run", WITHIN, run);
+    mesh.kill_node("two");
+    mesh.kill_coordinator();
+    mesh.start_coordinator();
+    mesh.start_node("two");
+    mesh.await_status(&id, "what ran is not known", WITHIN, |status| endless(status, "two") == "unknown");
+    mesh.await_online("one");
+    assert_eq!(mesh.shoal(&["cancel", &id]).code, 0);
+    mesh.kill_coordinator();
+    mesh.start_coordinator();
+    mesh.await_state(&id, "cancelled", WITHIN);
+    let text = fs::read_to_string(&ran).unwrap();
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["clean one", "clean two", "down one", "down two", "up one", "up two"], "each once");
+}

@@ -217,6 +217,40 @@ fn whom_a_rollback_leaves_out_and_what_caches_have_dropped_is_said() {
 }
 
 #[test]
+fn a_rollback_that_is_not_the_one_that_was_planned_is_refused() {
+    let origin = Origin::start();
+    let mesh = mesh(&origin);
+    let file = |release: u32| {
+        format!(
+            "name: shop\nrelease: '{release}'\npackages: {{ web: {{ feed: files, id: shop{release}.bin }} }}\n\
+             targets: [{{ select: all, packages: [web] }}]\n\
+             steps: [{{ name: start, window: 1, run: 'echo $SHOAL_RELEASE >> {}; test $SHOAL_RELEASE = 1' }}]\n",
+            mesh.path("ran").display()
+        )
+    };
+    let first = mesh.begin(&file(1));
+    mesh.await_state(&first, "succeeded", WITHIN);
+    let second = mesh.begin(&file(2));
+    mesh.await_state(&second, "paused", WITHIN);
+    // One node was changed by then; its failure is passed over, and the other one is changed too.
+    assert_eq!(mesh.shoal(&["plan", "--rollback", &second, "--out", "back.json"]).code, 0);
+    assert_eq!(way_back(&mesh, &second)["nodes"].as_array().map(Vec::len), Some(1));
+    assert_eq!(mesh.shoal(&["ignore", &second]).code, 0);
+    mesh.await_status(&second, "the other one has failed", WITHIN, |_| {
+        way_back(&mesh, &second)["nodes"].as_array().map(Vec::len) == Some(2)
+    });
+    let moved = mesh.shoal(&["rollback", &second, "--plan", "back.json"]);
+    assert_eq!((moved.code, moved.stderr.contains("does not hold any more")), (5, true), "{moved:?}");
+    assert!(mesh.status(&second)["taken_back_by"].as_array().is_none_or(Vec::is_empty), "nothing was begun");
+    assert_eq!(mesh.shoal(&["plan", "--rollback", &second, "--out", "back.json"]).code, 0);
+    let answer = mesh.shoal(&["rollback", &second, "--plan", "back.json"]);
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let taken = mesh.await_status(&second, "it is taken back", WITHIN, |status| !status["taken_back_by"].is_null());
+    let back = mesh.await_state(taken["taken_back_by"][0].as_str().unwrap(), "succeeded", WITHIN);
+    assert_eq!(back["nodes_total"], 2);
+}
+
+#[test]
 fn a_node_that_joins_too_late_is_said_to_be_left_out() {
     let mut mesh = Mesh::start("");
     mesh.join("osl", &["one"]);

@@ -239,6 +239,38 @@ fn an_answer_is_not_reused_for_a_later_failure() {
     assert_eq!(live.outcome(), None);
 }
 
+/// Each on one of two nodes, with a retry before.
+#[test]
+fn a_step_says_what_its_failure_leads_to() {
+    let with = |on_failure| {
+        let steps = vec![Step { on_failure, retries: 1, ..script("one") }, script("two")];
+        let mut live = Live::started(manifest(2, vec![], steps));
+        live.acquire_all();
+        assert_eq!(runs(&live.end(on(1), nth(0), 1, failed(1)).effects), [(on(1), nth(0), 2)], "{on_failure:?}");
+        live.end(on(1), nth(0), 2, failed(1));
+        let then = live.succeed(on(2), nth(0)).effects;
+        (live, runs(&then))
+    };
+    let (live, then) = with(OnFailure::Pause);
+    assert_eq!((live.rollout.view().state, then), (State::Paused, vec![]));
+
+    let (mut live, then) = with(OnFailure::Ignore);
+    assert_eq!(then, [(on(1), nth(1), 1), (on(2), nth(1), 1)], "as if it had succeeded");
+    let shown = &live.rollout.view().nodes[0].steps[0];
+    assert_eq!((shown.state, shown.ignored), (StepState::Failed, true), "and shown as it was");
+    live.succeed(on(1), nth(1));
+    live.succeed(on(2), nth(1));
+    assert_eq!(live.outcome(), Some(&Outcome::Succeeded));
+
+    let cause = "step `one` failed on node `n1` with exit code 1".to_owned();
+    for (on_failure, back) in [(OnFailure::Fail, false), (OnFailure::Rollback, true)] {
+        let (live, then) = with(on_failure);
+        assert_eq!(then, [], "{on_failure:?}");
+        assert_eq!(live.outcome(), Some(&Outcome::Failed { cause: cause.clone() }), "{on_failure:?}");
+        assert_eq!(live.rollout.is_to_be_rolled_back(), back, "{on_failure:?}");
+    }
+}
+
 #[test]
 fn a_failure_that_fails_the_deployment_lets_others_finish_and_starts_nothing() {
     let vpn = Step { on: On::Coordinator, always_after: Some("down".to_owned()), ..script("vpn") };

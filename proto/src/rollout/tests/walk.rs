@@ -5,6 +5,7 @@
 //! wherever nothing can happen any more, the deployment must be over. Crashes are bounded, and everything else makes
 //! progress, so each path ends there.
 
+mod ends;
 mod hours;
 mod sites;
 

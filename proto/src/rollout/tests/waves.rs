@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::id::{LaneIndex, TargetIndex, WaveIndex};
-use crate::manifest::{Quorum, Share, Wave};
+use crate::manifest::{Offline, Quorum, Share, Wave};
 use crate::rollout::view::{State, Waiting, WaveState};
 
 const BAKE: Duration = Duration::from_secs(600);
@@ -163,6 +163,29 @@ fn excluded_nodes_do_not_count() {
     live.operator(Operator::Exclude(Which { actor: Some(on(3)), step: None }));
     live.end(on(1), nth(0), 1, failed(1));
     assert_eq!(live.rollout.view().state, State::Paused, "a third of two nodes is none");
+}
+
+/// Skipped, or to catch up: they are neither of the nodes that a share is of, nor failures.
+#[test]
+fn nodes_that_are_away_do_not_count() {
+    let after = Duration::from_secs(600);
+    for offline in [Offline::SkipAfter(after), Offline::CatchUp { after, until: after * 10 }] {
+        let state = |budget: &str| {
+            let only = Wave { max_failures: budget.parse().unwrap(), ..wave("all", &[&[1, 2, 3]]) };
+            let steps = vec![script("one")];
+            let mut live = Live::new(Manifest { offline, waves: vec![only], ..manifest(3, vec![], steps) });
+            live.tell(Input::Tick);
+            for number in [1, 2] {
+                live.tell(Input::NodeOnline(node(number)));
+                live.acquire(number);
+            }
+            live.wait(after);
+            live.end(on(1), nth(0), 1, failed(1));
+            live.rollout.view().state
+        };
+        assert_eq!(state("34%"), State::Paused, "a third of two nodes is none: {offline:?}");
+        assert_eq!(state("1"), State::Running, "one that is away has not failed: {offline:?}");
+    }
 }
 
 #[test]
