@@ -168,6 +168,12 @@ impl Soft {
         asked.into_iter().map(|(_, awaited, key)| (awaited, key)).collect()
     }
 
+    /// Who was told to start what, and did not report it.
+    #[cfg(test)]
+    pub(super) fn told_in_order(&self) -> Vec<(StepRef, NodeId)> {
+        self.told.iter().copied().collect()
+    }
+
     /// When a wave is over that bakes for `bake`, if it does.
     pub(super) fn baked(&self, wave: WaveIndex, bake: Duration) -> Option<Time> {
         self.baking.filter(|(of, _)| *of == wave).map(|(_, since)| since.after(bake))

@@ -6,14 +6,15 @@
 //! progress, so each path ends there.
 
 mod ends;
+mod expires;
 mod hours;
+mod order;
 mod sites;
 
 use std::collections::VecDeque;
 
 use super::*;
 use crate::codec;
-use crate::manifest::{Share, Wave};
 
 /// One of the worlds.
 #[derive(Clone)]
@@ -40,6 +41,11 @@ struct World {
     silences: u8,
     /// How often whoever is asked for a site, and is not silent, answers too late.
     lates: u8,
+    when: When,
+    /// Whether the time by which its steps are to begin may come, at any moment.
+    may_expire: bool,
+    /// Whether it came when none had begun.
+    too_late: bool,
     /// Jumps to where every bake and every wait before a retry is over.
     now: Now,
     /// Whether orders may be under way for a while. If not, they arrive at once: one that arrives late and one that was
@@ -171,7 +177,7 @@ impl World {
         let (cancels, rollbacks, pauses, promotes, now) = (0, 0, 0, 0, Now::default());
         let (journal, slow_orders, lost_for_good, by_crash) = (Arc::default(), false, false, false);
         let (joins, joined_at, shuts, shut, silences, lates) = (None, None, 0, false, 0, 0);
-        let only_before = false;
+        let (only_before, when, may_expire, too_late) = (false, When::default(), false, false);
         Self {
             rollout,
             journal,
@@ -191,6 +197,9 @@ impl World {
             shut,
             silences,
             lates,
+            when,
+            may_expire,
+            too_late,
             now,
             slow_orders,
             lost_for_good,
@@ -208,7 +217,8 @@ impl World {
         let wake = self.rollout.next_wake().map(|(_, why)| why);
         let passed_over = self.lates > 0 || self.nodes.iter().any(|node| node.silent);
         let asked = if passed_over { self.rollout.soft.asked_in_order() } else { Vec::new() };
-        let soft = (self.rollout.soft.since.is_some(), wake, asked);
+        let told = (self.rollout.soft.told_in_order(), self.may_expire, self.too_late);
+        let soft = (self.rollout.soft.since.is_some(), wake, asked, told);
         let all = (&self.rollout.state, &self.nodes, crashes, commands, soft, (self.joins.is_some(), self.shut));
         *blake3::hash(&codec::encode(&all, 1 << 20).unwrap()).as_bytes()
     }
@@ -252,6 +262,7 @@ impl World {
             self.with_a_node_more().tell(&Input::Tick, &mut worlds);
         }
         self.more_commands(&mut worlds);
+        self.expire(&mut worlds);
         self.shut_or_open(&mut worlds);
         match self.rollout.next_wake() {
             Some((at, Why::Bake | Why::Retry)) => self.later(at).tell(&Input::Tick, &mut worlds),
@@ -441,7 +452,7 @@ impl World {
         let mut world = self.clone();
         (world.coordinator_crashes, world.by_crash) = (world.coordinator_crashes - 1, true);
         Arc::make_mut(&mut world.journal).truncate(records);
-        world.rollout = fresh(Arc::clone(&self.first), false);
+        world.rollout = planned(Arc::clone(&self.first), false, self.when);
         // That a node joined is durable before anything that follows from it.
         for index in 0..=records {
             if self.joined_at == Some(index) {
@@ -626,62 +637,4 @@ fn a_node_that_joins_before_packages_are_acquired_misses_no_step() {
 
 fn step_always() -> StepRef {
     step(Phase::Always, 1)
-}
-
-/// Three nodes in two waves, the second with a window, and a bake between them.
-fn in_waves(steps: Vec<Step>) -> World {
-    let canary = Wave { bake: Duration::from_secs(60), ..waves::wave("canary", &[&[1]]) };
-    let waves = vec![canary, waves::wave("rest", &[&[2, 3]])];
-    World::new(Manifest { waves, ..manifest(3, vec![], steps) })
-}
-
-fn windowed() -> Step {
-    Step { pace: Pace::Window(Share::Count(1)), ..script("one") }
-}
-
-/// No node of the second wave starts before the first is through, and in the window one runs at a time.
-fn in_order(world: &World) {
-    once(world);
-    let started = |index: usize| world.nodes[index].started.keys().any(|step| step.phase == Phase::Steps);
-    let runs = |index: usize| world.nodes[index].seen.values().any(Option::is_none);
-    let through = world.nodes[0].seen.values().filter(|outcome| outcome.is_some()).count();
-    let steps = world.rollout.manifest().steps.len();
-    assert!(
-        !(started(1) || started(2)) || through >= steps,
-        "GATE: the second wave began before the first was through"
-    );
-    assert!(!(runs(1) && runs(2)), "two run in a window of one");
-}
-
-#[test]
-fn waves_and_windows_keep_their_order_whatever_crashes() {
-    let first = World { coordinator_crashes: 2, node_crashes: 0, promotes: 1, ..in_waves(vec![windowed()]) };
-    assert_long(walk(first, in_order, succeeds));
-    let first = World { coordinator_crashes: 1, node_crashes: 1, ..in_waves(vec![windowed()]) };
-    assert_long(walk(first, in_order, succeeds));
-}
-
-#[test]
-fn paused_or_cancelled_at_any_moment_waves_end() {
-    let paused = World { node_crashes: 0, pauses: 1, ..in_waves(vec![windowed()]) };
-    assert_long(walk(paused, in_order, succeeds));
-    let cancelled = World { node_crashes: 0, cancels: 1, ..in_waves(vec![windowed()]) };
-    assert_long(walk(cancelled, in_order, is_over));
-}
-
-/// Failures that the budget pays for, or that stop a wave, or that are tried again after a while.
-#[test]
-fn waves_with_failures_end_and_no_attempt_runs_twice() {
-    let step = Step { retries: 1, backoff: Duration::from_secs(1), ..windowed() };
-    let mut first = World { node_crashes: 0, failures: 2, ..in_waves(vec![step]) };
-    let mut manifest = Manifest::clone(first.rollout.manifest());
-    manifest.waves.iter_mut().for_each(|wave| wave.max_failures = Share::Count(1));
-    first.rollout = fresh(Arc::new(manifest), false);
-    let attempts = |world: &World| {
-        for target in &world.nodes {
-            let started = target.started.get(&nth(0)).map_or(0, |times| *times);
-            assert!(target.seen.len() >= usize::try_from(started).unwrap(), "an attempt was started twice");
-        }
-    };
-    assert_long(walk(first, attempts, is_over));
 }

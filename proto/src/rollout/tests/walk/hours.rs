@@ -1,5 +1,6 @@
 //! Walks in which a site is shut, or opens, between any two messages, also while the coordinator is away.
 
+use super::order::{in_order, in_waves, windowed};
 use super::sites::{of_sites, once_in_a_site, once_per_site};
 use super::*;
 
