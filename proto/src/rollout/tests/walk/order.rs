@@ -60,3 +60,10 @@ fn waves_with_failures_end_and_no_attempt_runs_twice() {
     };
     assert_long(walk(first, attempts, is_over));
 }
+
+/// Orders that are under way for a while, and a crash of the coordinator and of a node, all at once.
+#[test]
+fn with_orders_under_way_and_both_crashes_every_path_ends() {
+    assert_long(walk(World { slow_orders: true, ..two_steps() }, once, succeeds));
+    assert_long(walk(World { slow_orders: true, ..in_waves(vec![windowed()]) }, in_order, succeeds));
+}
