@@ -39,7 +39,7 @@ use shoal_node::open_files;
 use shoal_node::origin::{OriginError, OriginReader};
 use shoal_node::runner::RunReport;
 use shoal_node::store::{Store, StoreError};
-use shoal_node::transfer::serve::{self, Shelf, UploadEvent};
+use shoal_node::transfer::serve::{self, Shelf, UploadEvent, Verdict};
 use shoal_proto::codec;
 use shoal_proto::coordinator::{self, Coordinator, Input, Record};
 use shoal_proto::id::{DeploymentId, Epoch, NodeId};
@@ -504,6 +504,6 @@ fn multiaddr(text: &str) -> Result<Multiaddr, ServeError> {
 /// Members read here only under leases, which bound how much.
 fn serve_everything(event: UploadEvent) {
     if let UploadEvent::Asked { verdict, .. } = event {
-        let _ = verdict.send(true);
+        let _ = verdict.send(Verdict::Serve { stop: CancellationToken::new() });
     }
 }

@@ -38,7 +38,7 @@ use crate::store::{Content, Store, StoreError};
 use crate::transfer::fetch::Fetcher;
 use crate::transfer::pacer::Pacer;
 use crate::transfer::read::Readers;
-use crate::transfer::serve::{self, Shelf, UploadEvent};
+use crate::transfer::serve::{self, Shelf, UploadEvent, Verdict};
 
 /// Events that wait for the loop; tasks that have more wait themselves.
 const EVENTS: usize = 1024;
@@ -120,6 +120,15 @@ impl From<RunReport> for Event {
     }
 }
 
+/// A request of another node.
+struct Upload {
+    content: ContentId,
+    /// Where it waits for its verdict; dropped, it is refused.
+    verdict: Option<oneshot::Sender<Verdict>>,
+    /// Ends its waiting for what has not arrived.
+    stop: CancellationToken,
+}
+
 /// The agent's state.
 pub struct Agent {
     config: Config,
@@ -152,8 +161,8 @@ pub struct Agent {
     /// The lease of each content that is being read; others wait for it, in order.
     reads: BTreeMap<ContentId, Reading>,
     reads_waiting: BTreeMap<ContentId, VecDeque<Grant>>,
-    /// Requests that wait for their verdict; dropped, they are refused.
-    uploads: BTreeMap<u64, (ContentId, oneshot::Sender<bool>)>,
+    /// Requests of others that are open.
+    uploads: BTreeMap<u64, Upload>,
     runs: BTreeMap<StepRun, CancellationToken>,
     /// Variables of deployments, as the coordinator told them; in memory alone, since secrets are among them.
     variables: BTreeMap<DeploymentId, Told>,
@@ -346,7 +355,8 @@ impl Agent {
                 self.handle(input);
             }
             Event::Upload(UploadEvent::Asked { node, request, content, block, bytes, verdict }) => {
-                self.uploads.insert(request, (content, verdict));
+                let upload = Upload { content, verdict: Some(verdict), stop: CancellationToken::new() };
+                self.uploads.insert(request, upload);
                 self.handle(Input::UploadAsked { node, request, content, block, bytes });
             }
             Event::Upload(UploadEvent::Done { node, request, content }) => {

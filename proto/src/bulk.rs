@@ -111,7 +111,7 @@ pub enum Refusal {
 /// What came of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
-    /// The payload follows this header.
+    /// The payload follows this header, or what is left of it.
     Ok {
         /// Its size, at most [`crate::limits::ANSWER_PAYLOAD_BYTES_MAX`].
         bytes: u32,
@@ -120,6 +120,12 @@ pub enum Status {
     Refused(Refusal),
     /// The node does not have this content; nothing follows.
     NotFound,
+    /// The next segments of what was asked for follow this header. The others have not arrived there yet: they come in further
+    /// answers with the same id, the last of which is another status.
+    Part {
+        /// Size of what follows, at most [`crate::limits::ANSWER_PAYLOAD_BYTES_MAX`].
+        bytes: u32,
+    },
 }
 
 /// The header before an answer's payload.
@@ -151,7 +157,7 @@ impl Answer {
     /// Bytes of payload that follow the header.
     pub fn payload_bytes(&self) -> usize {
         match self.status {
-            Status::Ok { bytes } => bytes as usize,
+            Status::Ok { bytes } | Status::Part { bytes } => bytes as usize,
             Status::Refused(_) | Status::NotFound => 0,
         }
     }
@@ -188,6 +194,7 @@ mod tests {
             answer(Status::Refused(Refusal::DictionaryMissing)),
             answer(Status::Refused(Refusal::ReadFailed)),
             answer(Status::NotFound),
+            answer(Status::Part { bytes: 1 << 17 }),
         ];
         insta::assert_snapshot!(golden.join("\n"), @r"
         0107c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0020001fb2c01fc7011010000
@@ -200,6 +207,7 @@ mod tests {
         01fb2c010103
         01fb2c010104
         01fb2c0102
+        01fb2c0103fc00000200
         ");
     }
 

@@ -479,6 +479,17 @@ pub const REQUESTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// idle. More of both pass a new block on later; fewer leave links idle between two blocks.
 pub const TRANSFERS_MIN: usize = 3;
 
+/// What comes of a block within this time is written together, and passed on: a fraction of what a block takes over a link
+/// that it shares with others. Shorter, and a fast link costs a write for each segment.
+pub const PART_TIME: Duration = Duration::from_millis(10);
+
+/// What was read over the WAN waits no longer than this to be written with what comes next: if the process dies before, it
+/// has to be read again.
+pub const UNWRITTEN_TIME_MAX: Duration = Duration::from_millis(100);
+
+/// A smaller block is not passed on in parts: it is there before others have heard of it, and each part is a write.
+pub const PASSED_ON_BYTES_MIN: u64 = 512 * 1024;
+
 /// Bytes that are asked for at a time at least, in as many blocks as that takes: over a long way, a few small blocks would
 /// leave the link idle.
 pub const TRANSFERS_BYTES_MIN: u64 = 1024 * 1024;

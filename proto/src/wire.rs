@@ -435,15 +435,15 @@ pub struct Neighbour {
 /// What neighbours tell each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToNeighbour {
-    /// The sender trades this content and holds these blocks of it. Answered with the same if the receiver trades it too
+    /// The sender trades this content and may be asked for these blocks of it. Answered with the same if the receiver trades it too
     /// and did not know that the sender does.
     Has {
         /// The content.
         content: ContentId,
-        /// The complete blocks.
+        /// Those that are complete, and those that are about to be: what is there of them is sent at once.
         blocks: BlockSet,
     },
-    /// More blocks became complete.
+    /// The sender may be asked for more blocks.
     Landed {
         /// The content.
         content: ContentId,

@@ -203,7 +203,7 @@ fn who_announces_what_it_does_not_have_is_asked_ever_more_rarely() {
     let mut waits = Vec::new();
     for _ in 0..4 {
         let gone = Input::FetchFailed { node: A, block: BlockIndex(0), why: FetchError::Gone };
-        assert_eq!(table.tell(gone), [], "no lie is reported");
+        assert_eq!(table.tell(gone), [Output::AnnounceAll { to: A }], "no lie is reported");
         assert_eq!(table.tell(Input::NeighbourLanded { node: A, blocks: vec![BlockIndex(0)] }), []);
         let from = table.now;
         while asked_of(&table.pass(Duration::from_millis(10)), A).is_empty() {}
@@ -283,10 +283,10 @@ fn a_node_that_nobody_serves_says_so_ever_more_rarely() {
 }
 
 #[test]
-fn what_a_node_has_is_served_and_what_it_lacks_is_refused() {
+fn what_a_node_has_is_served_and_what_it_lacks_is_declined() {
     let mut table = Table::new(2, &[0], &[], &[]);
     let ask = |request, block| Input::UploadAsked { node: A, request, block: BlockIndex(block), bytes: 1000 };
     assert_eq!(table.tell(ask(1, 0)), [Output::Serve { node: A, request: 1 }]);
-    assert_eq!(table.tell(ask(2, 1)), [Output::Refuse { node: A, request: 2 }]);
+    assert_eq!(table.tell(ask(2, 1)), [Output::Decline { node: A, request: 2 }]);
     assert_eq!(table.core.stats().served_bytes, 1000);
 }

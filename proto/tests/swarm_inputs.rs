@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use shoal_proto::content::BlockSet;
-use shoal_proto::exchange::{self, Exchange, FetchError, Source};
+use shoal_proto::exchange::{self, Arrived, Exchange, FetchError, Source};
 use shoal_proto::id::{BlockIndex, Epoch, LeaseId, NodeId};
 use shoal_proto::time::Time;
 use shoal_proto::wan::{self, Absence, BlockRange, HeldLease, Lacking, Outcome, WanLedger};
@@ -117,8 +117,11 @@ fn exchange_input() -> impl Strategy<Value = exchange::Input> {
         4 => (node(), set).prop_map(|(node, blocks)| Input::NeighbourHas { node, blocks }),
         4 => (node(), blocks()).prop_map(|(node, blocks)| Input::NeighbourLanded { node, blocks }),
         1 => (block(), source).prop_map(|(block, from)| Input::Landed { block, from }),
-        4 => (node(), block(), bytes, took)
+        4 => (node(), block(), bytes.clone(), took.clone())
             .prop_map(|(node, block, bytes, took)| Input::Fetched { node, block, bytes, took }),
+        4 => (prop::option::of(node()), block(), bytes.clone(), bytes.clone(), took.clone()).prop_map(
+            |(from, block, bytes, of, took)| Input::Arrives { block, arrived: Arrived { from, bytes, of, took } }
+        ),
         4 => (node(), block(), why).prop_map(|(node, block, why)| Input::FetchFailed { node, block, why }),
         1 => blocks().prop_map(|blocks| Input::LeaseHeld { blocks }),
         2 => blocks().prop_map(|blocks| Input::LeaseOver { blocks }),
@@ -183,7 +186,7 @@ proptest! {
                 match output {
                     exchange::Output::Fetch { block, .. } => prop_assert!(!exchange.have().contains(block)),
                     exchange::Output::Announce { blocks, .. } => {
-                        prop_assert!(blocks.iter().all(|block| exchange.have().contains(*block)));
+                        prop_assert!(blocks.iter().all(|block| exchange.offers().contains(*block)));
                     }
                     exchange::Output::Complete => completed += 1,
                     _ => {}

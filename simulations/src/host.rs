@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use shoal_proto::exchange::FetchError;
 use shoal_proto::id::{BlockIndex, ContentId};
 use shoal_proto::manifest::{Phase, Signed};
 use shoal_proto::node::{Input, Node, Output, Pin, What};
@@ -209,7 +210,9 @@ impl World {
                 self.queue.push(at, Event::ReadStopped { node, life, lease });
             }
             Output::Serve { node: to, request } => self.serve(node, to, request),
-            Output::Refuse { node: to, request } => self.refuse(node, to, request),
+            Output::BreakOff { node: to, request } => self.break_off(node, to, request),
+            Output::Refuse { node: to, request } => self.refuse(node, to, request, FetchError::Refused),
+            Output::Decline { node: to, request } => self.refuse(node, to, request, FetchError::Gone),
             Output::Seal { content } => {
                 let at = self.now + self.within(Duration::from_millis(1), Duration::from_millis(200));
                 let life = self.hosts[node].life;
@@ -536,11 +539,11 @@ impl World {
     }
 
     fn tell_neighbour(&mut self, node: usize, to: shoal_proto::id::NodeId, message: ToNeighbour) {
-        let disk = &self.hosts[node].disk;
+        let host = &self.hosts[node];
         let lacks = match &message {
-            ToNeighbour::Has { content, blocks } => blocks.iter().find(|block| !disk.has(*content, *block)),
+            ToNeighbour::Has { content, blocks } => blocks.iter().find(|block| !host.brings(*content, *block)),
             ToNeighbour::Landed { content, blocks } => {
-                blocks.iter().flat_map(|range| range.iter()).find(|block| !disk.has(*content, *block))
+                blocks.iter().flat_map(|range| range.iter()).find(|block| !host.brings(*content, *block))
             }
             ToNeighbour::Left { .. }
             | ToNeighbour::Room { .. }
@@ -548,7 +551,8 @@ impl World {
             | ToNeighbour::Reach { .. }
             | ToNeighbour::Reading { .. } => None,
         };
-        let verdict = lacks.map_or(Ok(()), |block| Err(format!("node{node} offers block {block} and lacks it")));
+        let verdict =
+            lacks.map_or(Ok(()), |block| Err(format!("node{node} offers block {block}, and nobody brings it")));
         self.verify("VERIFIED", verdict);
         let Some(to) = self.scenario.node(to) else { return };
         let link = self.hosts[node].process.as_ref().and_then(|process| process.neighbours.get(&to).copied());

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `scenario`, `waves`, `faults`, `away`, `absences`, `limits`, `returns` | what a seed means: the world, what goes wrong in it, limits of sites, who goes back |
 //! | `world`, `queue` | time, and what happens when |
-//! | `host`, `disk`, `transfer` | a node's shell, its disk, bytes on the move |
+//! | `host`, `disk`, `transfer`, `passing` | a node's shell, its disk, bytes on the move, blocks that are passed on while they arrive |
 //! | `control`, `operators` | the coordinator's shell, its journal and its operators |
 //! | `links` | control connections: in order or broken |
 //! | `checks` | the promises of DESIGN.md, one file each |
@@ -29,6 +29,7 @@ mod limits;
 mod links;
 mod net;
 mod operators;
+mod passing;
 mod queue;
 mod report;
 mod returns;

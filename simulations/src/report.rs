@@ -26,6 +26,9 @@ pub(crate) struct Totals {
     pub(crate) disagreements_refused: u64,
     /// How often the coordinator was away for hours, by what a deployment was doing.
     pub(crate) hours_away: BTreeMap<During, u64>,
+    /// Requests that were served while the block still arrived, and how many of them were broken off.
+    pub(crate) passed_on: u64,
+    pub(crate) broken_off: u64,
     /// Leases that deputies granted themselves.
     pub(crate) own_leases: u64,
     /// Packages on nodes that had to be complete while the coordinator was away, and were.
@@ -53,6 +56,8 @@ impl Totals {
         for (during, count) in other.hours_away {
             *self.hours_away.entry(during).or_default() += count;
         }
+        self.passed_on += other.passed_on;
+        self.broken_off += other.broken_off;
         self.own_leases += other.own_leases;
         self.completed_away += other.completed_away;
         self.wan_bytes += other.wan_bytes;
@@ -68,6 +73,8 @@ impl fmt::Display for Totals {
         writeln!(f, "{steps} steps started, {leases} leases, {lies} wrong blocks sent, {overrides} overrides")?;
         let Self { own_leases, completed_away, rollbacks, joined, .. } = self;
         writeln!(f, "the coordinator away: {own_leases} leases of deputies, {completed_away} packages completed")?;
+        let Self { passed_on, broken_off, .. } = self;
+        writeln!(f, "{passed_on} blocks passed on while they arrived, {broken_off} of them broken off")?;
         writeln!(f, "{rollbacks} deployments taken back, {joined} late joiners")?;
         let Self { in_waves, left_behind, disagreements, disagreements_refused, hours_away, .. } = self;
         writeln!(f, "{in_waves} deployments in waves, {left_behind} nodes away for too long")?;

@@ -39,6 +39,12 @@ impl Read {
     pub(crate) fn has_yet(&self, content: ContentId, block: BlockIndex) -> bool {
         self.grant.content == content && self.blocks[self.next..].contains(&block)
     }
+
+    /// The content, the block, the bytes and the age of a piece that is being read.
+    pub(crate) fn half(&self, lease: LeaseId, piece: u64, now: Time) -> Option<(ContentId, BlockIndex, u64, Duration)> {
+        let piece = self.piece.filter(|at| self.grant.lease == lease && at.number == piece)?;
+        Some((self.grant.content, piece.block, u64::from(piece.bytes), now.since(piece.begins)))
+    }
 }
 
 /// What a node reads at the moment.
@@ -58,19 +64,21 @@ struct Piece {
 /// A block that was asked of a neighbour.
 #[derive(Debug)]
 pub(crate) struct Fetch {
-    from: usize,
-    content: ContentId,
-    block: BlockIndex,
-    bytes: u32,
-    asked: Time,
+    pub(crate) from: usize,
+    pub(crate) content: ContentId,
+    pub(crate) block: BlockIndex,
+    pub(crate) bytes: u32,
+    pub(crate) asked: Time,
 }
 
 /// A block that a neighbour asked for.
 #[derive(Debug)]
 pub(crate) struct Upload {
-    content: ContentId,
-    block: BlockIndex,
+    pub(crate) content: ContentId,
+    pub(crate) block: BlockIndex,
     bytes: u32,
+    /// It is served once the block is there.
+    pub(crate) waits: bool,
 }
 
 /// Bytes of each block of a recipe.
@@ -158,6 +166,9 @@ impl World {
             read.piece = Some(Piece { number, block, bytes, begins, ends, there, fails });
         }
         let life = self.hosts[node].life;
+        if fails.is_none() {
+            self.queue.push(Self::half_way(begins, ends), Event::HalfRead { node, life, lease, piece: number });
+        }
         self.queue.push(ends + patience, Event::Piece { node, life, lease, piece: number });
     }
 
@@ -205,6 +216,7 @@ impl World {
         if fresh {
             self.checks.away.stored(node, content, piece.block, self.now);
             self.feed_node(node, Input::Landed { content, block: piece.block });
+            self.pass_on(node, content, piece.block);
         }
         self.read_on(node);
     }
@@ -285,7 +297,7 @@ impl World {
         }
     }
 
-    fn fail_fetch(&mut self, node: usize, request: u64, why: FetchError, within: Duration) {
+    pub(crate) fn fail_fetch(&mut self, node: usize, request: u64, why: FetchError, within: Duration) {
         let at = self.now + self.latency() + self.within(Duration::ZERO, within);
         let life = self.hosts[node].life;
         self.queue.push(at, Event::FetchOver { node, life, request, why });
@@ -323,7 +335,7 @@ impl World {
         let Some(server) = &mut self.hosts[from].process else {
             return self.fail_fetch(node, request, FetchError::Timeout, Duration::from_secs(3));
         };
-        server.uploads.insert((node, request), Upload { content, block, bytes });
+        server.uploads.insert((node, request), Upload { content, block, bytes, waits: false });
         let id = self.scenario.nodes[node].id;
         self.feed_node(from, Input::UploadAsked { node: id, request, content, block, bytes: u64::from(bytes) });
     }
@@ -331,24 +343,35 @@ impl World {
     pub(crate) fn serve(&mut self, server: usize, to: NodeId, request: u64) {
         let Some(to) = self.scenario.node(to) else { return };
         let upload = self.hosts[server].process.as_ref().and_then(|process| process.uploads.get(&(to, request)));
-        let Some(Upload { content, block, bytes }) = upload else { return };
+        let Some(Upload { content, block, .. }) = upload else { return };
+        let (content, block) = (*content, *block);
+        match self.hosts[server].disk.has(content, block) {
+            true => self.begin_sending(server, to, request),
+            false => self.wait(server, to, request, content, block),
+        }
+    }
+
+    pub(crate) fn begin_sending(&mut self, server: usize, to: usize, request: u64) {
+        let upload = self.hosts[server].process.as_ref().and_then(|process| process.uploads.get(&(to, request)));
+        let Some(Upload { content, block, bytes, .. }) = upload else { return };
         let (content, block, bytes) = (*content, *block, *bytes);
         let has = self.hosts[server].disk.has(content, block);
-        self.verify("VERIFIED", has.then_some(()).ok_or(format!("node{server} serves block {block}, and lacks it")));
+        self.verify("VERIFIED", has.then_some(()).ok_or(format!("node{server} sends block {block}, and lacks it")));
         let rate = self.rate(server).min(self.rate(to));
         let begins = self.hosts[server].up_free.max(self.hosts[to].down_free).max(self.now);
         let ends = begins + span(bytes, rate);
         (self.hosts[server].up_free, self.hosts[to].down_free) = (ends, ends);
         let (server_life, life) = (self.hosts[server].life, self.hosts[to].life);
-        let at = ends + self.latency();
-        self.queue.push(at, Event::Sent { server, server_life, node: to, life, request });
+        let latency = self.latency();
+        self.push_half_sent(Self::half_way(begins, ends) + latency, to, request);
+        self.queue.push(ends + latency, Event::Sent { server, server_life, node: to, life, request });
     }
 
-    pub(crate) fn refuse(&mut self, server: usize, to: NodeId, request: u64) {
+    pub(crate) fn refuse(&mut self, server: usize, to: NodeId, request: u64, why: FetchError) {
         let Some(to) = self.scenario.node(to) else { return };
         let Some(process) = &mut self.hosts[server].process else { return };
         if process.uploads.remove(&(to, request)).is_some() {
-            self.fail_fetch(to, request, FetchError::Refused, Duration::ZERO);
+            self.fail_fetch(to, request, why, Duration::ZERO);
         }
     }
 
@@ -386,6 +409,7 @@ impl World {
         }
         let took = self.now.since(asked);
         self.feed_node(node, Input::Fetched { node: from, content, block, bytes: u64::from(bytes), took });
+        self.pass_on(node, content, block);
     }
 
     pub(crate) fn fetch_over(&mut self, node: usize, request: u64, why: FetchError) {

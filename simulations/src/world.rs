@@ -56,10 +56,12 @@ pub(crate) enum Event {
     Opened { node: usize, life: u32, content: ContentId },
     Sealed { node: usize, life: u32, content: ContentId },
     Piece { node: usize, life: u32, lease: LeaseId, piece: u64 },
+    HalfRead { node: usize, life: u32, lease: LeaseId, piece: u64 },
     ReadStopped { node: usize, life: u32, lease: LeaseId },
     Asked { node: usize, life: u32, request: u64 },
     Withdrawn { server: usize, node: usize, request: u64 },
     Sent { server: usize, server_life: u32, node: usize, life: u32, request: u64 },
+    HalfSent { node: usize, life: u32, request: u64 },
     FetchOver { node: usize, life: u32, request: u64, why: FetchError },
 }
 
@@ -187,6 +189,12 @@ impl World {
             Event::Sealed { node, life, content } if self.lives(Place::Node(node), life) => self.sealed(node, content),
             Event::Piece { node, life, lease, piece } if self.lives(Place::Node(node), life) => {
                 self.piece_read(node, lease, piece);
+            }
+            Event::HalfRead { node, life, lease, piece } if self.lives(Place::Node(node), life) => {
+                self.half_read(node, lease, piece);
+            }
+            Event::HalfSent { node, life, request } if self.lives(Place::Node(node), life) => {
+                self.half_sent(node, request);
             }
             Event::ReadStopped { node, life, lease } if self.lives(Place::Node(node), life) => {
                 self.read_stopped(node, lease);

@@ -23,6 +23,7 @@ use crate::runner::{Surroundings, run_step};
 use crate::steps::PackageFile;
 use crate::store::{self, Content, Held, Holding, Kind, Store};
 use crate::transfer::fetch::{Fetcher, Job};
+use crate::transfer::serve::Verdict;
 
 impl Agent {
     pub(super) async fn carry_out(&mut self, output: Output) -> Result<(), AgentError> {
@@ -54,8 +55,14 @@ impl Agent {
             Output::Read(grant) => self.read(grant),
             Output::Renew { content, lease, origin } => self.renew_read(content, lease, origin),
             Output::CancelRead { content, lease } => self.cancel_read(content, lease),
-            Output::Serve { request, .. } => self.decide_upload(request, true),
-            Output::Refuse { request, .. } => self.decide_upload(request, false),
+            Output::Serve { request, .. } => self.decide_upload(request, |stop| Verdict::Serve { stop }),
+            Output::Refuse { request, .. } => self.decide_upload(request, |_| Verdict::Refuse),
+            Output::Decline { request, .. } => self.decide_upload(request, |_| Verdict::Decline),
+            Output::BreakOff { request, .. } => {
+                if let Some(upload) = self.uploads.get(&request) {
+                    upload.stop.cancel();
+                }
+            }
             Output::Seal { content } => self.seal(content),
             Output::Pins(pins) => {
                 if let Err(error) = tokio::task::block_in_place(|| self.store.replace_pins(&pins)) {
@@ -95,7 +102,13 @@ impl Agent {
     fn close(&mut self, content: ContentId) {
         self.contents.remove(&content);
         self.reads_waiting.remove(&content);
-        self.uploads.retain(|_, (of, _)| *of != content);
+        self.uploads.retain(|_, upload| {
+            let stays = upload.content != content;
+            if !stays {
+                upload.stop.cancel();
+            }
+            stays
+        });
     }
 
     fn make_room(&self) {
@@ -212,10 +225,11 @@ impl Agent {
         }
     }
 
-    fn decide_upload(&mut self, request: u64, served: bool) {
-        if let Some((_, verdict)) = self.uploads.remove(&request) {
+    fn decide_upload(&mut self, request: u64, verdict: impl FnOnce(CancellationToken) -> Verdict) {
+        let Some(upload) = self.uploads.get_mut(&request) else { return };
+        if let Some(waits) = upload.verdict.take() {
             // The connection is gone: it says so itself.
-            let _ = verdict.send(served);
+            let _ = waits.send(verdict(upload.stop.clone()));
         }
     }
 

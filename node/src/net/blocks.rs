@@ -3,7 +3,8 @@
 //!
 //! A request is a big-endian `u32` length and [`BlockRequest`]'s bytes. An answer is a `u16` length, [`Answer`]'s bytes
 //! and, where it says so, exactly that many bytes of payload, which go from the TLS record into the caller's buffer and
-//! nowhere between. Answers carry their request's id; a server may give them in any order. A transfer that moves no byte
+//! nowhere between. Answers carry their request's id; a server may give them in any order, and in several parts where it
+//! still waits for what comes next. A transfer that moves no byte
 //! for [`BULK_STALL_MAX`] fails. What is asked of whom, and whether the bytes are right, is decided elsewhere (VERIFIED).
 
 use std::future::poll_fn;
@@ -136,8 +137,9 @@ impl BlockClient {
         Ok(())
     }
 
-    /// The next answer's header. If it announces a payload, [`BlockClient::read_payload`] must read it before the next
-    /// call. Safe to cancel. With no open request it waits until the other side closes.
+    /// The next answer's header. A request of which only a part is answered stays open. If it announces a payload,
+    /// [`BlockClient::read_payload`] must read it before the next call. Safe to cancel. With no open request it waits until
+    /// the other side closes.
     ///
     /// # Errors
     /// [`BlockError::Closed`] when the other side is done; others end the stream too.
@@ -153,7 +155,9 @@ impl BlockClient {
         };
         self.header.clear();
         let position = self.open.iter().position(|id| *id == answer.id).ok_or(BlockError::Unasked(answer.id))?;
-        self.open.swap_remove(position);
+        if !matches!(answer.status, Status::Part { .. }) {
+            self.open.swap_remove(position);
+        }
         self.payload_left = answer.payload_bytes();
         if self.payload_left > ANSWER_PAYLOAD_BYTES_MAX {
             return Err(BlockError::Oversized { len: self.payload_left, max: ANSWER_PAYLOAD_BYTES_MAX });
@@ -312,21 +316,21 @@ impl Answers {
     /// # Errors
     /// [`BlockError`] if the payload is too large, or the stream ends or stalls.
     pub async fn payload(&mut self, id: u32, payload: &[u8]) -> Result<(), BlockError> {
-        self.begin_payload(id, payload.len()).await?;
+        self.begin_payload(id, payload.len(), false).await?;
         self.payload_chunk(payload).await?;
         self.end_payload().await
     }
 
-    /// Announces a payload of `len` bytes for request `id`; exactly that many go through [`Answers::payload_chunk`]
-    /// next, then [`Answers::end_payload`].
+    /// Announces a payload of `len` bytes for request `id`, or a part of it, after which `more` comes; exactly that many go
+    /// through [`Answers::payload_chunk`] next, then [`Answers::end_payload`].
     ///
     /// # Errors
     /// As [`Answers::payload`].
-    pub async fn begin_payload(&mut self, id: u32, len: usize) -> Result<(), BlockError> {
+    pub async fn begin_payload(&mut self, id: u32, len: usize, more: bool) -> Result<(), BlockError> {
         let oversized = BlockError::Oversized { len, max: ANSWER_PAYLOAD_BYTES_MAX };
         let bytes = u32::try_from(len).ok().filter(|_| len <= ANSWER_PAYLOAD_BYTES_MAX).ok_or(oversized)?;
-        self.write_header().await?;
-        self.header = encoded(Answer { id, status: Status::Ok { bytes } })?;
+        let status = if more { Status::Part { bytes } } else { Status::Ok { bytes } };
+        self.header = encoded(Answer { id, status })?;
         Ok(())
     }
 
@@ -360,7 +364,7 @@ impl Answers {
     /// # Errors
     /// As [`Answers::payload`].
     pub async fn refuse(&mut self, id: u32, refusal: Refusal) -> Result<(), BlockError> {
-        self.header.extend(encoded(Answer { id, status: Status::Refused(refusal) })?);
+        self.header = encoded(Answer { id, status: Status::Refused(refusal) })?;
         self.end_payload().await
     }
 
@@ -369,7 +373,7 @@ impl Answers {
     /// # Errors
     /// As [`Answers::payload`].
     pub async fn not_found(&mut self, id: u32) -> Result<(), BlockError> {
-        self.header.extend(encoded(Answer { id, status: Status::NotFound })?);
+        self.header = encoded(Answer { id, status: Status::NotFound })?;
         self.end_payload().await
     }
 

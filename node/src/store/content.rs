@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shoal_proto::content::{BlockSet, Layout, Recipe, Repeat, Segment};
 use shoal_proto::id::{BlockIndex, ContentId, SegmentHash};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::error::READ_BYTES_MAX;
 use super::files::Kind;
@@ -33,6 +35,8 @@ pub(super) struct Shared {
     /// For messages; the file is also known under its sealed name.
     path: PathBuf,
     presence: Mutex<Presence>,
+    /// Told after segments were written.
+    wrote: Notify,
     /// Held while the file gets or loses its final name.
     naming: Mutex<()>,
 }
@@ -74,7 +78,18 @@ impl Content {
         let mut repeats: Box<[Repeat]> = layout.repeats().into();
         repeats.sort_unstable_by_key(|repeat| (repeat.segment, repeat.offset));
         let presence = Mutex::new(Presence::new(&layout, believed));
-        Self { shared: Arc::new(Shared { kind, layout, repeats, file, path, presence, naming: Mutex::new(()) }) }
+        Self {
+            shared: Arc::new(Shared {
+                kind,
+                layout,
+                repeats,
+                file,
+                path,
+                presence,
+                wrote: Notify::new(),
+                naming: Mutex::new(()),
+            }),
+        }
     }
 
     /// What it is.
@@ -121,6 +136,24 @@ impl Content {
         blocks.filter(|(_, missing)| *missing > 0).collect()
     }
 
+    /// Bytes that are missing of a block.
+    pub fn missing_of(&self, block: BlockIndex) -> u32 {
+        self.presence().block_bytes.get(block.index()).copied().unwrap_or(0)
+    }
+
+    /// How many of the first of these segments are present. One that the layout does not have counts, so that whoever reads
+    /// it is told.
+    pub fn present_first(&self, runs: &[Range<usize>]) -> usize {
+        let presence = self.presence();
+        let count = self.layout().segments().len();
+        runs.iter().flat_map(Range::clone).take_while(|segment| *segment >= count || presence.has(*segment)).count()
+    }
+
+    /// Ends when segments are written after it was made.
+    pub fn wrote(&self) -> Notified<'_> {
+        self.shared.wrote.notified()
+    }
+
     /// The missing segments of a block, as maximal runs of indices into the layout's segments, ascending.
     pub fn missing_segments(&self, block: BlockIndex) -> Vec<Range<usize>> {
         let presence = self.presence();
@@ -146,7 +179,9 @@ impl Content {
             return Ok(Written::default());
         }
         self.write_at(bytes, place.offset)?;
-        Ok(self.repeat_and_mark(segment, bytes)?)
+        let written = self.repeat_and_mark(segment, bytes)?;
+        self.shared.wrote.notify_waiters();
+        Ok(written)
     }
 
     /// Verifies segments whose bytes follow each other in `bytes`, then writes them as [`Content::write_segment`] does, those
@@ -177,6 +212,7 @@ impl Content {
                 landed.extend(self.layout().block_of_segment(segment));
             }
         }
+        self.shared.wrote.notify_waiters();
         Ok(landed)
     }
 

@@ -1,11 +1,15 @@
 //! Puts segments together from bytes that arrive in pieces, and gathers whole ones for one write.
 //!
-//! A batch is handed over when it is full, or when a block is whole with it: others wait for blocks.
+//! A batch is handed over when it is full, or when a block is whole with it: others wait for blocks. Parts of a large block
+//! are handed over as they come, since they are passed on; and what is read slowly does not wait, for it is lost with the
+//! process.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use shoal_proto::content::Segment;
 use shoal_proto::id::BlockIndex;
+use shoal_proto::limits::{PART_TIME, PASSED_ON_BYTES_MIN, UNWRITTEN_TIME_MAX};
 
 use super::buffers::{BUFFER_BYTES, Buffer, Buffers};
 use crate::store::Content;
@@ -29,6 +33,8 @@ pub(super) struct Batch {
     pub(super) segments: Vec<usize>,
     /// Their bytes, one after the other.
     pub(super) bytes: Buffer,
+    /// When the first of them came.
+    pub(super) since: Instant,
 }
 
 /// A segment of which something has arrived.
@@ -112,10 +118,13 @@ impl Assembler {
         let batch = self.batch.get_or_insert_with(|| Batch::new(self.buffers.take()));
         batch.segments.push(index);
         batch.bytes.extend_from_slice(bytes);
-        let block = self.content.layout().block_of_segment(index);
-        let Some(awaited) = block.and_then(|block| self.awaited.get_mut(&block)) else { return };
+        let age = batch.since.elapsed();
+        let layout = self.content.layout();
+        let Some(block) = layout.block_of_segment(index) else { return };
+        let Some(awaited) = self.awaited.get_mut(&block) else { return };
         *awaited = awaited.saturating_sub(1);
-        if *awaited == 0 {
+        let passed_on = layout.block_bytes(block) >= PASSED_ON_BYTES_MIN;
+        if *awaited == 0 || age >= if passed_on { PART_TIME } else { UNWRITTEN_TIME_MAX } {
             ready.extend(self.batch.take());
         }
     }
@@ -124,7 +133,7 @@ impl Assembler {
 impl Batch {
     fn new(mut bytes: Buffer) -> Self {
         bytes.clear();
-        Self { segments: Vec::new(), bytes }
+        Self { segments: Vec::new(), bytes, since: Instant::now() }
     }
 }
 

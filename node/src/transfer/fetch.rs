@@ -3,22 +3,22 @@
 //! A [`Fetcher`] is a task: it connects with its first job and ends after a time without any, on the first error, or when
 //! its handle is dropped. Every job is answered by exactly one [`Input`]; those that a failure leaves open, by the failure.
 //! While one batch of segments is hashed and written, the next is read: a pair of nodes is then as fast as the slower of
-//! the two, not as their sum.
+//! the two, not as their sum. Each batch that is written is told ([`Input::Arrives`]), since it may be passed on.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use shoal_proto::bulk::{BlockRequest, Encoding, Refusal, SegmentRun, Status};
-use shoal_proto::exchange::FetchError;
+use shoal_proto::bulk::{BlockRequest, Encoding, Refusal, Status};
+use shoal_proto::exchange::{Arrived, FetchError};
 use shoal_proto::id::{BlockIndex, ContentId, NodeId};
-use shoal_proto::limits::{BULK_IDLE_MAX, REQUESTS_PER_STREAM_MAX};
+use shoal_proto::limits::{BULK_IDLE_MAX, PART_TIME, PASSED_ON_BYTES_MIN, REQUESTS_PER_STREAM_MAX};
 use shoal_proto::node::Input;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::buffers::{BUFFER_BYTES, Buffers};
+use super::buffers::{BUFFER_BYTES, Buffer, Buffers};
 use super::pacer::{Pacer, read_payload};
 use super::{runs, segments};
 use crate::net::{BlockClient, BlockError, BulkMesh, Multiaddr};
@@ -53,15 +53,47 @@ struct Open {
     id: u32,
     content: Content,
     block: BlockIndex,
-    runs: Vec<SegmentRun>,
+    /// The segments that have still to come, in order.
+    wanted: VecDeque<usize>,
+    /// Bytes that came, of how many.
+    bytes: u64,
+    of: u64,
     since: Instant,
+}
+
+impl Open {
+    fn len_of(&self, segment: usize) -> usize {
+        self.content.layout().segments().get(segment).map_or(0, |place| place.len as usize)
+    }
+
+    /// How many of the next segments these bytes are; `None` if they end within one.
+    fn segments_of(&self, bytes: u64) -> Option<usize> {
+        let (mut count, mut sum) = (0, 0);
+        while sum < bytes {
+            sum += self.len_of(*self.wanted.get(count)?) as u64;
+            count += 1;
+        }
+        (sum == bytes).then_some(count)
+    }
+
+    fn arrives(&self, node: NodeId) -> Input {
+        let arrived = Arrived { from: Some(node), bytes: self.bytes, of: self.of, took: self.since.elapsed() };
+        Input::Arrives { content: self.content.id(), block: self.block, arrived }
+    }
 }
 
 /// A batch that is being hashed and written.
 struct Writing {
     task: JoinHandle<Result<(), WriteError>>,
-    /// The block that is complete with it, and its bytes.
-    last_of: Option<(Open, u64)>,
+    then: Then,
+}
+
+/// What is to be said once a batch is written.
+enum Then {
+    /// That a part of what this request is for is there.
+    Arrives(u32, Input),
+    /// That all is there that was asked for.
+    Fetched(Open),
 }
 
 /// Why the task ended.
@@ -213,14 +245,19 @@ impl<E: From<Input>> Task<E> {
             let id = self.next_id;
             let request = BlockRequest { id, content: content.id(), runs, encoding: Encoding::Raw };
             client.request(&request)?;
-            self.open.push_back(Open { id, content, block, runs: request.runs, since: Instant::now() });
+            let count = content.layout().segments().len();
+            let wanted = segments(&request.runs).filter(|index| *index < count).collect();
+            let mut open = Open { id, content, block, wanted, bytes: 0, of: 0, since: Instant::now() };
+            open.of = open.wanted.iter().map(|segment| open.len_of(*segment) as u64).sum();
+            self.open.push_back(open);
         }
         Ok(())
     }
 
-    async fn answered(&mut self, client: &mut BlockClient, open: Open, status: Status) -> Result<(), Ended> {
-        let bytes = match status {
-            Status::Ok { bytes } => u64::from(bytes),
+    async fn answered(&mut self, client: &mut BlockClient, mut open: Open, status: Status) -> Result<(), Ended> {
+        let (bytes, more) = match status {
+            Status::Ok { bytes } => (u64::from(bytes), false),
+            Status::Part { bytes } => (u64::from(bytes), true),
             Status::NotFound | Status::Refused(Refusal::SegmentsMissing | Refusal::ReadFailed) => {
                 self.failed(&open, FetchError::Gone).await;
                 return Ok(());
@@ -230,41 +267,69 @@ impl<E: From<Input>> Task<E> {
                 return Ok(());
             }
         };
-        let places = open.content.layout().segments();
-        let wanted: Vec<usize> = segments(&open.runs).filter(|index| *index < places.len()).collect();
-        let expected: u64 = wanted.iter().map(|index| u64::from(places[*index].len)).sum();
-        if expected != bytes {
+        let count = open.segments_of(bytes).filter(|count| more || *count == open.wanted.len());
+        let Some(mut count) = count else {
             self.failed(&open, FetchError::Corrupt).await;
             return Err(Ended::Failed(FetchError::Timeout));
-        }
-        let mut rest = &wanted[..];
-        while !rest.is_empty() {
-            let (count, len) = batch(rest, |index| places[index].len as usize);
-            let (segments, after) = rest.split_at(count);
-            rest = after;
-            let mut buffer = self.buffers.take();
-            buffer.resize(len, 0);
-            if let Err(error) = read_payload(client, &mut buffer, std::slice::from_ref(&self.pacer)).await {
-                self.failed(&open, FetchError::Timeout).await;
-                return Err(self.broken(&error));
-            }
+        };
+        while count > 0 {
+            let (segments, buffer) = match self.read_batch(client, &mut open, count).await {
+                Ok(batch) => batch,
+                Err(error) => {
+                    self.failed(&open, FetchError::Timeout).await;
+                    return Err(self.broken(&error));
+                }
+            };
+            count -= segments.len();
             if let Err(why) = self.settle().await {
                 self.failed(&open, why).await;
                 return Err(Ended::Failed(FetchError::Timeout));
             }
-            let (content, segments) = (open.content.clone(), segments.to_vec());
+            let content = open.content.clone();
+            let then = Then::Arrives(open.id, open.arrives(self.node));
             let task = tokio::task::spawn_blocking(move || content.write_segments(&segments, &buffer).map(drop));
-            self.writing = Some(Writing { task, last_of: None });
+            self.writing = Some(Writing { task, then });
+        }
+        if more {
+            self.open.push_back(open);
+            return Ok(());
         }
         match &mut self.writing {
-            Some(writing) => writing.last_of = Some((open, bytes)),
-            None => self.fetched(open.content.id(), open.block, bytes, open.since.elapsed()).await,
+            Some(writing) => writing.then = Then::Fetched(open),
+            None => self.fetched(open.content.id(), open.block, open.bytes, open.since.elapsed()).await,
         }
         Ok(())
     }
 
-    /// Waits until nothing is being written. An error is the failure of the block that is being read: that of one
-    /// that was complete is reported here.
+    /// Reads the next segments of an answer of which `count` are to be read: as many as a buffer holds, but no more than
+    /// come within [`PART_TIME`] if the block is large.
+    async fn read_batch(
+        &self,
+        client: &mut BlockClient,
+        open: &mut Open,
+        count: usize,
+    ) -> Result<(Vec<usize>, Buffer), BlockError> {
+        let mut buffer = self.buffers.take();
+        buffer.clear();
+        let (begun, in_parts) = (Instant::now(), open.of >= PASSED_ON_BYTES_MIN);
+        let mut batch = Vec::new();
+        while let Some(segment) = open.wanted.front().copied().filter(|_| batch.len() < count) {
+            let (before, len) = (buffer.len(), open.len_of(segment));
+            let full = before + len > BUFFER_BYTES || in_parts && begun.elapsed() >= PART_TIME;
+            if full && !batch.is_empty() {
+                break;
+            }
+            buffer.resize(before + len, 0);
+            read_payload(client, &mut buffer[before..], std::slice::from_ref(&self.pacer)).await?;
+            open.wanted.pop_front();
+            open.bytes += len as u64;
+            batch.push(segment);
+        }
+        Ok((batch, buffer))
+    }
+
+    /// Waits until nothing is being written. An error is the failure of the block that is being read: that of another
+    /// is reported here.
     async fn settle(&mut self) -> Result<(), FetchError> {
         if self.writing.is_none() {
             return Ok(());
@@ -274,31 +339,41 @@ impl<E: From<Input>> Task<E> {
     }
 
     async fn wrote(&mut self, wrote: Option<Result<(), WriteError>>) -> Result<(), FetchError> {
-        let last_of = self.writing.take().and_then(|writing| writing.last_of);
-        match wrote {
-            // The store panicked, or the process ends.
-            None => self.not_written(last_of, FetchError::Timeout).await,
+        let Some(Writing { then, .. }) = self.writing.take() else { return Ok(()) };
+        let why = match wrote {
             Some(Ok(())) => {
-                if let Some((open, bytes)) = last_of {
-                    self.fetched(open.content.id(), open.block, bytes, open.since.elapsed()).await;
+                match then {
+                    // The driver is gone only when the process ends.
+                    Then::Arrives(_, input) => drop(self.events.send(input.into()).await),
+                    Then::Fetched(open) => {
+                        self.fetched(open.content.id(), open.block, open.bytes, open.since.elapsed()).await;
+                    }
                 }
-                Ok(())
+                return Ok(());
             }
+            // The store panicked, or the process ends.
+            None => FetchError::Timeout,
             Some(Err(error)) => {
-                let lied = matches!(error, WriteError::Mismatch { .. });
                 debug!(node = %self.node.short(), %error, "a fetched segment was not written");
-                self.not_written(last_of, if lied { FetchError::Corrupt } else { FetchError::Timeout }).await
+                let lied = matches!(error, WriteError::Mismatch { .. });
+                if lied { FetchError::Corrupt } else { FetchError::Timeout }
             }
-        }
-    }
-
-    async fn not_written(&mut self, last_of: Option<(Open, u64)>, why: FetchError) -> Result<(), FetchError> {
-        match last_of {
-            Some((open, _)) => {
+        };
+        match then {
+            Then::Fetched(open) => {
                 self.failed(&open, why).await;
                 Err(FetchError::Timeout)
             }
-            None => Err(why),
+            Then::Arrives(id, _) => match self.open.iter().position(|open| open.id == id) {
+                Some(at) => {
+                    if let Some(open) = self.open.remove(at) {
+                        self.failed(&open, why).await;
+                    }
+                    Err(FetchError::Timeout)
+                }
+                // It is what is being read.
+                None => Err(why),
+            },
         }
     }
 
@@ -337,17 +412,4 @@ async fn written(writing: &mut Option<Writing>) -> Option<Result<(), WriteError>
         Some(writing) => (&mut writing.task).await.ok(),
         None => std::future::pending().await,
     }
-}
-
-/// How many of `segments` are read and written together, and their bytes: one at least.
-fn batch(segments: &[usize], len_of: impl Fn(usize) -> usize) -> (usize, usize) {
-    let (mut count, mut len) = (0, 0);
-    for segment in segments {
-        let longer = len + len_of(*segment);
-        if count > 0 && longer > BUFFER_BYTES {
-            break;
-        }
-        (count, len) = (count + 1, longer);
-    }
-    (count, len)
 }

@@ -3,11 +3,13 @@
 //! Only what is lacking of the blocks is read. Every byte that crosses the WAN is counted, wanted or not, and said when the
 //! read ends, however it ends.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use shoal_proto::bulk::{BlockRequest, Encoding, Refusal, SegmentRun, Status};
+use shoal_proto::exchange::Arrived;
 use shoal_proto::id::{BlockIndex, NodeId, RecipeId};
 use shoal_proto::limits::CONNECT_TIMEOUT;
 use shoal_proto::node::Input;
@@ -328,6 +330,8 @@ impl Readers {
             let Some(Asked { runs, bytes: paid, unpaid, .. }) = open.remove(at) else { continue };
             let bytes = match answer.status {
                 Status::Ok { bytes } => bytes as usize,
+                // It serves sealed packages: what is not there never comes.
+                Status::Part { .. } => return Err(ReadLeaseError::Declined("it has only a part".to_owned())),
                 Status::NotFound => return Err(ReadLeaseError::Declined("it does not have it".to_owned())),
                 Status::Refused(Refusal::Busy) => return Err(ReadLeaseError::Bulk(BlockError::Stalled)),
                 Status::Refused(why) => return Err(ReadLeaseError::Declined(format!("{why:?}"))),
@@ -376,9 +380,20 @@ impl<E> Clone for Sink<E> {
 impl<E: From<Input>> Sink<E> {
     /// Verifies and writes what was gathered, until nothing more comes. Blocks, as disks do.
     fn write(&self, mut batches: mpsc::Receiver<Batch>) -> Result<(), ReadLeaseError> {
-        while let Some(Batch { segments, bytes }) = batches.blocking_recv() {
+        // Since when parts of a block come, and how many bytes were lacking.
+        let mut begun = BTreeMap::new();
+        while let Some(Batch { segments, bytes, since }) = batches.blocking_recv() {
+            let last = segments.last().and_then(|segment| self.content.layout().block_of_segment(*segment));
+            let before = last.map(|block| (block, u64::from(self.content.missing_of(block))));
             match self.content.write_segments(&segments, &bytes) {
-                Ok(landed) => self.landed(landed),
+                Ok(landed) => {
+                    begun.retain(|block, _| !landed.contains(block));
+                    self.landed(landed);
+                    if let Some((block, lacking)) = before {
+                        let (since, of) = *begun.entry(block).or_insert((since, lacking));
+                        self.arrives(block, of, since);
+                    }
+                }
                 Err(error) => {
                     self.write_sound(&segments, &bytes);
                     return Err(error.into());
@@ -397,6 +412,16 @@ impl<E: From<Input>> Sink<E> {
                 self.landed(self.content.layout().block_of_segment(*segment).into_iter().collect());
             }
             bytes = rest;
+        }
+    }
+
+    /// Says how much of a block is there, of `of` bytes that were lacking of it.
+    fn arrives(&self, block: BlockIndex, of: u64, since: Instant) {
+        let lacking = u64::from(self.content.missing_of(block));
+        if lacking > 0 {
+            let arrived = Arrived { from: None, bytes: of.saturating_sub(lacking), of, took: since.elapsed() };
+            let arrives = Input::Arrives { content: self.content.id(), block, arrived };
+            let _ = self.events.blocking_send(arrives.into());
         }
     }
 

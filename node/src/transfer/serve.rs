@@ -1,7 +1,8 @@
 //! Serves what others ask for over the bulk connections that they opened.
 //!
 //! One task for each connection reads requests, has each decided by whoever receives the [`UploadEvent`]s, and sends the
-//! answers in the order of the decisions, one at a time. What is sent was verified when it was written (VERIFIED); who may
+//! answers one at a time, in the order of the decisions. One of which segments have still to arrive here is sent in parts,
+//! as they come; others go on meanwhile. What is sent was verified when it was written (VERIFIED); who may
 //! ask was checked when the connection came in (MEMBERS-ONLY). Every [`UploadEvent::Asked`] is followed by exactly one
 //! [`UploadEvent::Done`].
 
@@ -12,11 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use shoal_proto::bulk::{BlockRequest, Encoding, Refusal, SegmentRun};
+use shoal_proto::bulk::{BlockRequest, Encoding, Refusal};
 use shoal_proto::id::{BlockIndex, ContentId, NodeId};
-use shoal_proto::limits::REQUESTS_PER_STREAM_MAX;
+use shoal_proto::limits::{BULK_STALL_MAX, REQUESTS_PER_STREAM_MAX};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::buffers::{BUFFER_BYTES, Buffer, Buffers};
@@ -39,8 +42,8 @@ pub enum UploadEvent {
         block: BlockIndex,
         /// Bytes of all the segments.
         bytes: u64,
-        /// Whether it is served; dropped, it is not.
-        verdict: oneshot::Sender<bool>,
+        /// What is to become of it; dropped, it is refused.
+        verdict: oneshot::Sender<Verdict>,
     },
     /// A request is over, served or not.
     Done {
@@ -51,6 +54,20 @@ pub enum UploadEvent {
         /// The content.
         content: ContentId,
     },
+}
+
+/// What is to become of a request.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// It is served, until `stop` says that what has not arrived yet does not come.
+    Serve {
+        /// The end of waiting.
+        stop: CancellationToken,
+    },
+    /// There is no room for it.
+    Refuse,
+    /// What it asks for is not here.
+    Decline,
 }
 
 /// Why a request is not served.
@@ -90,6 +107,14 @@ struct Pending {
     request: BlockRequest,
     payload: Payload,
     number: u64,
+}
+
+/// A request that is served.
+struct Serving {
+    pending: Pending,
+    /// What was not sent yet.
+    rest: Vec<Range<usize>>,
+    stop: CancellationToken,
 }
 
 impl Shelf {
@@ -162,33 +187,14 @@ impl Recent {
 /// Serves one connection until it ends.
 pub async fn connection(stream: BulkStream, shelf: Shelf, events: mpsc::Sender<UploadEvent>) {
     let node = stream.node();
-    let BlockServer { requests, mut answers } = BlockServer::new(stream);
-    let (asked, mut to_answer) = mpsc::channel(REQUESTS_PER_STREAM_MAX);
-    let mut open = BTreeMap::new();
-    let reading = read(requests, &shelf, asked);
-    let answering = async {
-        let mut undecided = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                next = to_answer.recv() => match next {
-                    Some(Ok(pending)) => undecided.push(ask(node, pending, &events, &mut open).await),
-                    Some(Err((id, declined))) => decline(&mut answers, id, declined).await?,
-                    None if undecided.is_empty() => return Ok(()),
-                    None => if let Some((pending, served)) = undecided.next().await {
-                        answer(&mut answers, &shelf, pending, served, node, &events, &mut open).await?;
-                    },
-                },
-                Some((pending, served)) = undecided.next() => {
-                    answer(&mut answers, &shelf, pending, served, node, &events, &mut open).await?;
-                }
-            }
-        }
-    };
-    if let Err(error) = tokio::try_join!(reading, answering) {
+    let BlockServer { requests, answers } = BlockServer::new(stream);
+    let (asked, to_answer) = mpsc::channel(REQUESTS_PER_STREAM_MAX);
+    let mut answering = Answering { node, answers, shelf: shelf.clone(), events, open: BTreeMap::new() };
+    if let Err(error) = tokio::try_join!(read(requests, &shelf, asked), answering.run(to_answer)) {
         debug!(node = %node.short(), %error, "a connection that was served broke");
     }
-    for (request, content) in open {
-        let _ = events.send(UploadEvent::Done { node, request, content }).await;
+    for (request, content) in answering.open {
+        let _ = answering.events.send(UploadEvent::Done { node, request, content }).await;
     }
 }
 
@@ -210,58 +216,154 @@ async fn read(mut requests: Requests, shelf: &Shelf, asked: mpsc::Sender<Read>) 
     Ok(())
 }
 
-/// Has a request decided; the decision comes with it.
-async fn ask(
+/// The answers of one connection.
+struct Answering {
     node: NodeId,
-    pending: Pending,
-    events: &mpsc::Sender<UploadEvent>,
-    open: &mut BTreeMap<u64, ContentId>,
-) -> impl Future<Output = (Pending, bool)> + use<> {
-    let (verdict, decided) = oneshot::channel();
-    let (block, bytes) = match &pending.payload {
-        Payload::Ready(payload) => (BlockIndex(0), payload.len() as u64),
-        Payload::Stored { bytes, block, .. } => (*block, *bytes),
-    };
-    let (request, content) = (pending.number, pending.request.content);
-    open.insert(request, content);
-    // Nobody decides: the verdict is dropped, and the request refused.
-    let _ = events.send(UploadEvent::Asked { node, request, content, block, bytes, verdict }).await;
-    async move { (pending, decided.await.unwrap_or(false)) }
+    answers: Answers,
+    shelf: Shelf,
+    events: mpsc::Sender<UploadEvent>,
+    /// Requests of which the end was not said.
+    open: BTreeMap<u64, ContentId>,
 }
 
-async fn answer(
-    answers: &mut Answers,
-    shelf: &Shelf,
-    pending: Pending,
-    served: bool,
-    node: NodeId,
-    events: &mpsc::Sender<UploadEvent>,
-    open: &mut BTreeMap<u64, ContentId>,
-) -> Result<(), BlockError> {
-    let (request, content) = (pending.number, pending.request.content);
-    let answered = match served {
-        true => send(answers, shelf, &pending).await,
-        false => answers.refuse(pending.request.id, Refusal::Busy).await,
-    };
-    open.remove(&request);
-    let _ = events.send(UploadEvent::Done { node, request, content }).await;
-    answered
-}
+impl Answering {
+    async fn run(&mut self, mut to_answer: mpsc::Receiver<Read>) -> Result<(), BlockError> {
+        let (mut undecided, mut arriving) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let mut reads = true;
+        loop {
+            tokio::select! {
+                next = to_answer.recv(), if reads => match next {
+                    Some(Ok(pending)) => undecided.push(self.ask(pending).await),
+                    Some(Err((id, Declined::NotFound))) => self.answers.not_found(id).await?,
+                    Some(Err((id, Declined::Refused(refusal)))) => self.answers.refuse(id, refusal).await?,
+                    None => reads = false,
+                },
+                Some((pending, verdict)) = undecided.next() => match verdict {
+                    Verdict::Serve { stop } => arriving.push(next_part(Serving::new(pending, stop))),
+                    Verdict::Refuse => self.refuse(&pending, Refusal::Busy).await?,
+                    Verdict::Decline => self.refuse(&pending, Refusal::SegmentsMissing).await?,
+                },
+                Some((serving, part)) = arriving.next() => {
+                    if let Some(serving) = self.send(serving, part).await? {
+                        arriving.push(next_part(serving));
+                    }
+                }
+                else => return Ok(()),
+            }
+        }
+    }
 
-async fn decline(answers: &mut Answers, id: u32, declined: Declined) -> Result<(), BlockError> {
-    match declined {
-        Declined::NotFound => answers.not_found(id).await,
-        Declined::Refused(refusal) => answers.refuse(id, refusal).await,
+    /// Has a request decided; the decision comes with it.
+    async fn ask(&mut self, pending: Pending) -> impl Future<Output = (Pending, Verdict)> + use<> {
+        let (verdict, decided) = oneshot::channel();
+        let (block, bytes) = match &pending.payload {
+            Payload::Ready(payload) => (BlockIndex(0), payload.len() as u64),
+            Payload::Stored { bytes, block, .. } => (*block, *bytes),
+        };
+        let (node, request, content) = (self.node, pending.number, pending.request.content);
+        self.open.insert(request, content);
+        // Nobody decides: the verdict is dropped, and the request refused.
+        let _ = self.events.send(UploadEvent::Asked { node, request, content, block, bytes, verdict }).await;
+        async move { (pending, decided.await.unwrap_or(Verdict::Refuse)) }
+    }
+
+    async fn refuse(&mut self, pending: &Pending, refusal: Refusal) -> Result<(), BlockError> {
+        self.answers.refuse(pending.request.id, refusal).await?;
+        self.done(pending).await;
+        Ok(())
+    }
+
+    async fn done(&mut self, pending: &Pending) {
+        let (node, request, content) = (self.node, pending.number, pending.request.content);
+        self.open.remove(&request);
+        let _ = self.events.send(UploadEvent::Done { node, request, content }).await;
+    }
+
+    /// Sends what is there of a request; gives it back if more comes.
+    async fn send(&mut self, mut serving: Serving, part: Part) -> Result<Option<Serving>, BlockError> {
+        let id = serving.pending.request.id;
+        let sent = match (part, &serving.pending.payload) {
+            (Part::Segments(count), Payload::Stored { content, .. }) => {
+                let part = take_first(&mut serving.rest, count);
+                send_part(&mut self.answers, &self.shelf, id, (content, &part), !serving.rest.is_empty()).await?
+            }
+            (_, Payload::Ready(payload)) => self.answers.payload(id, payload).await.map(|()| true)?,
+            (Part::Never, _) => self.answers.refuse(id, Refusal::SegmentsMissing).await.map(|()| false)?,
+        };
+        if sent && !serving.rest.is_empty() {
+            return Ok(Some(serving));
+        }
+        self.done(&serving.pending).await;
+        Ok(None)
     }
 }
 
-async fn send(answers: &mut Answers, shelf: &Shelf, pending: &Pending) -> Result<(), BlockError> {
-    let id = pending.request.id;
-    let (content, bytes) = match &pending.payload {
-        Payload::Ready(payload) => return answers.payload(id, payload).await,
-        Payload::Stored { content, bytes, .. } => (content, usize::try_from(*bytes).unwrap_or(usize::MAX)),
+impl Serving {
+    fn new(pending: Pending, stop: CancellationToken) -> Self {
+        let runs = pending.request.runs.iter();
+        let rest = match &pending.payload {
+            Payload::Ready(_) => Vec::new(),
+            Payload::Stored { .. } => runs.map(|run| run.first as usize..(run.first + run.count) as usize).collect(),
+        };
+        Self { pending, rest, stop }
+    }
+}
+
+/// What can be sent next of a request.
+enum Part {
+    /// So many segments, or what is not made of segments.
+    Segments(usize),
+    /// Nothing more.
+    Never,
+}
+
+/// Waits for the next segments of a request.
+async fn next_part(serving: Serving) -> (Serving, Part) {
+    let Payload::Stored { content, .. } = &serving.pending.payload else { return (serving, Part::Segments(0)) };
+    let deadline = Instant::now() + BULK_STALL_MAX / 2;
+    let part = loop {
+        let mut wrote = std::pin::pin!(content.wrote());
+        wrote.as_mut().enable();
+        let there = content.present_first(&serving.rest);
+        if there > 0 {
+            break Part::Segments(there);
+        }
+        tokio::select! {
+            () = wrote => {}
+            () = serving.stop.cancelled() => break Part::Never,
+            () = sleep_until(deadline) => break Part::Never,
+        }
     };
-    let mut pieces = pieces(content, &pending.request.runs).into_iter();
+    (serving, part)
+}
+
+/// Takes the first `count` of the numbers that are in `ranges` out of them.
+fn take_first(ranges: &mut Vec<Range<usize>>, mut count: usize) -> Vec<Range<usize>> {
+    let mut taken = Vec::new();
+    while let Some(first) = ranges.first_mut().filter(|_| count > 0) {
+        let end = first.end.min(first.start + count);
+        taken.push(first.start..end);
+        count -= end - first.start;
+        first.start = end;
+        if first.start == first.end {
+            ranges.remove(0);
+        }
+    }
+    taken
+}
+
+/// Sends segments that are there, of which `more` come in further answers; whether they were sent and not refused.
+async fn send_part(
+    answers: &mut Answers,
+    shelf: &Shelf,
+    id: u32,
+    (content, segments): (&Content, &[Range<usize>]),
+    more: bool,
+) -> Result<bool, BlockError> {
+    let places = content.layout().segments();
+    let bytes =
+        segments.iter().flat_map(Range::clone).map(|index| places.get(index).map_or(0, |it| it.len as usize)).sum();
+    let mut pieces = pieces(content, segments).into_iter();
     let mut reading = pieces.next().map(|piece| read_piece(content, piece, shelf.buffers.take()));
     let mut announced = false;
     while let Some(read) = reading {
@@ -270,16 +372,17 @@ async fn send(answers: &mut Answers, shelf: &Shelf, pending: &Pending) -> Result
         reading = pieces.next().map(|piece| read_piece(content, piece, shelf.buffers.take()));
         match result {
             Ok(()) => {}
-            Err(ReadError::Absent { .. }) if !announced => return answers.refuse(id, Refusal::SegmentsMissing).await,
             Err(error) if !announced => {
                 debug!(%error, "cannot serve");
-                return answers.refuse(id, Refusal::ReadFailed).await;
+                let absent = matches!(error, ReadError::Absent { .. });
+                let refusal = if absent { Refusal::SegmentsMissing } else { Refusal::ReadFailed };
+                return answers.refuse(id, refusal).await.map(|()| false);
             }
             // The size is announced: only the end of the connection says that the rest does not come.
             Err(error) => return Err(BlockError::Io(std::io::Error::other(error))),
         }
         if !announced {
-            answers.begin_payload(id, bytes).await?;
+            answers.begin_payload(id, bytes, more).await?;
             announced = true;
         }
         let mut rest = &buffer[..];
@@ -290,7 +393,7 @@ async fn send(answers: &mut Answers, shelf: &Shelf, pending: &Pending) -> Result
             rest = after;
         }
     }
-    answers.end_payload().await
+    answers.end_payload().await.map(|()| true)
 }
 
 type PieceRead = JoinHandle<(Buffer, Result<(), ReadError>)>;
@@ -304,17 +407,16 @@ fn read_piece(content: &Content, segments: Range<usize>, mut buffer: Buffer) -> 
     })
 }
 
-/// The segments of `runs` as pieces that are read together: each at most [`BUFFER_BYTES`], or one segment.
-fn pieces(content: &Content, runs: &[SegmentRun]) -> Vec<Range<usize>> {
+/// Runs of segments as pieces that are read together: each at most [`BUFFER_BYTES`], or one segment.
+fn pieces(content: &Content, runs: &[Range<usize>]) -> Vec<Range<usize>> {
     let places = content.layout().segments();
     let len_of = |index: usize| places.get(index).map_or(0, |place| place.len as usize);
     let mut pieces = Vec::new();
     for run in runs {
-        let mut next = run.first as usize;
-        let end = next + run.count as usize;
-        while next < end {
+        let mut next = run.start;
+        while next < run.end {
             let (mut after, mut bytes) = (next + 1, len_of(next));
-            while after < end && bytes + len_of(after) <= BUFFER_BYTES {
+            while after < run.end && bytes + len_of(after) <= BUFFER_BYTES {
                 bytes += len_of(after);
                 after += 1;
             }
@@ -323,4 +425,19 @@ fn pieces(content: &Content, runs: &[SegmentRun]) -> Vec<Range<usize>> {
         }
     }
     pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_are_taken_in_order_and_each_once() {
+        let mut ranges = vec![2..5, 7..8, 9..12];
+        assert_eq!(take_first(&mut ranges, 2), [2..4]);
+        assert_eq!(take_first(&mut ranges, 3), [4..5, 7..8, 9..10]);
+        assert!(take_first(&mut ranges, 0).is_empty());
+        assert_eq!(take_first(&mut ranges, 9), [10..12]);
+        assert!(ranges.is_empty());
+    }
 }

@@ -1,4 +1,4 @@
-//! When neighbours are told what landed: every 100 ms or 8 blocks, and at once what nobody else can have.
+//! When neighbours are told what they may ask for: every 100 ms or 8 blocks, and at once what nobody else can have.
 
 use crate::id::BlockIndex;
 use crate::limits::{ANNOUNCE_EVERY, ANNOUNCED_BLOCKS};
@@ -17,6 +17,14 @@ impl Announcements {
         let wait = now + ANNOUNCE_EVERY;
         let due = if at_once || self.blocks.len() >= ANNOUNCED_BLOCKS { now } else { wait };
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
+    }
+
+    /// A block is not to be announced any more.
+    pub(super) fn forget(&mut self, block: BlockIndex) {
+        self.blocks.retain(|waits| *waits != block);
+        if self.blocks.is_empty() {
+            self.due = None;
+        }
     }
 
     /// When the blocks are to be announced.

@@ -108,7 +108,7 @@ impl Exchange {
     }
 
     /// Takes a request out of the tables; whether there was one. The block's state is the caller's.
-    fn forget_request(&mut self, node: NodeId, block: BlockIndex) -> bool {
+    pub(super) fn forget_request(&mut self, node: NodeId, block: BlockIndex) -> bool {
         let Some(asked) = self.neighbours.get_mut(&node).and_then(|it| it.requests.remove(&block)) else {
             return false;
         };
@@ -134,6 +134,8 @@ impl Exchange {
         match also {
             None => self.set_missing(block),
             Some(other) => {
+                // Parts came from the one or the other, and it may be the other that waits for this node.
+                self.withdraw(block);
                 let from = if from == node { other } else { from };
                 self.blocks[block.index()] = State::Requested { from, also: None };
             }
@@ -174,6 +176,7 @@ impl Exchange {
                 self.blocks[block.index()] = State::Requested { from, also: Some(other) };
             } else {
                 self.cancel(node, block);
+                self.withdraw(block);
                 self.rest(node, now);
                 self.neighbours.get_mut(&node).into_iter().for_each(|slow| slow.lags(patience));
                 self.blocks[block.index()] = State::Requested { from: other, also: None };

@@ -93,6 +93,11 @@ impl Times {
         self.median = sorted.get(sorted.len() / 2).copied();
     }
 
+    /// The median, if one is known.
+    pub(super) fn usual(&self) -> Option<Duration> {
+        self.median
+    }
+
     /// How long a neighbour without a free slot is left alone: about until one of its uploads ends.
     pub(super) fn busy_rest(&self) -> Duration {
         let span = self.median.unwrap_or_default() / TRANSFERS_MIN as u32;

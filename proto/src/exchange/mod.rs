@@ -10,10 +10,13 @@
 //! | requested | one neighbour was asked, at the end two | it arrived, failed, was cancelled, or landed |
 //! | have | it is stored and verified, and served to neighbours | never |
 //!
+//! Of a block that is leased or requested, the parts that are there may be served already ([`arriving`]).
+//!
 //! The core moves no bytes and verifies none: the shell says [`Input::Fetched`] or [`Input::Landed`] after the hash of
 //! each segment matched (VERIFIED). Which neighbours a node has is the coordinator's choice.
 
 mod announce;
+mod arriving;
 mod ask;
 mod inflight;
 mod peers;
@@ -39,6 +42,19 @@ pub enum Source {
     Wan,
     /// Filled from another package of this node.
     Local,
+}
+
+/// How much of a block has arrived and is verified and stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arrived {
+    /// The neighbour that sends it; none if it is read over the WAN.
+    pub from: Option<NodeId>,
+    /// Bytes that came, of those that were lacking when the block was asked for.
+    pub bytes: u64,
+    /// How many were lacking then.
+    pub of: u64,
+    /// Since it was asked for.
+    pub took: Duration,
 }
 
 /// Why a neighbour did not deliver.
@@ -100,6 +116,13 @@ pub enum Input {
         /// From the request to the last byte.
         took: Duration,
     },
+    /// A part of a block is there, of which more comes.
+    Arrives {
+        /// Which block.
+        block: BlockIndex,
+        /// How much of it.
+        arrived: Arrived,
+    },
     /// A neighbour did not deliver a block.
     FetchFailed {
         /// Which node.
@@ -119,7 +142,7 @@ pub enum Input {
         /// The blocks.
         blocks: Vec<BlockIndex>,
     },
-    /// A neighbour asks for a block. It is answered by [`Output::Serve`] or [`Output::Refuse`] at once.
+    /// A neighbour asks for a block. It is answered by [`Output::Serve`], [`Output::Refuse`] or [`Output::Decline`] at once.
     UploadAsked {
         /// Which node.
         node: NodeId,
@@ -163,27 +186,42 @@ pub enum Output {
         /// Which block.
         block: BlockIndex,
     },
-    /// Tell a neighbour that these blocks landed.
+    /// Tell a neighbour that it may ask for these blocks.
     Announce {
         /// Which node.
         to: NodeId,
         /// The blocks.
         blocks: Vec<BlockIndex>,
     },
-    /// Tell a neighbour everything that this node has ([`Exchange::have`]).
+    /// Tell a neighbour everything that it may ask for ([`Exchange::offers`]).
     AnnounceAll {
         /// Which node.
         to: NodeId,
     },
-    /// Send a neighbour what it asked for, then say [`Input::UploadDone`].
+    /// Send a neighbour what it asked for, parts that still arrive as they come, then say [`Input::UploadDone`].
     Serve {
         /// Which node.
         node: NodeId,
         /// Which request.
         request: u64,
     },
-    /// Tell a neighbour that its request is not served.
+    /// Tell a neighbour that is served that what it was not sent yet does not come ([`FetchError::Gone`]), then say
+    /// [`Input::UploadDone`]. It may be over already.
+    BreakOff {
+        /// Which node.
+        node: NodeId,
+        /// Which request.
+        request: u64,
+    },
+    /// Tell a neighbour that there is no room for its request ([`FetchError::Refused`]).
     Refuse {
+        /// Which node.
+        node: NodeId,
+        /// Which request.
+        request: u64,
+    },
+    /// Tell a neighbour that this node does not have what it asks for ([`FetchError::Gone`]).
+    Decline {
         /// Which node.
         node: NodeId,
         /// Which request.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::inflight::Times;
-use crate::id::NodeId;
+use crate::id::{BlockIndex, NodeId};
 use crate::limits::{BEHIND_BLOCKS_MAX, OFFER_AFTER, OFFER_STANDS, UPLOADS_MAX};
 use crate::time::Time;
 
@@ -19,8 +19,8 @@ use crate::time::Time;
 #[derive(Debug)]
 pub(super) struct Uploads {
     slots: usize,
-    /// What is served, and since when.
-    served: BTreeMap<(NodeId, u64), Time>,
+    /// What is served, of which block, and since when.
+    served: BTreeMap<(NodeId, u64), (BlockIndex, Time)>,
     times: Times,
     /// Who was refused and neither served nor offered a slot since, numbered in their order.
     refused: BTreeMap<NodeId, u64>,
@@ -43,6 +43,7 @@ impl Uploads {
         &mut self,
         node: NodeId,
         request: u64,
+        block: BlockIndex,
         now: Time,
         progress: impl Fn(NodeId) -> Option<u32>,
     ) -> bool {
@@ -57,7 +58,7 @@ impl Uploads {
         };
         if free && (offered || !somebody_is_behind()) {
             self.refused.remove(&node);
-            self.served.insert((node, request), now);
+            self.served.insert((node, request), (block, now));
             return true;
         }
         if free {
@@ -97,13 +98,18 @@ impl Uploads {
 
     fn has_free_slot(&self, now: Time) -> bool {
         let patience = self.times.patience(false);
-        let used = self.served.values().filter(|since| **since + patience > now).count();
+        let used = self.served.values().filter(|(_, since)| *since + patience > now).count();
         used + self.offers.len() < self.slots
+    }
+
+    /// Who is served a block, and by which request.
+    pub(super) fn of_block(&self, block: BlockIndex) -> impl Iterator<Item = (NodeId, u64)> {
+        self.served.iter().filter(move |(_, (of, _))| *of == block).map(|(key, _)| *key)
     }
 
     /// A request is over, served or not.
     pub(super) fn done(&mut self, node: NodeId, request: u64, now: Time) {
-        if let Some(since) = self.served.remove(&(node, request)) {
+        if let Some((_, since)) = self.served.remove(&(node, request)) {
             self.times.add(now.since(since).max(Duration::from_nanos(1)));
             self.offer_from = Some(now + OFFER_AFTER);
         }
@@ -136,6 +142,7 @@ mod tests {
     const A: NodeId = NodeId([1; 32]);
     const B: NodeId = NodeId([2; 32]);
     const C: NodeId = NodeId([3; 32]);
+    const BLOCK: BlockIndex = BlockIndex(0);
     const NOW: Time = Time::from_millis(1000);
 
     fn alike(_: NodeId) -> Option<u32> {
@@ -145,8 +152,8 @@ mod tests {
     /// All slots serve A, and B and C were refused.
     fn full() -> Uploads {
         let mut uploads = Uploads::new(SLOTS);
-        assert!((0..SLOTS as u64).all(|request| uploads.ask(A, request, NOW, alike)));
-        assert!(!uploads.ask(B, 0, NOW, alike) && !uploads.ask(C, 0, NOW, alike), "no slot is free");
+        assert!((0..SLOTS as u64).all(|request| uploads.ask(A, request, BLOCK, NOW, alike)));
+        assert!(!uploads.ask(B, 0, BLOCK, NOW, alike) && !uploads.ask(C, 0, BLOCK, NOW, alike), "no slot is free");
         assert_eq!((uploads.offer(NOW, alike), uploads.next_wake()), (None, None));
         uploads
     }
@@ -155,10 +162,10 @@ mod tests {
     fn slots_are_bounded_and_given_on() {
         let mut uploads = full();
         uploads.done(A, 1, NOW);
-        assert!(uploads.ask(B, 0, NOW, alike));
+        assert!(uploads.ask(B, 0, BLOCK, NOW, alike));
         uploads.forget(A);
-        assert!(!uploads.ask(B, 0, NOW, alike), "one number, one request");
-        assert!(uploads.ask(B, 1, NOW, alike));
+        assert!(!uploads.ask(B, 0, BLOCK, NOW, alike), "one number, one request");
+        assert!(uploads.ask(B, 1, BLOCK, NOW, alike));
     }
 
     #[test]
@@ -170,11 +177,11 @@ mod tests {
         assert_eq!(uploads.next_wake(), Some(later));
         assert_eq!(uploads.offer(later, alike), Some(B));
         assert_eq!(uploads.offer(later, alike), None, "the only free slot");
-        assert!(!uploads.ask(A, 9, later, alike), "it is kept for B");
+        assert!(!uploads.ask(A, 9, BLOCK, later, alike), "it is kept for B");
         let over = later + OFFER_STANDS;
         assert_eq!(uploads.next_wake(), Some(over));
         assert_eq!(uploads.offer(over, alike), Some(C), "B did not take it");
-        assert!(uploads.ask(C, 0, over, alike));
+        assert!(uploads.ask(C, 0, BLOCK, over, alike));
         uploads.check(|_| true);
     }
 
@@ -183,11 +190,11 @@ mod tests {
         let progress = |node| Some(if node == C { 10 } else { 10 + BEHIND_BLOCKS_MAX + 1 });
         let mut uploads = full();
         uploads.done(A, 1, NOW);
-        assert!(!uploads.ask(A, 9, NOW, progress));
+        assert!(!uploads.ask(A, 9, BLOCK, NOW, progress));
         assert_eq!(uploads.offer(NOW, progress), Some(C), "at once");
-        assert!(uploads.ask(C, 0, NOW, progress));
+        assert!(uploads.ask(C, 0, BLOCK, NOW, progress));
         uploads.done(A, 2, NOW);
-        assert!(uploads.ask(A, 10, NOW, progress), "C has what it asked for");
+        assert!(uploads.ask(A, 10, BLOCK, NOW, progress), "C has what it asked for");
     }
 
     #[test]
@@ -202,10 +209,10 @@ mod tests {
     fn who_takes_far_longer_than_others_holds_no_slot() {
         let mut uploads = full();
         let patience = uploads.times.patience(false);
-        assert!(!uploads.ask(B, 0, NOW + (patience - Duration::from_millis(1)), alike));
+        assert!(!uploads.ask(B, 0, BLOCK, NOW + (patience - Duration::from_millis(1)), alike));
         let late = NOW + patience;
-        assert!(uploads.ask(B, 0, late, alike));
-        let ask = |round: &u64| uploads.ask(B, *round, late + Duration::from_secs(60 * round), alike);
+        assert!(uploads.ask(B, 0, BLOCK, late, alike));
+        let ask = |round: &u64| uploads.ask(B, *round, BLOCK, late + Duration::from_secs(60 * round), alike);
         let taken = (1..100).filter(ask).count();
         assert_eq!(uploads.served.len(), UPLOADS_MAX, "{taken} taken");
     }

@@ -66,6 +66,9 @@ impl Exchange {
             let block = BlockIndex(index as u32);
             assert_eq!(self.missing.contains(block), *state == State::Missing, "block {block} is missing");
             assert_eq!(self.have.contains(block), *state == State::Have, "block {block} is there");
+            let offered = self.offers.contains(block);
+            assert!(offered || *state != State::Have, "block {block} is there and not offered");
+            assert!(!offered || *state != State::Missing, "block {block} is offered and nobody brings it");
             let asked = self.neighbours.iter().filter(|(_, neighbour)| neighbour.requests.contains_key(&block));
             let mut asked: Vec<_> = asked.map(|(node, _)| *node).collect();
             let mut expected = match state {

@@ -23,6 +23,8 @@ pub struct Exchange {
     pub(super) missing: BlockSet,
     /// The blocks in state `Have`.
     pub(super) have: BlockSet,
+    /// These, and those of which the rest is about to arrive.
+    pub(super) offers: BlockSet,
     pub(super) neighbours: BTreeMap<NodeId, Neighbour>,
     /// How many neighbours have each block.
     pub(super) copies: Vec<u32>,
@@ -42,7 +44,7 @@ pub struct Exchange {
     pub(super) outputs: VecDeque<Output>,
     pub(super) seed: u64,
     pub(super) stats: Stats,
-    announcements: Announcements,
+    pub(super) announcements: Announcements,
     pub(super) liars: Liars,
     stuck_at: Time,
     times_stuck: u32,
@@ -74,6 +76,7 @@ impl Exchange {
             block_bytes: block_bytes.to_vec(),
             blocks: (0..count).map(state).collect(),
             missing: has.missing(),
+            offers: has.clone(),
             have: has,
             neighbours: BTreeMap::new(),
             copies: vec![0; block_bytes.len()],
@@ -108,6 +111,7 @@ impl Exchange {
             Input::NeighbourLanded { node, blocks } => self.neighbour_landed(node, &blocks),
             Input::Landed { block, from } => self.landed(block, from == Source::Wan, now),
             Input::Fetched { node, block, bytes, took } => self.fetched(node, block, bytes, took, now),
+            Input::Arrives { block, arrived } => self.arrives(block, arrived, now),
             Input::FetchFailed { node, block, why } => self.fetch_failed(node, block, why, now),
             Input::LeaseHeld { blocks } => blocks.iter().for_each(|block| self.lease_held(*block)),
             Input::LeaseOver { blocks } => blocks.iter().for_each(|block| self.lease_over(*block)),
@@ -211,6 +215,10 @@ impl Exchange {
         let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
         let mut has = BlockSet::new(neighbour.has.count());
         has.union_with(blocks);
+        // While it seemed to have everything it was told nothing.
+        if neighbour.has.is_full() && !has.is_full() {
+            self.outputs.push_back(Output::AnnounceAll { to: node });
+        }
         neighbour.has.iter().for_each(|block| self.copies[block.index()] -= 1);
         has.iter().for_each(|block| self.copies[block.index()] += 1);
         neighbour.has = has;
@@ -235,8 +243,10 @@ impl Exchange {
         self.blocks[block.index()] = State::Have;
         self.missing.remove(block);
         self.have.insert(block);
-        let rare = self.copies[block.index()] <= ANNOUNCED_AT_ONCE_COPIES;
-        self.announcements.add(block, from_wan || rare || self.have.is_full(), now);
+        if self.offers.insert(block) {
+            let rare = self.copies[block.index()] <= ANNOUNCED_AT_ONCE_COPIES;
+            self.announcements.add(block, from_wan || rare || self.have.is_full(), now);
+        }
         self.stuck_at = now + STUCK_AFTER;
         self.times_stuck = 0;
     }
@@ -244,7 +254,7 @@ impl Exchange {
     fn fetched(&mut self, node: NodeId, block: BlockIndex, bytes: u64, took: Duration, now: Time) {
         let Some(state) = self.blocks.get(block.index()).copied() else { return };
         self.stats.fetched_bytes = self.stats.fetched_bytes.saturating_add(bytes);
-        self.end_request(node, block);
+        self.forget_request(node, block);
         if let Some(neighbour) = self.neighbours.get_mut(&node) {
             neighbour.delivered(took, now);
             self.times.add(took);
@@ -267,6 +277,9 @@ impl Exchange {
             // question, and who announces again and again what it does not have is asked ever more rarely.
             FetchError::Gone => {
                 let rests = neighbour.rests_until > now;
+                if neighbour.has.is_full() {
+                    self.outputs.push_back(Output::AnnounceAll { to: node });
+                }
                 if neighbour.has.remove(block) {
                     self.copies[block.index()] -= 1;
                 }
@@ -304,6 +317,7 @@ impl Exchange {
         let Some(state) = self.blocks.get(block.index()).copied().filter(|state| *state != State::Have) else { return };
         if let State::Requested { from, also } = state {
             std::iter::once(from).chain(also).for_each(|node| self.cancel(node, block));
+            self.withdraw(block);
         }
         self.blocks[block.index()] = State::Leased;
         self.missing.remove(block);
@@ -317,6 +331,7 @@ impl Exchange {
 
     /// Nobody brings the block any more: everyone who has it may be asked.
     pub(super) fn set_missing(&mut self, block: BlockIndex) {
+        self.withdraw(block);
         self.blocks[block.index()] = State::Missing;
         self.missing.insert(block);
         let has = self.neighbours.iter().filter(|(_, neighbour)| neighbour.has.contains(block));
@@ -324,18 +339,21 @@ impl Exchange {
     }
 
     fn upload_asked(&mut self, node: NodeId, request: u64, block: BlockIndex, bytes: u64, now: Time) {
-        let known = self.neighbours.contains_key(&node) && self.have.contains(block);
-        let progress = progress(&self.neighbours, &self.have);
-        if known && self.uploads.ask(node, request, now, progress) {
+        let progress = progress(&self.neighbours, &self.offers);
+        self.outputs.push_back(if !self.neighbours.contains_key(&node) {
+            Output::Refuse { node, request }
+        } else if !self.offers.contains(block) {
+            Output::Decline { node, request }
+        } else if self.uploads.ask(node, request, block, now, progress) {
             self.stats.served_bytes = self.stats.served_bytes.saturating_add(bytes);
-            self.outputs.push_back(Output::Serve { node, request });
+            Output::Serve { node, request }
         } else {
-            self.outputs.push_back(Output::Refuse { node, request });
-        }
+            Output::Refuse { node, request }
+        });
     }
 
     fn offer(&mut self, now: Time) {
-        while let Some(to) = self.uploads.offer(now, progress(&self.neighbours, &self.have)) {
+        while let Some(to) = self.uploads.offer(now, progress(&self.neighbours, &self.offers)) {
             self.outputs.push_back(Output::Offer { to });
         }
     }
@@ -352,12 +370,12 @@ impl Exchange {
     }
 }
 
-/// How many blocks a neighbour has, if it lacks one that this node has.
+/// How many blocks a neighbour has, if it lacks one that this node offers.
 fn progress<'a>(
     neighbours: &'a BTreeMap<NodeId, Neighbour>,
-    have: &'a BlockSet,
+    offers: &'a BlockSet,
 ) -> impl Fn(NodeId) -> Option<u32> + Copy + 'a {
     |node| {
-        neighbours.get(&node).filter(|neighbour| !have.is_subset(&neighbour.has)).map(|neighbour| neighbour.has.len())
+        neighbours.get(&node).filter(|neighbour| !offers.is_subset(&neighbour.has)).map(|neighbour| neighbour.has.len())
     }
 }

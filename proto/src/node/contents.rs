@@ -167,6 +167,10 @@ impl Contents {
                     }
                 })
             }
+            Input::Arrives { content, block, arrived } => {
+                let arrives = exchange::Input::Arrives { block, arrived };
+                self.with_trade(content, now, out, |trade, _| trade.exchange.handle(arrives, now));
+            }
             Input::FetchFailed { node, content, block, why } => {
                 let failed = exchange::Input::FetchFailed { node, block, why };
                 self.with_trade(content, now, out, |trade, _| trade.exchange.handle(failed, now));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Pin, What};
-use crate::exchange::FetchError;
+use crate::exchange::{Arrived, FetchError};
 use crate::id::{BlockIndex, ContentId, Epoch, Generation, LeaseId, Name, NodeId};
 use crate::manifest::Manifest;
 use crate::origin::HttpOrigin;
@@ -94,6 +94,15 @@ pub enum Input {
         bytes: u64,
         /// From the request to the last byte.
         took: Duration,
+    },
+    /// A part of a block is verified and stored that is fetched or read, and more of it comes.
+    Arrives {
+        /// The content.
+        content: ContentId,
+        /// The block.
+        block: BlockIndex,
+        /// How much of it.
+        arrived: Arrived,
     },
     /// [`Output::Fetch`] failed.
     FetchFailed {
@@ -249,8 +258,22 @@ pub enum Output {
         /// The lease.
         lease: LeaseId,
     },
-    /// Send a neighbour what it asked for. Answer: `UploadDone`.
+    /// Send a neighbour what it asked for; parts of a block that still arrives as they come. Answer: `UploadDone`.
     Serve {
+        /// The neighbour.
+        node: NodeId,
+        /// The shell's number for the request.
+        request: u64,
+    },
+    /// Tell a neighbour that is served that what it was not sent yet does not come. Answer: `UploadDone`, unless that was said.
+    BreakOff {
+        /// The neighbour.
+        node: NodeId,
+        /// The shell's number for the request.
+        request: u64,
+    },
+    /// Tell a neighbour that what it asks for is not here.
+    Decline {
         /// The neighbour.
         node: NodeId,
         /// The shell's number for the request.

@@ -8,7 +8,7 @@ use super::{Opened, Output, REPORT_BLOCKS, REPORT_DELAY, Why};
 use crate::content::BlockSet;
 use crate::exchange::{self, Exchange, Source};
 use crate::id::{BlockIndex, ContentId, LeaseId, NodeId};
-use crate::limits::LEASES_KEPT_MAX;
+use crate::limits::{ANNOUNCED_AT_ONCE_COPIES, LEASES_KEPT_MAX};
 use crate::time::Time;
 use crate::wan::{BlockRange, HeldLease, Lacking};
 use crate::wire::{LeaseEnd, ToCoordinator, ToNeighbour};
@@ -114,9 +114,9 @@ impl Trade {
         u32::try_from(self.run_starts.partition_point(|start| *start <= block.0)).unwrap_or(u32::MAX)
     }
 
-    /// What neighbours are to know of it, from scratch.
+    /// What neighbours may ask for of it, from scratch.
     pub(super) fn has(&self, content: ContentId) -> ToNeighbour {
-        ToNeighbour::Has { content, blocks: self.exchange.have().clone() }
+        ToNeighbour::Has { content, blocks: self.exchange.offers().clone() }
     }
 
     /// Those of `blocks` that are lacking.
@@ -165,8 +165,9 @@ impl Trade {
 
     /// A block that a neighbour sent is stored; says whether it was lacking.
     pub(super) fn fetched(&mut self, node: NodeId, block: BlockIndex, bytes: u64, took: Duration, now: Time) -> bool {
-        // The site's second copy: its reader's stake is free, and the coordinator may grant it more.
-        let second = self.exchange.copies(block) <= 1;
+        // One of the site's first copies: its reader's stake is free, and the coordinator may grant it more. Others may be
+        // counted that offer it while it still arrives.
+        let second = self.exchange.copies(block) <= ANNOUNCED_AT_ONCE_COPIES;
         self.exchange.handle(exchange::Input::Fetched { node, block, bytes, took }, now);
         let lacked = self.lacking.remove(&block).is_some();
         if lacked {
@@ -247,7 +248,9 @@ impl Trade {
             }
             exchange::Output::AnnounceAll { to } => Output::Neighbour { to, message: self.has(content) },
             exchange::Output::Serve { node, request } => Output::Serve { node, request },
+            exchange::Output::BreakOff { node, request } => Output::BreakOff { node, request },
             exchange::Output::Refuse { node, request } => Output::Refuse { node, request },
+            exchange::Output::Decline { node, request } => Output::Decline { node, request },
             exchange::Output::Offer { to } => Output::Neighbour { to, message: ToNeighbour::Room { content } },
             exchange::Output::Lied { node, .. } => {
                 Output::Coordinator(ToCoordinator::Lied { neighbour: node, content })

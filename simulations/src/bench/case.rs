@@ -2,7 +2,14 @@
 
 use std::time::Duration;
 
+use shoal_proto::limits::{PART_TIME, TRANSFERS_MIN};
 use shoal_proto::rng::Rng;
+
+/// Bytes of a segment, on average.
+const SEGMENT_BYTES: f64 = 64.0 * 1024.0;
+
+/// Blocks that a node's link is shared by.
+const BLOCKS_AT_A_TIME: f64 = TRANSFERS_MIN as f64;
 
 /// One site and one package. Rates in bytes a second.
 #[derive(Clone, Debug)]
@@ -59,6 +66,18 @@ impl Case {
     /// Bytes of the package.
     pub(super) fn package_bytes(&self) -> f64 {
         f64::from(self.blocks) * f64::from(self.block_bytes)
+    }
+
+    /// How many parts a block comes in. A node passes on what it wrote, which is what came within [`PART_TIME`], and one
+    /// segment at least.
+    pub(super) fn parts(&self) -> u32 {
+        let written = (self.lan / BLOCKS_AT_A_TIME * PART_TIME.as_secs_f64()).max(SEGMENT_BYTES);
+        ((f64::from(self.block_bytes) / written).round() as u32).max(1)
+    }
+
+    /// Bytes of a part.
+    pub(super) fn part_bytes(&self) -> f64 {
+        f64::from(self.block_bytes) / f64::from(self.parts())
     }
 
     /// The WAN's rate.

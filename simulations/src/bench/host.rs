@@ -7,6 +7,8 @@ use shoal_proto::exchange::Exchange;
 use shoal_proto::id::{BlockIndex, LeaseId, NodeId};
 use shoal_proto::time::Time;
 
+use super::wires::Part;
+
 /// How long landed blocks wait for others before the coordinator is told, as in `shoal_proto::node`.
 const REPORT_DELAY: Duration = Duration::from_millis(100);
 
@@ -18,7 +20,14 @@ const REPORT_BLOCKS: usize = 8;
 pub(super) struct HeldLease {
     pub(super) lease: LeaseId,
     pub(super) blocks: VecDeque<BlockIndex>,
-    pub(super) read_bytes: u64,
+    pub(super) read_bytes: f64,
+}
+
+/// When a block was asked for, and how many of its parts were there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Since {
+    pub(super) at: Time,
+    pub(super) parts: u32,
 }
 
 /// One node.
@@ -29,10 +38,14 @@ pub(super) struct Host {
     pub(super) neighbours: BTreeSet<usize>,
     /// Read one after the other.
     pub(super) leases: VecDeque<HeldLease>,
-    /// Whether a block is on its way over the WAN.
-    pub(super) reads: bool,
-    /// Open requests: of whom, for what, and since when.
-    pub(super) asked: BTreeMap<(usize, BlockIndex), Time>,
+    /// The block that is on its way over the WAN.
+    pub(super) reading: Option<Since>,
+    /// Open requests: of whom, for what.
+    pub(super) asked: BTreeMap<(usize, BlockIndex), Since>,
+    /// Parts of each block that are there: always the first ones.
+    pub(super) parts: Vec<u32>,
+    /// Who is sent the parts of a block that still arrives.
+    pub(super) waiting: BTreeMap<BlockIndex, BTreeSet<usize>>,
     pub(super) wake: Option<Time>,
     pub(super) done_at: Option<Time>,
     unsaid: Vec<BlockIndex>,
@@ -42,12 +55,14 @@ pub(super) struct Host {
 impl Host {
     pub(super) fn new(core: Exchange) -> Self {
         Self {
-            core,
             alive: true,
             neighbours: BTreeSet::new(),
             leases: VecDeque::new(),
-            reads: false,
+            reading: None,
             asked: BTreeMap::new(),
+            parts: vec![0; core.have().count() as usize],
+            waiting: BTreeMap::new(),
+            core,
             wake: None,
             done_at: None,
             unsaid: Vec::new(),
@@ -63,6 +78,21 @@ impl Host {
         let sooner = self.report_at.is_none_or(|set| at < set);
         self.report_at = if sooner { Some(at) } else { self.report_at };
         sooner.then_some(at)
+    }
+
+    /// That a block is asked for at `now`.
+    pub(super) fn since(&self, block: BlockIndex, at: Time) -> Since {
+        Since { at, parts: self.parts[block.index()] }
+    }
+
+    /// A part of a block came; who waits for it, unless it came before.
+    pub(super) fn came(&mut self, part: Part) -> Option<Vec<usize>> {
+        let there = &mut self.parts[part.block.index()];
+        if part.index != *there {
+            return None;
+        }
+        *there += 1;
+        Some(self.waiting.get(&part.block).into_iter().flatten().copied().collect())
     }
 
     /// What to tell the coordinator.

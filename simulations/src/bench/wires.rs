@@ -1,6 +1,7 @@
-//! Bytes on the move: for each pair of nodes, and each reader of the WAN, one flow that carries one block after another.
+//! Bytes on the move: for each pair of nodes, and each reader of the WAN, one flow that carries one part of a block after
+//! another.
 //!
-//! Invariant: a wire has a flow while blocks wait on it. A flow goes on from one block to the next: only a wire that has
+//! Invariant: a wire has a flow while parts wait on it. A flow goes on from one part to the next: only a wire that has
 //! nothing to carry at the end of a moment is closed.
 
 use std::cmp::Reverse;
@@ -12,7 +13,7 @@ use shoal_proto::time::Time;
 
 use crate::net::{FlowId, Fluid, Topology};
 
-/// Bytes below which a block has arrived: times are in whole nanoseconds.
+/// Bytes below which a part has arrived: times are in whole nanoseconds.
 const ROUNDING_BYTES: f64 = 1.0;
 
 /// Where bytes come from.
@@ -22,25 +23,32 @@ pub(super) enum Sender {
     Wan,
 }
 
-/// A block that arrived whole.
+/// A part of a block that arrived.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrival {
     pub(super) from: Sender,
     pub(super) to: usize,
+    pub(super) part: Part,
+}
+
+/// A part of a block; its parts are sent in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part {
     pub(super) block: BlockIndex,
+    pub(super) index: u32,
 }
 
 #[derive(Debug)]
 struct Wire {
     from: Sender,
     to: usize,
-    blocks: VecDeque<(BlockIndex, f64)>,
+    parts: VecDeque<(Part, f64)>,
     flow: FlowId,
-    /// Bytes left of the first block, at `since`.
+    /// Bytes left of the first part, at `since`.
     left: f64,
     rate: f64,
     since: Time,
-    /// When this wire is looked at next, at the latest when its block has arrived.
+    /// When this wire is looked at next, at the latest when its part has arrived.
     look_at: Option<Time>,
     open: bool,
 }
@@ -89,29 +97,30 @@ impl Wires {
         }
     }
 
-    /// Sends a block behind those that are on their way.
-    pub(super) fn send(&mut self, from: Sender, to: usize, block: BlockIndex, bytes: f64, now: Time) {
+    /// Sends a part behind those that are on their way.
+    pub(super) fn send(&mut self, from: Sender, to: usize, part: Part, bytes: f64, now: Time) {
         let at = self.find(from, to).unwrap_or_else(|| self.open(from, to, now));
         let wire = &mut self.wires[at];
-        wire.blocks.push_back((block, bytes));
-        if wire.blocks.len() == 1 {
+        wire.parts.push_back((part, bytes));
+        if wire.parts.len() == 1 {
             (wire.left, wire.since) = (bytes, now);
             self.look(at, now);
         }
     }
 
-    /// Takes a block back; how much of it was sent, if it was on its way.
+    /// Takes back what is left of a block; how much of the part that was on its way was sent, if there was one.
     pub(super) fn take_back(&mut self, from: Sender, to: usize, block: BlockIndex, now: Time) -> Option<f64> {
         let at = self.find(from, to)?;
         let wire = &mut self.wires[at];
-        let place = wire.blocks.iter().position(|(queued, _)| *queued == block)?;
-        let (_, bytes) = wire.blocks.remove(place)?;
-        if place > 0 {
-            return Some(0.0);
+        let first = *wire.parts.front()?;
+        let before = wire.parts.len();
+        wire.parts.retain(|(part, _)| part.block != block);
+        if first.0.block != block {
+            return (wire.parts.len() < before).then_some(0.0);
         }
         wire.pass(now);
-        let sent = bytes - wire.left.clamp(0.0, bytes);
-        self.next_block(at, now);
+        let sent = first.1 - wire.left.clamp(0.0, first.1);
+        self.next_part(at, now);
         Some(sent)
     }
 
@@ -124,7 +133,7 @@ impl Wires {
         let ending: Vec<_> = self.wires.iter().enumerate().filter_map(ends).collect();
         let mut lost = 0.0;
         for (at, from, to) in ending {
-            while let Some((block, _)) = self.wires[at].blocks.front().copied() {
+            while let Some((Part { block, .. }, _)) = self.wires[at].parts.front().copied() {
                 let sent = self.take_back(from, to, block, now).unwrap_or(0.0);
                 lost += if from == Sender::Wan { 0.0 } else { sent };
             }
@@ -144,7 +153,7 @@ impl Wires {
         look.into_iter().chain(self.fluid.due()).min()
     }
 
-    /// A block that has arrived by `now`, if any.
+    /// A part that has arrived by `now`, if any.
     pub(super) fn arrival(&mut self, now: Time) -> Option<Arrival> {
         while self.next().is_some_and(|at| at <= now) {
             let Some(Reverse((at, index))) = self.looks.peek().copied().filter(|Reverse((at, _))| *at <= now) else {
@@ -159,10 +168,10 @@ impl Wires {
                 self.look(index, now);
                 continue;
             }
-            let Some((block, _)) = wire.blocks.pop_front() else { continue };
+            let Some((part, _)) = wire.parts.pop_front() else { continue };
             let (from, to) = (wire.from, wire.to);
-            self.next_block(index, now);
-            return Some(Arrival { from, to, block });
+            self.next_part(index, now);
+            return Some(Arrival { from, to, part });
         }
         if self.fluid.due().is_some_and(|due| due <= now) {
             self.unsettled = true;
@@ -173,7 +182,7 @@ impl Wires {
     /// Brings all rates up to date after what happened at `now`.
     pub(super) fn settle(&mut self, now: Time) {
         while let Some(at) = self.idle.pop() {
-            if self.wires[at].open && self.wires[at].blocks.is_empty() {
+            if self.wires[at].open && self.wires[at].parts.is_empty() {
                 self.close(at);
             }
         }
@@ -210,8 +219,8 @@ impl Wires {
         };
         let flow = self.fluid.open(&route);
         self.unsettled = true;
-        let blocks = VecDeque::new();
-        let wire = Wire { from, to, blocks, flow, left: 0.0, rate: 0.0, since: now, look_at: None, open: true };
+        let parts = VecDeque::new();
+        let wire = Wire { from, to, parts, flow, left: 0.0, rate: 0.0, since: now, look_at: None, open: true };
         let at = self.free.pop().unwrap_or(self.wires.len());
         if at == self.wires.len() {
             self.wires.push(wire)
@@ -238,9 +247,9 @@ impl Wires {
         self.free.push(at);
     }
 
-    fn next_block(&mut self, at: usize, now: Time) {
+    fn next_part(&mut self, at: usize, now: Time) {
         let wire = &mut self.wires[at];
-        match wire.blocks.front() {
+        match wire.parts.front() {
             Some((_, bytes)) => {
                 (wire.left, wire.since) = (*bytes, now);
                 self.look(at, now);
@@ -252,10 +261,10 @@ impl Wires {
         }
     }
 
-    /// Sees to it that the wire is looked at when its block arrives. A look that comes too early looks again.
+    /// Sees to it that the wire is looked at when its part arrives. A look that comes too early looks again.
     fn look(&mut self, at: usize, now: Time) {
         let wire = &mut self.wires[at];
-        if wire.blocks.is_empty() {
+        if wire.parts.is_empty() {
             return;
         }
         let Some(arrives) = wire.arrives().map(|at| at.max(now)) else { return };
@@ -269,6 +278,10 @@ impl Wires {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn whole(block: u32) -> Part {
+        Part { block: BlockIndex(block), index: 0 }
+    }
 
     const MIB: f64 = 1024.0 * 1024.0;
 
@@ -286,8 +299,8 @@ mod tests {
         let mut arrived = Vec::new();
         wires.settle(Time::ZERO);
         while let Some(now) = wires.next() {
-            while let Some(Arrival { to, block, .. }) = wires.arrival(now) {
-                arrived.push((to, block.0, now.since(Time::ZERO).as_millis()));
+            while let Some(Arrival { to, part, .. }) = wires.arrival(now) {
+                arrived.push((to, part.block.0, now.since(Time::ZERO).as_millis()));
             }
             wires.settle(now);
         }
@@ -298,9 +311,9 @@ mod tests {
     fn a_pair_sends_one_block_after_the_other_and_senders_share() {
         let mut wires = wires(3);
         for block in 0..2 {
-            wires.send(Sender::Node(0), 1, BlockIndex(block), MIB, Time::ZERO);
+            wires.send(Sender::Node(0), 1, whole(block), MIB, Time::ZERO);
         }
-        wires.send(Sender::Node(0), 2, BlockIndex(9), MIB / 2.0, Time::ZERO);
+        wires.send(Sender::Node(0), 2, whole(9), MIB / 2.0, Time::ZERO);
         // Half each until 9 is there after 1 s, then all for the other.
         assert_eq!(arrivals(&mut wires), [(2, 9, 1000), (1, 0, 1500), (1, 1, 2500)]);
     }
@@ -309,7 +322,7 @@ mod tests {
     fn what_is_taken_back_lets_the_next_go_first() {
         let mut wires = wires(2);
         for block in 0..3 {
-            wires.send(Sender::Node(0), 1, BlockIndex(block), MIB, Time::ZERO);
+            wires.send(Sender::Node(0), 1, whole(block), MIB, Time::ZERO);
         }
         wires.settle(Time::ZERO);
         let half = Time::from_millis(500);

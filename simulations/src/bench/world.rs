@@ -1,18 +1,19 @@
 //! The event loop: messages, blocks that arrive, and what the cores make of them.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::time::Duration;
 
 use shoal_proto::content::BlockSet;
-use shoal_proto::exchange::{self, Exchange, FetchError};
+use shoal_proto::exchange::{self, Arrived, Exchange, FetchError};
 use shoal_proto::id::{BlockIndex, Epoch};
-use shoal_proto::limits::GATHER_MAX;
+use shoal_proto::limits::{ANNOUNCED_AT_ONCE_COPIES, GATHER_MAX};
 use shoal_proto::rng::{Rng, mix};
 use shoal_proto::time::Time;
 use shoal_proto::wan::{self, Absence, Lacking, Outcome as LeaseOutcome, WanLedger};
 
 use super::host::{HeldLease, Host, id, number};
-use super::wires::{Arrival, Sender, Wires};
+use super::wires::{Arrival, Part, Sender, Wires};
 use super::{Case, Outcome};
 use crate::net::Topology;
 use crate::queue::Queue;
@@ -173,41 +174,71 @@ impl World {
         self.wires.settle(self.now);
     }
 
-    fn arrived(&mut self, Arrival { from, to, block }: Arrival) {
-        let bytes = u64::from(self.case.block_bytes);
+    fn arrived(&mut self, Arrival { from, to, part }: Arrival) {
+        let (block, bytes) = (part.block, self.case.part_bytes());
+        if from == Sender::Wan {
+            self.wan_bytes += bytes;
+            self.hosts[to].leases.front_mut().into_iter().for_each(|lease| lease.read_bytes += bytes);
+        }
+        for waits in self.hosts[to].came(part).unwrap_or_default() {
+            if self.hosts[waits].alive {
+                self.wires.send(Sender::Node(to), waits, part, bytes, self.now);
+            }
+        }
+        if part.index + 1 < self.case.parts() {
+            return self.arrives(from, to, part);
+        }
+        self.hosts[to].waiting.remove(&block);
         match from {
             Sender::Wan => self.leased_block_read(to, block),
             Sender::Node(from) => {
                 let asked = self.hosts[to].asked.remove(&(from, block));
-                let second = self.hosts[to].core.copies(block) <= 1;
-                self.fetched(to, block, second);
-                let took = asked.map_or(Duration::ZERO, |asked| self.now.since(asked));
+                let first = self.hosts[to].core.copies(block) <= ANNOUNCED_AT_ONCE_COPIES;
+                self.fetched(to, block, first);
+                let took = asked.map_or(Duration::ZERO, |asked| self.now.since(asked.at));
+                let bytes = u64::from(self.case.block_bytes);
                 self.tell(to, exchange::Input::Fetched { node: id(from), block, bytes, took });
                 self.tell(from, exchange::Input::UploadDone { node: id(to), request: u64::from(block.0) });
             }
         }
     }
 
+    /// A part came that is not the last one.
+    fn arrives(&mut self, from: Sender, to: usize, part: Part) {
+        let host = &self.hosts[to];
+        let since = match from {
+            Sender::Wan => host.reading,
+            Sender::Node(from) => host.asked.get(&(from, part.block)).copied(),
+        };
+        // What came of an earlier request to the same node was counted before.
+        let Some(since) = since.filter(|since| since.parts <= part.index) else { return };
+        let bytes = |parts: u32| (f64::from(parts) * self.case.part_bytes()) as u64;
+        let arrived = Arrived {
+            from: if let Sender::Node(from) = from { Some(id(from)) } else { None },
+            bytes: bytes(part.index + 1 - since.parts),
+            of: bytes(self.case.parts() - since.parts),
+            took: self.now.since(since.at),
+        };
+        self.tell(to, exchange::Input::Arrives { block: part.block, arrived });
+    }
+
     /// A node has one block more.
-    fn fetched(&mut self, node: usize, block: BlockIndex, second: bool) {
+    fn fetched(&mut self, node: usize, block: BlockIndex, first: bool) {
         let host = &mut self.hosts[node];
         if host.core.have().contains(block) {
             return;
         }
-        if let Some(at) = host.landed(block, second, self.now) {
+        if let Some(at) = host.landed(block, first, self.now) {
             self.queue.push(at, Event::Report(node));
         }
     }
 
     fn leased_block_read(&mut self, reader: usize, block: BlockIndex) {
-        let bytes = u64::from(self.case.block_bytes);
-        self.wan_bytes += bytes as f64;
-        self.hosts[reader].reads = false;
+        self.hosts[reader].reading = None;
         self.fetched(reader, block, false);
         let ended = self.hosts[reader].leases.front_mut().and_then(|lease| {
             lease.blocks.pop_front();
-            lease.read_bytes += bytes;
-            lease.blocks.is_empty().then_some((lease.lease, lease.read_bytes))
+            lease.blocks.is_empty().then_some((lease.lease, lease.read_bytes as u64))
         });
         self.tell(reader, exchange::Input::Landed { block, from: exchange::Source::Wan });
         if let Some((lease, read_bytes)) = ended {
@@ -241,9 +272,16 @@ impl World {
     fn read_on(&mut self, reader: usize) {
         let host = &mut self.hosts[reader];
         let next = host.leases.front().and_then(|lease| lease.blocks.front().copied());
-        if let Some(block) = next.filter(|_| !host.reads) {
-            host.reads = true;
-            self.wires.send(Sender::Wan, reader, block, f64::from(self.case.block_bytes), self.now);
+        if let Some(block) = next.filter(|_| host.reading.is_none()) {
+            let since = host.since(block, self.now);
+            host.reading = Some(since);
+            self.send(Sender::Wan, reader, block, since.parts..self.case.parts());
+        }
+    }
+
+    fn send(&mut self, from: Sender, to: usize, block: BlockIndex, parts: Range<u32>) {
+        for index in parts {
+            self.wires.send(from, to, Part { block, index }, self.case.part_bytes(), self.now);
         }
     }
 
@@ -295,7 +333,7 @@ impl World {
                 if blocks.is_empty() {
                     return self.lease_ends(node, lease, 0, Vec::new(), LeaseOutcome::Done);
                 }
-                self.hosts[node].leases.push_back(HeldLease { lease, blocks, read_bytes: 0 });
+                self.hosts[node].leases.push_back(HeldLease { lease, blocks, read_bytes: 0.0 });
                 self.tell(node, exchange::Input::LeaseHeld { blocks: all });
                 self.read_on(node);
             }
@@ -308,17 +346,17 @@ impl World {
         let Some(at) = self.hosts[node].leases.iter().position(|held| held.lease == lease) else { return };
         let Some(HeldLease { blocks, mut read_bytes, .. }) = self.hosts[node].leases.remove(at) else { return };
         let mut begun = Vec::new();
-        if let Some(block) = blocks.front().copied().filter(|_| at == 0 && self.hosts[node].reads) {
-            self.hosts[node].reads = false;
+        if let Some(block) = blocks.front().copied().filter(|_| at == 0 && self.hosts[node].reading.is_some()) {
+            self.hosts[node].reading = None;
             let sent = self.wires.take_back(Sender::Wan, node, block, self.now).unwrap_or(0.0);
             self.wan_bytes += sent;
-            read_bytes += sent as u64;
-            // It keeps what it read of the block, and lacks the rest.
-            let bytes = self.case.block_bytes.saturating_sub(sent as u32).max(1);
-            begun.push(Lacking { block, bytes });
+            read_bytes += sent;
+            // It keeps the parts that it read of the block, and lacks the rest.
+            let lacking = f64::from(self.case.parts() - self.hosts[node].parts[block.index()]) * self.case.part_bytes();
+            begun.push(Lacking { block, bytes: (lacking as u32).max(1) });
         }
         self.tell(node, exchange::Input::LeaseOver { blocks: blocks.into() });
-        self.lease_ends(node, lease, read_bytes, begun, LeaseOutcome::Revoked);
+        self.lease_ends(node, lease, read_bytes as u64, begun, LeaseOutcome::Revoked);
         self.read_on(node);
     }
 
@@ -364,7 +402,8 @@ impl World {
         match output {
             Output::Fetch { node: from, block } => {
                 let to = number(from);
-                self.hosts[node].asked.insert((to, block), self.now);
+                let since = self.hosts[node].since(block, self.now);
+                self.hosts[node].asked.insert((to, block), since);
                 self.send_to_neighbour(Event::Asked { from: node, to, block });
             }
             // What is asked for comes all the same, as in the node.
@@ -373,15 +412,16 @@ impl World {
                 self.send_to_neighbour(Event::Node(number(to), Input::NeighbourLanded { node: id(node), blocks }));
             }
             Output::AnnounceAll { to } => {
-                let blocks = self.hosts[node].core.have().clone();
+                let blocks = self.hosts[node].core.offers().clone();
                 self.send_to_neighbour(Event::Node(number(to), Input::NeighbourHas { node: id(node), blocks }));
             }
             Output::Serve { node: to, request } => self.serve(node, number(to), BlockIndex(request as u32)),
+            Output::BreakOff { node: to, request } => self.break_off(node, number(to), BlockIndex(request as u32)),
             Output::Refuse { node: to, request } => {
-                let (to, block) = (number(to), BlockIndex(request as u32));
-                self.hosts[to].asked.remove(&(node, block));
-                let why = FetchError::Refused;
-                self.send_to_neighbour(Event::Node(to, Input::FetchFailed { node: id(node), block, why }));
+                self.fail(node, number(to), BlockIndex(request as u32), FetchError::Refused);
+            }
+            Output::Decline { node: to, request } => {
+                self.fail(node, number(to), BlockIndex(request as u32), FetchError::Gone);
             }
             Output::Stuck { blocks } => self.send_to_ledger(wan::Input::Stuck { node: id(node), blocks }),
             Output::Offer { to } => self.send_to_neighbour(Event::Node(number(to), Input::Offered { node: id(node) })),
@@ -398,10 +438,34 @@ impl World {
         self.queue.push(self.now + self.case.to_neighbour, event);
     }
 
+    /// Sends what `from` has of what `to` lacked when it asked, and the rest when it comes.
     fn serve(&mut self, from: usize, to: usize, block: BlockIndex) {
-        if self.hosts[to].alive {
-            self.wires.send(Sender::Node(from), to, block, f64::from(self.case.block_bytes), self.now);
+        let Some(since) = self.hosts[to].asked.get(&(from, block)).copied().filter(|_| self.hosts[to].alive) else {
+            return;
+        };
+        let there = self.hosts[from].parts[block.index()];
+        self.send(Sender::Node(from), to, block, since.parts..there);
+        if there < self.case.parts() {
+            self.hosts[from].waiting.entry(block).or_default().insert(to);
         }
+    }
+
+    /// `to` gets no more of a block.
+    fn break_off(&mut self, from: usize, to: usize, block: BlockIndex) {
+        let waiting = self.hosts[from].waiting.get_mut(&block);
+        if waiting.is_some_and(|waiting| waiting.remove(&to)) {
+            self.wasted_bytes += self.wires.take_back(Sender::Node(from), to, block, self.now).unwrap_or(0.0);
+            self.fail(from, to, block, FetchError::Gone);
+            self.queue.push(
+                self.now,
+                Event::Node(from, exchange::Input::UploadDone { node: id(to), request: u64::from(block.0) }),
+            );
+        }
+    }
+
+    fn fail(&mut self, from: usize, to: usize, block: BlockIndex, why: FetchError) {
+        self.hosts[to].asked.remove(&(from, block));
+        self.send_to_neighbour(Event::Node(to, exchange::Input::FetchFailed { node: id(from), block, why }));
     }
 
     /// A process dies: its connections break, and everyone at their other ends sees it.
@@ -444,6 +508,9 @@ impl World {
 
     /// `node` has no connection to `other` any more.
     fn part(&mut self, node: usize, other: usize) {
+        self.hosts[other].waiting.values_mut().for_each(|waiting| {
+            waiting.remove(&node);
+        });
         let asked: Vec<_> = self.hosts[node].asked.keys().filter(|(from, _)| *from == other).copied().collect();
         for (from, block) in asked {
             self.hosts[node].asked.remove(&(from, block));

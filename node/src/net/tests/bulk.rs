@@ -175,7 +175,7 @@ async fn refusals_come_in_any_order_and_chunks_make_one_payload() {
             assert_eq!(server.requests.next().await.unwrap(), Some(request(id)));
         }
         server.answers.refuse(2, Refusal::Busy).await.unwrap();
-        server.answers.begin_payload(0, 5).await.unwrap();
+        server.answers.begin_payload(0, 5, false).await.unwrap();
         server.answers.payload_chunk(b"he").await.unwrap();
         server.answers.payload_chunk(b"llo").await.unwrap();
         server.answers.end_payload().await.unwrap();
@@ -194,6 +194,28 @@ async fn refusals_come_in_any_order_and_chunks_make_one_payload() {
     within("the exchange", async { tokio::join!(serving, asking) }).await;
     drop(client);
     assert!(within("the end", server.requests.next()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn an_answer_in_parts_keeps_its_request_open_and_lets_others_between() {
+    let (a, mut b) = pair().await;
+    let (mut client, mut server) = client_and_server(&a, &mut b).await;
+    (0..2).for_each(|id| client.request(&request(id)).unwrap());
+    for (id, chunk, more) in [(0, b"he", true), (1, b"no", false), (0, b"yo", false)] {
+        server.answers.begin_payload(id, chunk.len(), more).await.unwrap();
+        server.answers.payload_chunk(chunk).await.unwrap();
+        server.answers.end_payload().await.unwrap();
+    }
+    let mut seen = Vec::new();
+    for open_after in [2, 1, 0] {
+        let answer = within("an answer", client.next_answer()).await.unwrap();
+        let mut buffer = [0; 2];
+        within("its payload", client.read_payload(&mut buffer)).await.unwrap();
+        assert_eq!(client.open_requests(), open_after);
+        seen.push((answer.id, answer.status, buffer));
+    }
+    let (part, whole) = (Status::Part { bytes: 2 }, Status::Ok { bytes: 2 });
+    assert_eq!(seen, [(0, part, *b"he"), (1, whole, *b"no"), (0, whole, *b"yo")]);
 }
 
 #[tokio::test]

@@ -175,8 +175,10 @@ impl Site {
             Output::Persist(record) => agent.records.push(record),
             Output::Run { run, .. } => agent.running().started_steps.push(run),
             Output::Kill { run } => agent.running().killed_steps.push(run),
-            Output::Serve { request, .. } => self.answer(request, true),
-            Output::Refuse { request, .. } => self.answer(request, false),
+            Output::Serve { request, .. } => self.answer(request, None),
+            Output::Refuse { request, .. } => self.answer(request, Some(FetchError::Refused)),
+            Output::Decline { request, .. } => self.answer(request, Some(FetchError::Gone)),
+            Output::BreakOff { .. } => unreachable!("blocks come whole"),
             // The disk has room for all, and the WAN has no limit.
             Output::Pins(_) | Output::MakeRoom | Output::Welcomed { .. } => {}
         }
@@ -196,21 +198,21 @@ impl Site {
         self.flights.push_back(Flight::AtNode(from, asked));
     }
 
-    /// The neighbour sends it, or refuses.
-    fn answer(&mut self, request: u64, served: bool) {
+    /// The neighbour sends it, or says why not.
+    fn answer(&mut self, request: u64, refused: Option<FetchError>) {
         let Some((node, from, content, block)) = self.requests.remove(&request) else { return };
         let done = node::Input::UploadDone { node: id(node), request, content };
         self.flights.push_back(Flight::AtNode(from, done));
         let has = self.agents[from].disk.get(&content).is_some_and(|stored| stored.lacks(block) == 0);
-        assert!(has || !served, "VERIFIED: node {from} serves what it lacks");
+        assert!(has || refused.is_some(), "VERIFIED: node {from} serves what it lacks");
         let lies = self.liars.contains(&from);
         let Some(process) = &mut self.agents[node].process else { return };
         process.fetches.retain(|fetch| *fetch != (from, content, block));
         let failed = |why| node::Input::FetchFailed { node: id(from), content, block, why };
-        let input = match served {
-            false => failed(FetchError::Refused),
-            true if lies => failed(FetchError::Corrupt),
-            true => {
+        let input = match refused {
+            Some(why) => failed(why),
+            None if lies => failed(FetchError::Corrupt),
+            None => {
                 let stored = self.agents[node].disk.get_mut(&content).unwrap();
                 let bytes = u64::from(std::mem::take(&mut stored.lacking[block.index()]));
                 let took = Duration::from_millis(10);

@@ -1,0 +1,68 @@
+//! Blocks that are passed on while they still arrive.
+//!
+//! A block that is announced only once it is there waits at every node for as long as it takes to arrive, and links that
+//! could pass it on idle meanwhile. So a block is offered as soon as its rest is expected within the time that blocks take
+//! anyway: whoever asks for it is sent the parts that are there, and the others when they come. A block of which the
+//! rest would take longer would hold the slots of all who ask for it, at the rate of its slow source.
+//!
+//! Invariant: nodes that wait for each other's parts never form a circle. A node offers a block only after its present
+//! source sent some of it, and when that source fails or changes it breaks off all that it sends of the block
+//! ([`Exchange::withdraw`]) before it asks another. So of the requests that would close a circle, the one that was served
+//! first was served by a node whose own source had been served before it, which is the next one of the circle: there is no
+//! such first one.
+
+use std::time::Duration;
+
+use super::transfer::{Exchange, State};
+use super::{Arrived, Output};
+use crate::content::BlockSet;
+use crate::id::BlockIndex;
+use crate::limits::ANNOUNCED_AT_ONCE_COPIES;
+use crate::time::Time;
+
+impl Exchange {
+    /// The blocks that neighbours may ask for: those that this node has, and those that are about to be complete.
+    pub fn offers(&self) -> &BlockSet {
+        &self.offers
+    }
+
+    /// Part of a block has arrived: it is offered if the rest comes soon.
+    pub(super) fn arrives(&mut self, block: BlockIndex, arrived: Arrived, now: Time) {
+        let Some(state) = self.blocks.get(block.index()).copied() else { return };
+        let from_source = match (state, arrived.from) {
+            (State::Leased, None) => true,
+            (State::Requested { from, also }, Some(node)) => node == from || also == Some(node),
+            _ => false,
+        };
+        let soon = self.times.usual().is_none_or(|usual| arrived.rest() <= usual);
+        if from_source && arrived.bytes > 0 && soon && self.offers.insert(block) {
+            let rare = self.copies[block.index()] <= ANNOUNCED_AT_ONCE_COPIES;
+            self.announcements.add(block, arrived.from.is_none() || rare, now);
+        }
+    }
+
+    /// A block does not come from where it came from so far: those who are sent its parts have to look elsewhere.
+    pub(super) fn withdraw(&mut self, block: BlockIndex) {
+        if self.have.contains(block) || !self.offers.contains(block) {
+            return;
+        }
+        let seemed_complete = self.offers.is_full();
+        self.offers.remove(block);
+        self.announcements.forget(block);
+        let broken = self.uploads.of_block(block);
+        self.outputs.extend(broken.map(|(node, request)| Output::BreakOff { node, request }));
+        // Nobody else is told: who asks learns of it. But who seems to have everything is told nothing more.
+        if seemed_complete {
+            self.outputs.extend(self.neighbours.keys().map(|to| Output::AnnounceAll { to: *to }));
+        }
+    }
+}
+
+impl Arrived {
+    /// How long the rest takes if it comes as fast as what came so far.
+    fn rest(&self) -> Duration {
+        let left = u128::from(self.of.saturating_sub(self.bytes));
+        let nanos = self.took.as_nanos().saturating_mul(left) / u128::from(self.bytes.max(1));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
