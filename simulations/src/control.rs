@@ -213,7 +213,8 @@ impl World {
         self.verify("HOURS", verdict);
         self.checks.pinned.durable(&record);
         self.checks.handed.durable(&record);
-        if let Record::Rollout { record, .. } = &record {
+        if let Record::Rollout { deployment, record } = &record {
+            self.count_passed_over(*deployment, &record.change);
             match &record.change {
                 Change::Acquired { node, .. } => self.judge_pins(*node),
                 Change::Behind { .. } | Change::Excluded { why: Exclusion::Offline, .. } => {

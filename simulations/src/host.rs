@@ -63,6 +63,8 @@ pub(crate) struct Process {
     pub(crate) fetches: BTreeMap<u64, Fetch>,
     pub(crate) uploads: BTreeMap<(usize, u64), Upload>,
     running: BTreeSet<StepRun>,
+    /// What it was asked and hangs before it answers, and since when.
+    pub(crate) unsaid: BTreeMap<StepRun, Time>,
     /// What its store was told to keep; `None` before it was.
     pub(crate) pins: Option<BTreeSet<Pin>>,
 }
@@ -103,6 +105,7 @@ impl World {
             fetches: BTreeMap::new(),
             uploads: BTreeMap::new(),
             running: BTreeSet::new(),
+            unsaid: BTreeMap::new(),
             pins: None,
         };
         host.process = Some(process);
@@ -181,6 +184,7 @@ impl World {
 
     fn do_for_node(&mut self, node: usize, output: Output) {
         match output {
+            Output::Coordinator(message) if self.hangs(node, &message) => {}
             Output::Coordinator(message) => self.tell_coordinator(node, message),
             Output::Neighbour { to, message } => self.tell_neighbour(node, to, message),
             Output::Neighbours { neighbours, .. } => {

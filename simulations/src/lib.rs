@@ -6,7 +6,7 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | `scenario`, `waves`, `faults`, `away`, `absences`, `limits`, `returns` | what a seed means: the world, what goes wrong in it, limits of sites, who goes back |
+//! | `scenario`, `waves`, `faults`, `away`, `absences`, `hushes`, `limits`, `returns` | what a seed means: the world, what goes wrong in it, who does not answer, limits of sites, who goes back |
 //! | `world`, `queue` | time, and what happens when |
 //! | `host`, `disk`, `transfer`, `passing` | a node's shell, its disk, bytes on the move, blocks that are passed on while they arrive |
 //! | `control`, `operators` | the coordinator's shell, its journal and its operators |
@@ -25,6 +25,7 @@ mod disk;
 mod faults;
 mod host;
 mod hours;
+mod hushes;
 mod limits;
 mod links;
 mod net;

@@ -21,6 +21,9 @@ pub(crate) struct Totals {
     pub(crate) in_waves: u64,
     /// Nodes that were away for too long, of which the others went on.
     pub(crate) left_behind: u64,
+    /// How often a node that was asked for its site hung longer than it may, and how often another was asked in its place.
+    pub(crate) late_answers: u64,
+    pub(crate) passed_over: u64,
     /// Moments at which two operators said contrary things, and how often one of them was refused.
     pub(crate) disagreements: u64,
     pub(crate) disagreements_refused: u64,
@@ -51,6 +54,8 @@ impl Totals {
         self.joined += other.joined;
         self.in_waves += other.in_waves;
         self.left_behind += other.left_behind;
+        self.late_answers += other.late_answers;
+        self.passed_over += other.passed_over;
         self.disagreements += other.disagreements;
         self.disagreements_refused += other.disagreements_refused;
         for (during, count) in other.hours_away {
@@ -82,6 +87,11 @@ impl fmt::Display for Totals {
         let hours = |during| hours_away.get(&during).copied().unwrap_or(0);
         let [acquire, steps, bake] = [During::Acquire, During::Steps, During::Bake].map(hours);
         writeln!(f, "away for hours: {acquire} times in `acquire`, {steps} times in `steps`, {bake} times in a bake")?;
+        let Self { late_answers, passed_over, .. } = self;
+        writeln!(
+            f,
+            "asked for a site: {late_answers} answers too late, {passed_over} times another was asked meanwhile"
+        )?;
         let mut sorted = wan.clone();
         sorted.sort_unstable();
         let at = |percent: usize| {

@@ -19,6 +19,7 @@ use crate::away;
 use crate::disk::SEGMENT_BYTES;
 use crate::faults::{Fault, forecast};
 use crate::hours;
+use crate::hushes;
 use crate::limits;
 use crate::returns;
 use crate::waves::{self, WavePlan};
@@ -59,6 +60,8 @@ pub(crate) struct Mishaps {
     pub(crate) wrong_bytes: u64,
     pub(crate) store_fails: u64,
     pub(crate) step_fails: u64,
+    /// A node that is asked whether it can run a step hangs before it answers.
+    pub(crate) answer_hangs: u64,
 }
 
 #[derive(Debug)]
@@ -122,6 +125,7 @@ impl Scenario {
             wrong_bytes: chance(30) / 10,
             store_fails: chance(40),
             step_fails: chance(200),
+            answer_hangs: 0,
         };
         let latency_ms = 1 + rng.below(40);
         let latency = (Duration::from_millis(latency_ms), Duration::from_millis(latency_ms * (1 + rng.below(4))));
@@ -160,6 +164,9 @@ impl Scenario {
         }
         if matches!(seed % 13, 1 | 9) && !new.quiet {
             absences::set(&mut new, seed);
+        }
+        if matches!(seed % 17, 1 | 4 | 9 | 13 | 15) && !new.quiet {
+            hushes::set(&mut new, seed);
         }
         new.two_operators = matches!(seed % 13, 2 | 8) && !new.quiet;
         new

@@ -52,6 +52,7 @@ pub(crate) enum Event {
     Flushed { place: Place, life: u32 },
     StepOver { place: Place, life: u32, run: StepRun },
     StepKilled { place: Place, life: u32, run: StepRun },
+    Answers { node: usize, life: u32, run: StepRun },
     NeighbourGone { node: usize, life: u32, other: usize },
     Opened { node: usize, life: u32, content: ContentId },
     Sealed { node: usize, life: u32, content: ContentId },
@@ -185,6 +186,7 @@ impl World {
             Event::NeighbourGone { node, life, other } if self.lives(Place::Node(node), life) => {
                 self.neighbour_gone(node, other);
             }
+            Event::Answers { node, life, run } if self.lives(Place::Node(node), life) => self.answers(node, run),
             Event::Opened { node, life, content } if self.lives(Place::Node(node), life) => self.opened(node, content),
             Event::Sealed { node, life, content } if self.lives(Place::Node(node), life) => self.sealed(node, content),
             Event::Piece { node, life, lease, piece } if self.lives(Place::Node(node), life) => {
