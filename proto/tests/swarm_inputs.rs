@@ -119,7 +119,7 @@ fn exchange_input() -> impl Strategy<Value = exchange::Input> {
         1 => (block(), source).prop_map(|(block, from)| Input::Landed { block, from }),
         4 => (node(), block(), bytes.clone(), took.clone())
             .prop_map(|(node, block, bytes, took)| Input::Fetched { node, block, bytes, took }),
-        4 => (prop::option::of(node()), block(), bytes.clone(), bytes.clone(), took.clone()).prop_map(
+        4 => (prop::option::of(node()), block(), bytes.clone(), bytes, took).prop_map(
             |(from, block, bytes, of, took)| Input::Arrives { block, arrived: Arrived { from, bytes, of, took } }
         ),
         4 => (node(), block(), why).prop_map(|(node, block, why)| Input::FetchFailed { node, block, why }),

@@ -10,7 +10,7 @@
 //! | requested | one neighbour was asked, at the end two | it arrived, failed, was cancelled, or landed |
 //! | have | it is stored and verified, and served to neighbours | never |
 //!
-//! Of a block that is leased or requested, the parts that are there may be served already ([`arriving`]).
+//! Of a block that is leased or requested, the parts that are there may be served already (`arriving.rs`).
 //!
 //! The core moves no bytes and verifies none: the shell says [`Input::Fetched`] or [`Input::Landed`] after the hash of
 //! each segment matched (VERIFIED). Which neighbours a node has is the coordinator's choice.
