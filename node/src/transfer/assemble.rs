@@ -139,22 +139,13 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
-    use shoal_proto::content::{Cutter, ZipScan};
-
+    use super::super::tests::package;
     use super::*;
     use crate::store::Store;
 
     /// A content of several blocks that lacks everything, and its bytes.
     fn content() -> (tempfile::TempDir, Content, Vec<u8>) {
-        let mut bytes = vec![0; 3_000_000];
-        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
-        let mut scan = ZipScan::new(bytes.len() as u64);
-        while let Some(range) = scan.wants() {
-            scan.provide(&bytes[range.start as usize..range.end as usize]);
-        }
-        let mut cutter = Cutter::new(scan.finish()).unwrap();
-        cutter.push(&bytes);
-        let recipe = cutter.finish().unwrap();
+        let (bytes, recipe) = package();
         let folder = tempfile::tempdir().unwrap();
         let content = Store::open(folder.path()).unwrap().begin_package(&recipe).unwrap().content;
         assert!(content.layout().block_count() > 8);

@@ -39,7 +39,22 @@ mod passing_tests;
 
 #[cfg(test)]
 mod tests {
+    use shoal_proto::content::{Cutter, Recipe, ZipScan};
+
     use super::*;
+
+    /// A package of several blocks, and its recipe.
+    pub(super) fn package() -> (Vec<u8>, Recipe) {
+        let mut bytes = vec![0; 3_000_000];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        let mut scan = ZipScan::new(bytes.len() as u64);
+        while let Some(range) = scan.wants() {
+            scan.provide(&bytes[range.start as usize..range.end as usize]);
+        }
+        let mut cutter = Cutter::new(scan.finish()).unwrap();
+        cutter.push(&bytes);
+        (bytes, cutter.finish().unwrap())
+    }
 
     #[test]
     fn too_many_runs_become_one() {

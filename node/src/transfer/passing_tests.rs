@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use shoal_proto::content::{Cutter, ZipScan};
 use shoal_proto::exchange::{Arrived, FetchError};
 use shoal_proto::id::{BlockIndex, NodeId};
 use shoal_proto::node::Input;
@@ -14,6 +13,7 @@ use super::buffers::Buffers;
 use super::fetch::{Fetcher, Job};
 use super::pacer::Pacer;
 use super::serve::{self, Shelf, UploadEvent, Verdict};
+use super::tests::package;
 use crate::net::{Allow, BulkMesh, Identity};
 use crate::store::{Content, Store};
 
@@ -40,15 +40,7 @@ struct Pair {
 
 impl Pair {
     async fn new() -> Self {
-        let mut bytes = vec![0; 3_000_000];
-        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
-        let mut scan = ZipScan::new(bytes.len() as u64);
-        while let Some(range) = scan.wants() {
-            scan.provide(&bytes[range.start as usize..range.end as usize]);
-        }
-        let mut cutter = Cutter::new(scan.finish()).unwrap();
-        cutter.push(&bytes);
-        let recipe = cutter.finish().unwrap();
+        let (bytes, recipe) = package();
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let stores = folders.each_ref().map(|folder| Store::open(folder.path()).unwrap());
         let [server, asker] = stores.each_ref().map(|store| store.begin_package(&recipe).unwrap().content);

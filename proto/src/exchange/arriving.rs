@@ -35,9 +35,16 @@ impl Exchange {
             _ => false,
         };
         let soon = self.times.usual().is_none_or(|usual| arrived.rest() <= usual);
-        if from_source && arrived.bytes > 0 && soon && self.offers.insert(block) {
+        if from_source && arrived.bytes > 0 && soon {
+            self.offer_block(block, arrived.from.is_none(), now);
+        }
+    }
+
+    /// Neighbours may ask for a block: they are told, `at_once` or if it is rare, unless they were.
+    pub(super) fn offer_block(&mut self, block: BlockIndex, at_once: bool, now: Time) {
+        if self.offers.insert(block) {
             let rare = self.copies[block.index()] <= ANNOUNCED_AT_ONCE_COPIES;
-            self.announcements.add(block, arrived.from.is_none() || rare, now);
+            self.announcements.add(block, at_once || rare, now);
         }
     }
 

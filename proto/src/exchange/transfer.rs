@@ -10,7 +10,7 @@ use super::serve::Uploads;
 use super::{FetchError, Input, Output, Source, Stats, Why};
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, NodeId};
-use crate::limits::{ANNOUNCED_AT_ONCE_COPIES, NEIGHBOURS_MAX, STUCK_AFTER, STUCK_BLOCKS_MAX};
+use crate::limits::{NEIGHBOURS_MAX, STUCK_AFTER, STUCK_BLOCKS_MAX};
 use crate::rng::mix;
 use crate::time::Time;
 
@@ -243,10 +243,7 @@ impl Exchange {
         self.blocks[block.index()] = State::Have;
         self.missing.remove(block);
         self.have.insert(block);
-        if self.offers.insert(block) {
-            let rare = self.copies[block.index()] <= ANNOUNCED_AT_ONCE_COPIES;
-            self.announcements.add(block, from_wan || rare || self.have.is_full(), now);
-        }
+        self.offer_block(block, from_wan || self.have.is_full(), now);
         self.stuck_at = now + STUCK_AFTER;
         self.times_stuck = 0;
     }

@@ -493,12 +493,26 @@ fn is_over(world: &World) {
     assert!(world.nodes.iter().all(|node| node.forgotten), "a node was never told that it is over");
 }
 
-fn once(world: &World) {
+fn none_twice(world: &World) {
     for target in &world.nodes {
         assert!(target.started.values().all(|times| *times == 1), "a step ran twice: {:?}", target.started);
     }
+}
+
+fn once(world: &World) {
+    none_twice(world);
     let begun = world.nodes.iter().any(|target| target.started.keys().any(|step| step.phase == Phase::Steps));
     assert!(!begun || world.nodes.iter().all(|target| target.acquired), "GATE: the quorum is every node");
+}
+
+/// Of steps before, one `always_after`, and of steps after these, one that always runs.
+fn cleaned_up(world: &World) {
+    is_over(world);
+    for target in &world.nodes {
+        let ran = target.started.contains_key(&before(0));
+        assert!(!ran || target.started.contains_key(&after(0)), "what was begun was not cleaned up");
+        assert!(target.started.contains_key(&step(Phase::Always, 1)), "what always runs did not");
+    }
 }
 
 fn succeeds(world: &World) {
@@ -557,15 +571,7 @@ fn cancelled_at_any_moment_it_ends_and_cleans_up() {
     let always = Step { on: On::Always, ..script("always") };
     let manifest = manifest(2, vec![vpn], vec![script("one"), always]);
     let first = World { node_crashes: 0, cancels: 1, ..World::new(manifest) };
-    let cleaned = |world: &World| {
-        is_over(world);
-        for target in &world.nodes {
-            let ran = target.started.contains_key(&before(0));
-            assert!(!ran || target.started.contains_key(&after(0)), "what was begun was not cleaned up");
-            assert!(target.started.contains_key(&step(Phase::Always, 1)), "what always runs did not");
-        }
-    };
-    assert_long(walk(first, once, cleaned));
+    assert_long(walk(first, once, cleaned_up));
 }
 
 /// A step that fails for good has the deployment taken back; so does an operator at any moment, also while it ends.
@@ -607,18 +613,13 @@ fn a_node_that_joins_at_any_moment_runs_what_the_others_run() {
             assert!(target.acquired && target.started.len() == 2, "a node is left out: {:?}", target.started);
         }
     };
-    let each = |world: &World| {
-        for target in &world.nodes {
-            assert!(target.started.values().all(|times| *times == 1), "a step ran twice: {:?}", target.started);
-        }
-    };
     let joins = Some(Arc::new(manifest(2, vec![], steps())));
-    assert_long(walk(World { joins, ..World::new(manifest(1, vec![], steps())) }, each, ends));
+    assert_long(walk(World { joins, ..World::new(manifest(1, vec![], steps())) }, none_twice, ends));
     let canary = || waves::wave("canary", &[&[1]]);
     let before = Manifest { waves: vec![canary(), waves::wave("rest", &[&[2]])], ..manifest(2, vec![], steps()) };
     let after = Manifest { waves: vec![canary(), waves::wave("rest", &[&[2, 3]])], ..manifest(3, vec![], steps()) };
     let first = World { node_crashes: 0, joins: Some(Arc::new(after)), ..World::new(before) };
-    assert_long(walk(first, each, ends));
+    assert_long(walk(first, none_twice, ends));
 }
 
 /// It runs all that comes before packages are acquired too, whatever crashes, or it does not join.
