@@ -180,6 +180,8 @@ struct Reading {
     cancel: CancellationToken,
     /// Tells it what to prove with from here on.
     renewed: watch::Sender<Option<Arc<HttpOrigin>>>,
+    /// Tells it how many bytes it may read in all.
+    credit: watch::Sender<u64>,
 }
 
 impl Agent {

@@ -389,6 +389,12 @@ pub const LEASE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Runs of adjacent blocks in one lease: each is a request of its own.
 pub const LEASE_RUNS_MAX: usize = 64;
 
+/// Bytes that the holder of a lease asks to read at a time, at least: what its death costs beyond what others have of it.
+pub const CREDIT_BYTES_MIN: u64 = 256 * 1024;
+
+/// The part of a large block that is asked for at a time.
+pub const CREDIT_STEPS_PER_BLOCK: u64 = 4;
+
 /// Leases that one node holds: one that it reads, others so that no round trip idles.
 pub const LEASES_PER_NODE_MAX: usize = 4;
 
@@ -407,6 +413,9 @@ pub const HOLDER_GRACE: Duration = Duration::from_secs(10);
 /// The same for a node whose own side closed its connection, as a process that ends does: an agent that is started again
 /// dials within a second or two, and one that stays away reads nothing meanwhile that waiting would save.
 pub const CLOSED_HOLDER_GRACE: Duration = Duration::from_secs(3);
+
+/// The same at the end of a content, when the site waits for nothing but what such a node read.
+pub const CLOSED_HOLDER_GRACE_AT_END: Duration = Duration::from_secs(1);
 
 /// How long a coordinator that was restarted waits for the nodes of a site before it grants what they may already hold
 /// or read: the longest wait between two dials, and the dial.
@@ -477,7 +486,7 @@ pub const REQUESTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// whoever has a slot free finds somebody who has a request free, and all links are full. With more or fewer slots than
 /// requests a site of 200 took 20 to 60 % longer (`shoal-sim bench swarm`), since requests gather at some nodes while others
 /// idle. More of both pass a new block on later; fewer leave links idle between two blocks.
-pub const TRANSFERS_MIN: usize = 3;
+pub const TRANSFERS_MIN: usize = 6;
 
 /// What comes of a block within this time is written together, and passed on: a fraction of what a block takes over a link
 /// that it shares with others. Shorter, and a fast link costs a write for each segment.
@@ -550,6 +559,9 @@ pub const BUSY_REST_MIN: Duration = Duration::from_millis(5);
 
 /// ... and at most: a slow one may have a slot free soon, too.
 pub const BUSY_REST_MAX: Duration = Duration::from_millis(250);
+
+/// How often in a row a neighbour may refuse before it is asked ever more rarely.
+pub const REFUSALS_FREE: u32 = 8;
 
 /// A block that at most this many neighbours have is announced at once: others wait for it.
 pub const ANNOUNCED_AT_ONCE_COPIES: u32 = 3;

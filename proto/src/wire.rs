@@ -13,6 +13,7 @@ use crate::origin::HttpOrigin;
 use crate::outputs::{ByStep, Outputs};
 use crate::rollout::StepOutcome;
 use crate::rollout::variables::Told;
+use crate::wan::credit::Terms;
 use crate::wan::{self, BlockRange, HeldLease, Lacking};
 
 /// What a node tells its coordinator.
@@ -121,6 +122,22 @@ pub enum ToCoordinator {
         content: ContentId,
         /// The lease.
         lease: LeaseId,
+    },
+    /// The node is about to read up to this many bytes for a lease, and waits until that is confirmed ([`ToNode::Credit`]).
+    CreditWanted {
+        /// The content.
+        content: ContentId,
+        /// The lease.
+        lease: LeaseId,
+        /// Of all that it reads for the lease.
+        bytes: u64,
+    },
+    /// Neighbours sent parts of blocks, and none of them brings the rest.
+    Begun {
+        /// The content.
+        content: ContentId,
+        /// Bytes lacking of each of the blocks.
+        lacking: Vec<Lacking>,
     },
 }
 
@@ -359,6 +376,15 @@ pub enum ToNode {
         /// Bytes a second; none for no limit.
         limit: Option<u64>,
     },
+    /// Up to so many bytes may be read for a lease, all that was read for it included.
+    Credit {
+        /// The content.
+        content: ContentId,
+        /// The lease.
+        lease: LeaseId,
+        /// As the node asked for.
+        bytes: u64,
+    },
 }
 
 /// How fast a node may read over its site's WAN, in bytes a second: none for as fast as it can, 0 for not at all.
@@ -396,6 +422,8 @@ pub struct Grant {
     pub origin: Origin,
     /// Whether the origin ignores ranges, so that it has to be read from the start.
     pub whole: bool,
+    /// How much may be read before more is asked for.
+    pub terms: Terms,
 }
 
 /// Where leased blocks are read.

@@ -158,5 +158,6 @@ fn who_seemed_to_have_everything_says_that_it_does_not_and_is_told_what_it_misse
     }
     assert!(table.core.offers().is_empty());
     let has = Input::NeighbourHas { node: A, blocks: BlockSet::new(1) };
-    assert_eq!(table.tell(has), [Output::AnnounceAll { to: A }]);
+    let nobody_brings_it = Output::LeftOff { lacking: vec![(BlockIndex(0), 500)] };
+    assert_eq!(table.tell(has), [Output::AnnounceAll { to: A }, nobody_brings_it]);
 }

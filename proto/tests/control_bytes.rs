@@ -13,6 +13,7 @@ use shoal_proto::origin::HttpOrigin;
 use shoal_proto::outputs::Outputs;
 use shoal_proto::rollout::variables::Told;
 use shoal_proto::rollout::{Failure, StepOutcome};
+use shoal_proto::wan::credit::Terms;
 use shoal_proto::wan::{BlockRange, HeldLease, Lacking, Outcome};
 use shoal_proto::wire::{
     AcquireStats, Fault, FaultKind, Frame, Grant, Hello, Inventory, JoinProof, LeaseEnd, Neighbour, Origin,
@@ -102,6 +103,8 @@ samples!(to_coordinator, ToCoordinator {
     StepWrote => [ToCoordinator::StepWrote { run: run(Phase::Steps), outputs: outputs() }],
     StepReady => [ToCoordinator::StepReady(run(Phase::Steps))],
     Denied => [ToCoordinator::Denied { content: CONTENT, lease: LEASE }],
+    CreditWanted => [ToCoordinator::CreditWanted { content: CONTENT, lease: LEASE, bytes: 262_144 }],
+    Begun => [ToCoordinator::Begun { content: CONTENT, lacking: vec![Lacking { block: BlockIndex(7), bytes: 65_536 }] }],
 });
 
 samples!(to_node, ToNode {
@@ -133,6 +136,7 @@ samples!(to_node, ToNode {
     Offer => [ToNode::Offer { run: run(Phase::Steps), generation: GENERATION }],
     Renewed => [ToNode::Renewed { content: CONTENT, lease: LEASE, origin: http() }],
     WanLimit => [ToNode::WanLimit { limit: Some(3_000_000) }, ToNode::WanLimit { limit: None }],
+    Credit => [ToNode::Credit { content: CONTENT, lease: LEASE, bytes: 262_144 }],
 });
 
 samples!(to_neighbour, ToNeighbour {
@@ -252,7 +256,14 @@ fn signed() -> Signed {
 }
 
 fn grant(origin: Origin) -> ToNode {
-    ToNode::Grant(Grant { content: CONTENT, lease: LEASE, blocks: blocks(), origin, whole: false })
+    ToNode::Grant(Grant {
+        content: CONTENT,
+        lease: LEASE,
+        blocks: blocks(),
+        origin,
+        whole: false,
+        terms: Terms::new(1 << 20, true),
+    })
 }
 
 fn http() -> HttpOrigin {

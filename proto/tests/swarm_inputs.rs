@@ -78,11 +78,15 @@ fn ended() -> impl Strategy<Value = wan::Input> {
 
 fn wan_input() -> impl Strategy<Value = wan::Input> {
     use wan::Input;
+    let begun = lacking();
     let lacking = prop_oneof![1 => Just(everything()), 2 => lacking()];
     prop_oneof![
         4 => (node(), lacking, held()).prop_map(|(node, lacking, held)| Input::Wants { node, lacking, held }),
         6 => (node(), blocks()).prop_map(|(node, blocks)| Input::Landed { node, blocks }),
         4 => ended(),
+        2 => (node(), begun).prop_map(|(node, lacking)| Input::Begun { node, lacking }),
+        2 => (node(), lease(), any::<u32>())
+            .prop_map(|(node, lease, bytes)| Input::CreditWanted { node, lease, bytes: bytes.into() }),
         2 => node().prop_map(|node| Input::NodeUp { node }),
         2 => (node(), absence()).prop_map(|(node, absence)| Input::NodeDown { node, absence }),
         1 => node().prop_map(|node| Input::Release { node }),
@@ -146,7 +150,7 @@ proptest! {
         swarm in proptest::bool::weighted(0.9),
         seed: u64,
     ) {
-        let mut ledger = WanLedger::new(&wan::Config { epoch: Epoch(1), swarm, seed }, &BLOCK_BYTES);
+        let mut ledger = WanLedger::new(&wan::Config { epoch: Epoch(1), swarm, seed, resumed: seed % 2 == 0 }, &BLOCK_BYTES);
         let mut now = Time::ZERO;
         for (span, input) in inputs {
             now = now + span;

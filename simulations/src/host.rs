@@ -209,9 +209,10 @@ impl World {
             Output::Read(grant) => self.read(node, grant),
             // Simulated origins want no proof.
             Output::Renew { .. } => {}
-            Output::CancelRead { lease, .. } => {
+            Output::Credit { content, lease, bytes } => self.credit(node, content, lease, bytes),
+            Output::CancelRead { content, lease } => {
                 let (at, life) = (self.now + Duration::from_millis(1), self.hosts[node].life);
-                self.queue.push(at, Event::ReadStopped { node, life, lease });
+                self.queue.push(at, Event::ReadStopped { node, life, content, lease });
             }
             Output::Serve { node: to, request } => self.serve(node, to, request),
             Output::BreakOff { node: to, request } => self.break_off(node, to, request),

@@ -9,7 +9,7 @@ use shoal_proto::node::Input;
 use shoal_proto::time::Time;
 
 use crate::host::{Host, Process};
-use crate::transfer::Upload;
+use crate::transfer::{Fetch, Upload};
 use crate::world::{Event, World};
 
 impl Host {
@@ -27,10 +27,10 @@ impl World {
     /// Half of what a neighbour sends has come.
     pub(crate) fn half_sent(&mut self, node: usize, request: u64) {
         let fetch = self.hosts[node].process.as_ref().and_then(|process| process.fetches.get(&request));
-        let Some(fetch) = fetch else { return };
-        let (from, bytes) = (Some(self.scenario.nodes[fetch.from].id), u64::from(fetch.bytes));
-        let arrived = Arrived { from, bytes: bytes / 2, of: bytes, took: self.now.since(fetch.asked) };
-        let (content, block) = (fetch.content, fetch.block);
+        let Some(Fetch { from, content, block, bytes, asked }) = fetch.copied() else { return };
+        let kept = self.hosts[node].disk.store_part(content, block, bytes / 2);
+        let (from, took) = (Some(self.scenario.nodes[from].id), self.now.since(asked));
+        let arrived = Arrived { from, bytes: u64::from(kept), of: u64::from(bytes), took };
         self.feed_node(node, Input::Arrives { content, block, arrived });
     }
 

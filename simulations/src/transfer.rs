@@ -27,6 +27,8 @@ pub(crate) struct Read {
     blocks: Vec<BlockIndex>,
     next: usize,
     read_bytes: u64,
+    /// How much may be read for it.
+    credit_bytes: u64,
     piece: Option<Piece>,
     /// Since when it is held.
     pub(crate) since: Time,
@@ -38,6 +40,11 @@ impl Read {
     /// Whether a block is still to be read.
     pub(crate) fn has_yet(&self, content: ContentId, block: BlockIndex) -> bool {
         self.grant.content == content && self.blocks[self.next..].contains(&block)
+    }
+
+    /// Two contents' leases may have the same number.
+    fn is_for(&self, content: ContentId, lease: LeaseId) -> bool {
+        (self.grant.content, self.grant.lease) == (content, lease)
     }
 
     /// The content, the block, the bytes and the age of a piece that is being read.
@@ -62,7 +69,7 @@ struct Piece {
 }
 
 /// A block that was asked of a neighbour.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Fetch {
     pub(crate) from: usize,
     pub(crate) content: ContentId,
@@ -111,7 +118,17 @@ impl World {
         let there = blocks.iter().copied().filter(|block| self.is_in_site(node, grant.content, *block)).collect();
         let since = self.now;
         let Some(process) = &mut self.hosts[node].process else { return };
-        process.reads.push_back(Read { grant, blocks, next: 0, read_bytes: 0, piece: None, since, there });
+        let credit_bytes = grant.terms.first_bytes;
+        process.reads.push_back(Read {
+            grant,
+            blocks,
+            next: 0,
+            read_bytes: 0,
+            credit_bytes,
+            piece: None,
+            since,
+            there,
+        });
         if process.reads.len() == 1 {
             self.read_on(node);
         }
@@ -152,6 +169,12 @@ impl World {
         let (content, lease, block) = (read.grant.content, read.grant.lease, read.blocks[read.next]);
         let there_at_grant = read.there.contains(&block);
         let bytes = host.disk.lacking(content, block).unwrap_or(0);
+        let wanted = read.read_bytes + u64::from(bytes);
+        if wanted > read.credit_bytes {
+            // It goes on when that is confirmed.
+            let ahead = wanted + u64::from(bytes) / 2;
+            return self.feed_node(node, Input::CreditWanted { content, lease, bytes: ahead });
+        }
         let rate = rate.min(self.scenario.sites[site].wan_rate);
         let begins = self.wan_free[site].max(self.now);
         let fails = fails.map(|(kind, permille)| (kind, (u64::from(bytes) * permille / 1000) as u32));
@@ -170,6 +193,15 @@ impl World {
             self.queue.push(Self::half_way(begins, ends), Event::HalfRead { node, life, lease, piece: number });
         }
         self.queue.push(ends + patience, Event::Piece { node, life, lease, piece: number });
+    }
+
+    /// More of a lease may be read.
+    pub(crate) fn credit(&mut self, node: usize, content: ContentId, lease: LeaseId, bytes: u64) {
+        let Some(process) = &mut self.hosts[node].process else { return };
+        if let Some(read) = process.reads.iter_mut().find(|read| read.is_for(content, lease)) {
+            read.credit_bytes = read.credit_bytes.max(bytes);
+            self.read_on(node);
+        }
     }
 
     /// Whether another connected node of the site has a block or reads it; nobody else counts where nodes do not trade.
@@ -257,9 +289,9 @@ impl World {
         self.feed_node(node, Input::ReadEnded { end, begun });
     }
 
-    pub(crate) fn read_stopped(&mut self, node: usize, lease: LeaseId) {
+    pub(crate) fn read_stopped(&mut self, node: usize, content: ContentId, lease: LeaseId) {
         let Some(process) = &self.hosts[node].process else { return };
-        let Some(index) = process.reads.iter().position(|read| read.grant.lease == lease) else { return };
+        let Some(index) = process.reads.iter().position(|read| read.is_for(content, lease)) else { return };
         if index == 0 {
             self.interrupt(node);
         }

@@ -58,7 +58,7 @@ pub(crate) enum Event {
     Sealed { node: usize, life: u32, content: ContentId },
     Piece { node: usize, life: u32, lease: LeaseId, piece: u64 },
     HalfRead { node: usize, life: u32, lease: LeaseId, piece: u64 },
-    ReadStopped { node: usize, life: u32, lease: LeaseId },
+    ReadStopped { node: usize, life: u32, content: ContentId, lease: LeaseId },
     Asked { node: usize, life: u32, request: u64 },
     Withdrawn { server: usize, node: usize, request: u64 },
     Sent { server: usize, server_life: u32, node: usize, life: u32, request: u64 },
@@ -198,8 +198,8 @@ impl World {
             Event::HalfSent { node, life, request } if self.lives(Place::Node(node), life) => {
                 self.half_sent(node, request);
             }
-            Event::ReadStopped { node, life, lease } if self.lives(Place::Node(node), life) => {
-                self.read_stopped(node, lease);
+            Event::ReadStopped { node, life, content, lease } if self.lives(Place::Node(node), life) => {
+                self.read_stopped(node, content, lease);
             }
             Event::Asked { node, life, request } if self.lives(Place::Node(node), life) => self.asked(node, request),
             Event::Withdrawn { server, node, request } => self.withdrawn(server, node, request),

@@ -91,6 +91,28 @@ fn a_node_lost_before_it_starts_is_replaced_and_does_not_run_the_step_when_it_is
     assert_eq!(started, ["one", "three", "two"]);
 }
 
+#[test]
+fn a_node_that_hangs_is_passed_over_and_its_late_answer_starts_nothing() {
+    let mesh = mesh();
+    let hangs = chosen(&mesh);
+    fs::write(mesh.path("held/start"), "").unwrap();
+    let id = mesh.begin(&file(&mesh));
+    mesh.freeze_node(&hangs);
+    assert_eq!(mesh.shoal(&["release", &id]).code, 0);
+    await_event(&mesh, &id, &["migrate", &hangs, "if that answers"]);
+    await_event(&mesh, &id, &[&hangs, "was not told to run migrate"]);
+    mesh.await_status(&id, "another node has run it", WITHIN, |status| lines_of(status, "start") > 0);
+    let ran = lines(&mesh, "migrate");
+    assert!(ran.len() == 1 && ran[0] != hangs, "{hangs} hangs, and the step ran on {ran:?}");
+    // What it was asked it hears by now, and answers.
+    mesh.thaw_node(&hangs);
+    mesh.await_status(&id, "it goes on with the others", WITHIN, |status| lines_of(status, "start") == NAMES.len());
+    fs::remove_file(mesh.path("held/start")).unwrap();
+    mesh.await_state(&id, "succeeded", WITHIN);
+    assert_eq!(lines(&mesh, "migrate"), ran, "it is run once");
+    assert_eq!(lines(&mesh, "start").len(), NAMES.len());
+}
+
 /// On how many nodes a step was started.
 fn lines_of(status: &Value, step: &str) -> usize {
     let nodes = status["nodes"].as_array().unwrap().iter();

@@ -247,9 +247,14 @@ impl Mesh {
         self.nodes.remove(name).expect("it runs").kill();
     }
 
-    /// Has node `name` do nothing at all until it is killed; its connections stay for a while.
+    /// Has node `name` do nothing at all until it is killed or thawed; its connections stay for a while.
     pub fn freeze_node(&self, name: &str) {
         self.nodes[name].freeze();
+    }
+
+    /// Has a frozen node go on.
+    pub fn thaw_node(&self, name: &str) {
+        self.nodes[name].thaw();
     }
 
     /// Runs the operator's command line.

@@ -59,6 +59,11 @@ impl Process {
         self.signal("STOP");
     }
 
+    /// Has it go on (`kill -CONT`).
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
     fn signal(&self, signal: &str) {
         let command = format!("kill -{signal} {}", self.child.id());
         let sent = Command::new("sh").args(["-c", &command]).status().expect("there is a shell");

@@ -23,6 +23,7 @@ use crate::runner::{Surroundings, run_step};
 use crate::steps::PackageFile;
 use crate::store::{self, Content, Held, Holding, Kind, Store};
 use crate::transfer::fetch::{Fetcher, Job};
+use crate::transfer::read::Told;
 use crate::transfer::serve::Verdict;
 
 impl Agent {
@@ -54,6 +55,7 @@ impl Agent {
             Output::WanRate(rate) => self.set_wan_rate(rate),
             Output::Read(grant) => self.read(grant),
             Output::Renew { content, lease, origin } => self.renew_read(content, lease, origin),
+            Output::Credit { content, lease, bytes } => self.credit_read(content, lease, bytes),
             Output::CancelRead { content, lease } => self.cancel_read(content, lease),
             Output::Serve { request, .. } => self.decide_upload(request, |stop| Verdict::Serve { stop }),
             Output::Refuse { request, .. } => self.decide_upload(request, |_| Verdict::Refuse),
@@ -180,10 +182,12 @@ impl Agent {
         }
         let Some(content) = self.contents.get(&grant.content).cloned() else { return };
         let (cancel, (renewed, renewals)) = (CancellationToken::new(), watch::channel(None));
-        let reading = Reading { lease: grant.lease, cancel: cancel.clone(), renewed };
+        let (credit, confirmed) = watch::channel(grant.terms.first_bytes);
+        let told = Told { renewed: renewals, credit: confirmed };
+        let reading = Reading { lease: grant.lease, cancel: cancel.clone(), renewed, credit };
         self.reads.insert(grant.content, reading);
         let (readers, events) = (self.readers.clone(), self.events_sender.clone());
-        tokio::spawn(async move { readers.read(grant, content, cancel, renewals, events).await });
+        tokio::spawn(async move { readers.read(grant, content, cancel, told, events).await });
     }
 
     /// Goes on with the next lease of a content.
@@ -206,6 +210,18 @@ impl Agent {
         let waiting = self.reads_waiting.get_mut(&content);
         if let Some(grant) = waiting.and_then(|waiting| waiting.iter_mut().find(|grant| grant.lease == lease)) {
             grant.origin = Origin::Http(origin);
+        }
+    }
+
+    /// Has a lease read on, or begin with more of it if it waits.
+    fn credit_read(&mut self, content: ContentId, lease: LeaseId, bytes: u64) {
+        if let Some(reading) = self.reads.get(&content).filter(|reading| reading.lease == lease) {
+            reading.credit.send_if_modified(|confirmed| std::mem::replace(confirmed, bytes.max(*confirmed)) < bytes);
+            return;
+        }
+        let waiting = self.reads_waiting.get_mut(&content);
+        if let Some(grant) = waiting.and_then(|waiting| waiting.iter_mut().find(|grant| grant.lease == lease)) {
+            grant.terms.first_bytes = grant.terms.first_bytes.max(bytes);
         }
     }
 

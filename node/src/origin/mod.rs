@@ -26,6 +26,7 @@ use shoal_proto::limits::{ORIGIN_RENEWAL_WAIT, ORIGIN_RETRY_AFTER_MAX, ORIGIN_ST
 use shoal_proto::origin::{HttpOrigin, Metadata, coalesce, disjoint};
 use tokio::sync::mpsc;
 
+use crate::transfer::credit::LeaseCredit;
 use crate::transfer::pacer::Pacer;
 use client::{Clients, Places};
 pub use document::{Document, Headers};
@@ -160,16 +161,19 @@ impl OriginReader {
         wan: &WanBytes,
         sink: &mpsc::Sender<Chunk>,
     ) -> Result<(), OriginError> {
-        self.read_renewed(&Renewals::never(origin), ranges, mode, wan, sink).await
+        let credit = LeaseCredit::unlimited();
+        self.read_leased(&Renewals::never(origin), &credit, ranges, mode, wan, sink).await
     }
 
-    /// [`OriginReader::read`] at an origin whose signature or token may end while it is read.
+    /// [`OriginReader::read`] under a lease, as far as its credit goes, at an origin whose signature or token may end
+    /// meanwhile.
     ///
     /// # Errors
     /// Those of [`OriginReader::read`].
-    pub async fn read_renewed(
+    pub async fn read_leased(
         &self,
         renewals: &Renewals,
+        credit: &LeaseCredit,
         ranges: &[Range<u64>],
         mode: Mode,
         wan: &WanBytes,
@@ -182,7 +186,7 @@ impl OriginReader {
         {
             return Err(OriginError::PastEnd { end: last.end, size: origin.size });
         }
-        let transfer = reading::Transfer { reader: self, origin, renewals, wan, sink };
+        let transfer = reading::Transfer { reader: self, origin, renewals, credit, wan, sink };
         match mode {
             Mode::Ranges => transfer.ranges(coalesce(&wanted), &wanted).await,
             Mode::WholeRest => transfer.whole(&wanted).await,

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::request::{self, Request, Tries, send};
 use super::{Chunk, OriginError, OriginReader, Renewals, Target, WanBytes};
+use crate::transfer::credit::LeaseCredit;
 use crate::transfer::pacer::{Pacer, piece_of_all, take_all};
 
 /// One read of one package.
@@ -23,6 +24,7 @@ pub(super) struct Transfer<'a> {
     /// What is read there, whatever is proved with.
     pub(super) origin: &'a HttpOrigin,
     pub(super) renewals: &'a Renewals,
+    pub(super) credit: &'a LeaseCredit,
     pub(super) wan: &'a WanBytes,
     pub(super) sink: &'a mpsc::Sender<Chunk>,
 }
@@ -56,6 +58,7 @@ impl Transfer<'_> {
             // a connection has room for. The limit may be a lower one than when the range was chosen.
             let piece = piece_of_all(&self.reader.pacers, range.end - at);
             let unpaid = take_all(&self.reader.pacers, piece).await;
+            self.credit.ready().await;
             let end = at + piece;
             let proof = self.renewals.current();
             let Err(error) = self.range_once(&proof, &mut at, end, wanted, &unpaid).await else { continue };
@@ -97,6 +100,7 @@ impl Transfer<'_> {
             take_all(unpaid, bytes.len() as u64).await;
             self.deliver_wanted(*at, &bytes, wanted).await?;
             *at = next;
+            self.credit.take(bytes.len() as u64).await;
         }
         // Reading the end itself lets the connection be used again where the length was not said beforehand.
         request::chunk(&mut answer, self.reader.patience, self.wan).await.map(drop).or(Ok(()))

@@ -6,6 +6,7 @@
 
 mod assemble;
 pub mod buffers;
+pub mod credit;
 pub mod fetch;
 pub mod pacer;
 pub mod read;

@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use super::assemble::{Assembler, Batch};
 use super::buffers::Buffers;
+use super::credit::LeaseCredit;
 use super::pacer::{Pacer, piece_of_all, read_payload, take_all};
 use super::runs;
 use crate::net::{BlockClient, BlockError, BulkMesh, ConnectError, Multiaddr};
@@ -108,6 +109,21 @@ impl ReadLeaseError {
     }
 }
 
+/// What a read is told while it goes on.
+pub struct Told {
+    /// What to prove with from here on.
+    pub renewed: watch::Receiver<Option<Arc<HttpOrigin>>>,
+    /// How many bytes may be read in all.
+    pub credit: watch::Receiver<u64>,
+}
+
+/// What a read from an HTTP origin shows and keeps to.
+#[derive(Clone, Copy)]
+struct Proofs<'a> {
+    renewals: &'a Renewals,
+    credit: &'a LeaseCredit,
+}
+
 /// Everything that reads need, shared by all of a process.
 #[derive(Clone)]
 pub struct Readers {
@@ -160,37 +176,48 @@ impl Readers {
     }
 
     /// Reads for `grant` into `content` until it is done, fails or is cancelled; says [`Input::Landed`] for each block,
-    /// [`Input::Denied`] where another signature is wanted, which is told by `renewed`, and [`Input::ReadEnded`] at the end.
+    /// [`Input::Denied`] where another signature is wanted and [`Input::CreditWanted`] where more is to be read, both of
+    /// which are answered by `told`, and [`Input::ReadEnded`] at the end.
     pub async fn read<E: From<Input> + Send + 'static>(
         &self,
         grant: Grant,
         content: Content,
         cancel: CancellationToken,
-        renewed: watch::Receiver<Option<Arc<HttpOrigin>>>,
+        told: Told,
         events: mpsc::Sender<E>,
     ) {
         let wan = self.read_bytes.part();
         let sink = Sink { content: content.clone(), events: events.clone(), writes: TaskTracker::new() };
+        let (content_id, lease) = (grant.content, grant.lease);
+        let (ask, more_asked) = mpsc::channel(1);
+        let of_lease = leased(&grant);
+        let lease_bytes = of_lease.iter().map(|block| u64::from(content.missing_of(*block))).sum();
+        let credit = LeaseCredit::new(grant.terms, lease_bytes, told.credit, ask);
         let reading = async {
             match &grant.origin {
                 Origin::Http(origin) => {
                     let (ask, asked) = mpsc::channel(1);
                     // A deputy reads while nobody can be asked.
-                    let ask = Some(ask).filter(|_| !grant.lease.is_own());
-                    let renewals = Renewals::new(origin.clone(), renewed, ask);
-                    let denied = || Input::Denied { content: grant.content, lease: grant.lease };
+                    let ask = Some(ask).filter(|_| !lease.is_own());
+                    let renewals = Renewals::new(origin.clone(), told.renewed, ask);
+                    let denied = |()| Input::Denied { content: content_id, lease };
+                    let proofs = Proofs { renewals: &renewals, credit: &credit };
                     tokio::select! {
-                        ended = self.read_http(&renewals, &grant, &sink, &wan, &cancel) => ended,
+                        ended = self.read_http(proofs, &grant, &sink, &wan, &cancel) => ended,
                         never = pass_on(asked, denied, &sink.events) => match never {},
                     }
                 }
                 Origin::Coordinator { dictionary } => tokio::select! {
-                    ended = self.read_coordinator(*dictionary, &grant, &sink, &wan) => ended,
+                    ended = self.read_coordinator(*dictionary, &grant, &credit, &sink, &wan) => ended,
                     () = cancel.cancelled() => Err(ReadLeaseError::Cancelled),
                 },
             }
         };
-        let ended = reading.await;
+        let more = |bytes| Input::CreditWanted { content: content_id, lease, bytes };
+        let ended = tokio::select! {
+            ended = reading => ended,
+            never = pass_on(more_asked, more, &sink.events) => match never {},
+        };
         // What has arrived is still being written, and counts.
         sink.writes.close();
         sink.writes.wait().await;
@@ -198,18 +225,16 @@ impl Readers {
             Ok(()) => (Outcome::Done, None),
             Err(error) => (error.outcome(), error.fault()),
         };
-        let leased = leased(&grant);
-        let lacking = content.lacking().into_iter().filter(|(block, _)| leased.binary_search(block).is_ok());
+        let lacking = content.lacking().into_iter().filter(|(block, _)| of_lease.binary_search(block).is_ok());
         let begun = lacking.map(|(block, bytes)| Lacking { block, bytes }).collect();
-        let (content, lease) = (grant.content, grant.lease);
-        let end = LeaseEnd { content, lease, read_bytes: wan.total(), landed: Vec::new(), outcome, fault };
+        let end = LeaseEnd { content: content_id, lease, read_bytes: wan.total(), landed: Vec::new(), outcome, fault };
         // The driver is gone only when the process ends.
         let _ = events.send(Input::ReadEnded { end, begun }.into()).await;
     }
 
     async fn read_http<E: From<Input> + Send + 'static>(
         &self,
-        renewals: &Renewals,
+        Proofs { renewals, credit }: Proofs<'_>,
         grant: &Grant,
         sink: &Sink<E>,
         wan: &WanBytes,
@@ -224,7 +249,7 @@ impl Readers {
         let writing = sink.writes.spawn_blocking(move || own.write(to_write));
         let reading = async {
             let read = tokio::select! {
-                read = self.http.read_renewed(renewals, &ranges, mode, wan, &sender) => read.map_err(Into::into),
+                read = self.http.read_leased(renewals, credit, &ranges, mode, wan, &sender) => read.map_err(Into::into),
                 () = cancel.cancelled() => Err(ReadLeaseError::Cancelled),
             };
             // What has arrived is gathered to the end, however the read ended: it crossed the WAN.
@@ -241,6 +266,7 @@ impl Readers {
         &self,
         dictionary: Option<RecipeId>,
         grant: &Grant,
+        credit: &LeaseCredit,
         sink: &Sink<E>,
         wan: &WanBytes,
     ) -> Result<(), ReadLeaseError> {
@@ -253,7 +279,7 @@ impl Readers {
             }
         };
         let dictionary = self.dictionary(dictionary);
-        self.ask_coordinator(&mut client, dictionary, grant, sink, wan).await?;
+        self.ask_coordinator(&mut client, dictionary, (grant, credit), sink, wan).await?;
         self.idle.lock().expect("no panic while held").push(client);
         Ok(())
     }
@@ -289,7 +315,7 @@ impl Readers {
         &self,
         client: &mut BlockClient,
         dictionary: Option<(RecipeId, Vec<u8>)>,
-        grant: &Grant,
+        (grant, credit): (&Grant, &LeaseCredit),
         sink: &Sink<E>,
         wan: &WanBytes,
     ) -> Result<(), ReadLeaseError> {
@@ -312,6 +338,7 @@ impl Readers {
                     continue;
                 };
                 // A recipe comes compressed: what it takes less is given back with its answer.
+                credit.take(bytes).await;
                 let unpaid = take_all(&self.pacers, bytes).await;
                 id += 1;
                 client.request(&BlockRequest { id, content: content.id(), runs: runs.clone(), encoding })?;
@@ -452,15 +479,15 @@ async fn gather(mut assembler: Assembler, mut chunks: mpsc::Receiver<Chunk>, bat
 }
 
 /// Says what `input` makes for each question, without end.
-async fn pass_on<E: From<Input>>(
-    mut asked: mpsc::Receiver<()>,
-    input: impl Fn() -> Input,
+async fn pass_on<T, E: From<Input>>(
+    mut asked: mpsc::Receiver<T>,
+    input: impl Fn(T) -> Input,
     events: &mpsc::Sender<E>,
 ) -> std::convert::Infallible {
     loop {
         match asked.recv().await {
             // The driver is gone only when the process ends.
-            Some(()) => drop(events.send(input().into()).await),
+            Some(asked) => drop(events.send(input(asked).into()).await),
             None => return std::future::pending().await,
         }
     }

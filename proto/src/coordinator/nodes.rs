@@ -28,6 +28,12 @@ impl Coordinator {
                 self.ended_late(from, &end);
                 self.lease_ended(from, end, begun, now);
             }
+            ToCoordinator::CreditWanted { content, lease, bytes } => {
+                self.credit_wanted(from, content, lease, bytes, now);
+            }
+            ToCoordinator::Begun { content, lacking } => {
+                self.with_ledger(from, content, now, |_| wan::Input::Begun { node: from, lacking });
+            }
             ToCoordinator::Stuck { content, blocks } => self.stuck(from, content, &blocks, now),
             ToCoordinator::Left { content } => {
                 self.with_ledger(from, content, now, |_| wan::Input::Release { node: from });

@@ -10,8 +10,9 @@ use crate::limits::{GATHER_MAX, RETURN_MAX, STUCK_BLOCKS_MAX};
 use crate::manifest::Source;
 use crate::rng::mix;
 use crate::rollout::{self, Now};
+use crate::wan::credit::Terms;
 use crate::wan::{self, BlockRange, WanLedger};
-use crate::wire::{Grant, LeaseEnd, Origin};
+use crate::wire::{Grant, LeaseEnd, Origin, ToNode};
 
 impl Coordinator {
     /// A node wants a content of a live deployment that it is a target of.
@@ -89,6 +90,7 @@ impl Coordinator {
             epoch: self.config.epoch,
             swarm: deployment.manifest.acquire.swarm,
             seed: self.config.seed ^ salt,
+            resumed: self.resumed.contains(&purpose.deployment),
         };
         let count = u32::try_from(blocks.len()).ok()?;
         let mut ledger = WanLedger::new(&config, &blocks);
@@ -105,6 +107,16 @@ impl Coordinator {
             let blocks = expand(blocks, supply).into_iter().take(STUCK_BLOCKS_MAX).collect();
             wan::Input::Stuck { node, blocks }
         });
+    }
+
+    /// A node reads on for a lease. Where nobody keeps the books of it any more, nobody minds.
+    pub(super) fn credit_wanted(&mut self, node: NodeId, content: ContentId, lease: LeaseId, bytes: u64, now: Now) {
+        let key = self.directory.site_of(node).map(|site| (site.clone(), content));
+        if key.is_some_and(|key| self.ledgers.get(&key).is_some()) {
+            self.with_ledger(node, content, now, |_| wan::Input::CreditWanted { node, lease, bytes });
+        } else {
+            self.outbox.push_back(Output::Node { to: node, message: ToNode::Credit { content, lease, bytes } });
+        }
     }
 
     pub(super) fn lease_ended(&mut self, node: NodeId, end: LeaseEnd, begun: Vec<wan::Lacking>, now: Now) {
@@ -162,9 +174,13 @@ impl Coordinator {
         for (key, output) in self.ledgers.heard() {
             let content = key.1;
             match output {
-                wan::Output::Grant { node, lease, blocks, .. } => self.grant(node, key, lease, blocks),
+                wan::Output::Grant { node, lease, blocks, terms, .. } => self.grant(node, key, lease, blocks, terms),
+                wan::Output::Credit { node, lease, bytes } => {
+                    let message = ToNode::Credit { content, lease, bytes };
+                    self.outbox.push_back(Output::Node { to: node, message });
+                }
                 wan::Output::Revoke { node, lease } => {
-                    let message = crate::wire::ToNode::Revoke { content, lease };
+                    let message = ToNode::Revoke { content, lease };
                     self.outbox.push_back(Output::Node { to: node, message });
                 }
                 wan::Output::Notice(notice) => {
@@ -174,10 +190,10 @@ impl Coordinator {
         }
     }
 
-    fn grant(&mut self, to: NodeId, (site, content): Key, lease: LeaseId, blocks: Vec<BlockRange>) {
+    fn grant(&mut self, to: NodeId, (site, content): Key, lease: LeaseId, blocks: Vec<BlockRange>, terms: Terms) {
         let Some(supply) = self.ledgers.get(&(site.clone(), content)) else { return };
         let (purpose, whole) = (supply.purpose, supply.whole);
-        let grant = Grant { content, lease, blocks, origin: Origin::Coordinator { dictionary: None }, whole };
+        let grant = Grant { content, lease, blocks, origin: Origin::Coordinator { dictionary: None }, whole, terms };
         let manifest = &self.deployments[&purpose.deployment].manifest;
         let part = match manifest.acquire.source {
             _ if purpose.recipe => Part::Recipe,

@@ -10,6 +10,9 @@
 //! ([`Exchange::withdraw`]) before it asks another. So of the requests that would close a circle, the one that was served
 //! first was served by a node whose own source had been served before it, which is the next one of the circle: there is no
 //! such first one.
+//!
+//! What came of a block outlives its source. When nobody brings the rest the coordinator is told how much that is
+//! ([`Output::LeftOff`]): a reader that dies has passed on most of the block that it read.
 
 use std::time::Duration;
 
@@ -28,7 +31,12 @@ impl Exchange {
 
     /// Part of a block has arrived: it is offered if the rest comes soon.
     pub(super) fn arrives(&mut self, block: BlockIndex, arrived: Arrived, now: Time) {
-        let Some(state) = self.blocks.get(block.index()).copied() else { return };
+        let Some(state) = self.blocks.get(block.index()).copied().filter(|state| *state != State::Have) else { return };
+        // The end of a lease says what became of the block that was read for it.
+        if arrived.from.is_some() && arrived.bytes > 0 {
+            let rest = u32::try_from(arrived.of.saturating_sub(arrived.bytes)).unwrap_or(u32::MAX).max(1);
+            self.begun.entry(block).and_modify(|least| *least = rest.min(*least)).or_insert(rest);
+        }
         let from_source = match (state, arrived.from) {
             (State::Leased, None) => true,
             (State::Requested { from, also }, Some(node)) => node == from || also == Some(node),
@@ -45,6 +53,16 @@ impl Exchange {
         if self.offers.insert(block) {
             let rare = self.copies[block.index()] <= ANNOUNCED_AT_ONCE_COPIES;
             self.announcements.add(block, at_once || rare, now);
+        }
+    }
+
+    /// Says what is lacking of blocks of which a part came and that nobody brings.
+    pub(super) fn say_left_off(&mut self) {
+        let (blocks, copies) = (&self.blocks, &self.copies);
+        let left = |block: &BlockIndex| blocks[block.index()] == State::Missing && copies[block.index()] == 0;
+        if self.begun.keys().any(left) {
+            let lacking = self.begun.extract_if(.., |block, _| left(block)).collect();
+            self.outputs.push_back(Output::LeftOff { lacking });
         }
     }
 

@@ -11,7 +11,7 @@ use super::transfer::{Exchange, State};
 use super::{Output, Why};
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, NodeId};
-use crate::limits::{ENDGAME_BLOCKS_MAX, REQUESTED_BYTES_MAX, SLOW_AGE_MIN};
+use crate::limits::{ENDGAME_BLOCKS_MAX, NEIGHBOUR_REST_MAX, REFUSALS_FREE, REQUESTED_BYTES_MAX, SLOW_AGE_MIN};
 use crate::rng::mix;
 use crate::time::Time;
 
@@ -206,12 +206,14 @@ impl Exchange {
         self.resting.insert((neighbour.rests_until, node));
     }
 
-    /// The neighbour has no slot free: others are asked meanwhile.
+    /// The neighbour has no slot free: others are asked meanwhile. One that goes on to refuse is asked ever more rarely: it
+    /// says when it has room, unless it does not know this node.
     pub(super) fn refused(&mut self, node: NodeId, now: Time) {
         let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
         neighbour.window.shrink();
         self.stats.refused += 1;
-        let until = neighbour.rests_until.max(now + self.times.busy_rest());
+        let rest = self.times.busy_rest() * (1 << neighbour.refused(now).saturating_sub(REFUSALS_FREE).min(16));
+        let until = neighbour.rests_until.max(now + rest.min(NEIGHBOUR_REST_MAX));
         self.rest_until(node, until);
     }
 

@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn small_blocks_are_moved_in_greater_number() {
         const KIB: u32 = 1024;
-        let cases = [(4096 * KIB, 3), (1024 * KIB, 3), (256 * KIB, 4), (128 * KIB, 8), (1, 16)];
+        let cases = [(4096 * KIB, 6), (1024 * KIB, 6), (256 * KIB, 6), (128 * KIB, 8), (1, 16)];
         for (bytes, transfers) in cases {
             assert_eq!(transfers_max(&[bytes; 9]), transfers, "{bytes}");
         }
@@ -169,7 +169,7 @@ mod tests {
         let mut times = Times::default();
         assert_eq!(times.busy_rest(), BUSY_REST_MIN);
         times.add(Duration::from_millis(120));
-        assert_eq!(times.busy_rest(), Duration::from_millis(40));
+        assert_eq!(times.busy_rest(), Duration::from_millis(20));
         (0..32).for_each(|_| times.add(Duration::from_secs(9)));
         assert_eq!(times.busy_rest(), BUSY_REST_MAX);
     }

@@ -240,6 +240,12 @@ pub enum Output {
         /// The block that was wrong.
         block: BlockIndex,
     },
+    /// Parts of blocks are here, and nobody brings the rest: what this node lacks of each, in bytes. The coordinator is to
+    /// know, since whoever reads the rest over the WAN then reads no more than that.
+    LeftOff {
+        /// Each block, and the bytes that are lacking of it.
+        lacking: Vec<(BlockIndex, u32)>,
+    },
     /// This node has every block. Said once.
     Complete,
     /// Nothing has arrived for a while and these blocks are missing; said again, ever more rarely, while it lasts.

@@ -27,6 +27,8 @@ pub(super) struct Neighbour {
     pub(super) pace: Option<Duration>,
     /// Failures since it last delivered.
     failures: u32,
+    /// How often it refused since it last delivered, and when it last did: requests that were made together count once.
+    refusals: (u32, Time),
 }
 
 impl Neighbour {
@@ -39,6 +41,7 @@ impl Neighbour {
             rests_until: Time::ZERO,
             pace: None,
             failures: 0,
+            refusals: (0, Time::ZERO),
         }
     }
 
@@ -49,9 +52,18 @@ impl Neighbour {
 
     pub(super) fn delivered(&mut self, took: Duration, now: Time) {
         self.failures = 0;
+        self.refusals.0 = 0;
         self.pace = Some(self.pace.map_or(took, |pace| (pace + took) / 2));
         self.delivered_at = now;
         self.window.arrived(took, now);
+    }
+
+    /// It had no room; how often in a row.
+    pub(super) fn refused(&mut self, now: Time) -> u32 {
+        if self.refusals.1 < now || self.refusals.0 == 0 {
+            self.refusals = (self.refusals.0.saturating_add(1), now);
+        }
+        self.refusals.0
     }
 
     /// A block was taken from it after this time.

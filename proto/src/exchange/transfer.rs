@@ -25,6 +25,8 @@ pub struct Exchange {
     pub(super) have: BlockSet,
     /// These, and those of which the rest is about to arrive.
     pub(super) offers: BlockSet,
+    /// Bytes lacking of blocks of which neighbours sent parts, unless that was said already.
+    pub(super) begun: BTreeMap<BlockIndex, u32>,
     pub(super) neighbours: BTreeMap<NodeId, Neighbour>,
     /// How many neighbours have each block.
     pub(super) copies: Vec<u32>,
@@ -78,6 +80,7 @@ impl Exchange {
             missing: has.missing(),
             offers: has.clone(),
             have: has,
+            begun: BTreeMap::new(),
             neighbours: BTreeMap::new(),
             copies: vec![0; block_bytes.len()],
             ready: BTreeSet::new(),
@@ -153,6 +156,7 @@ impl Exchange {
         self.look_for_slow(now);
         self.ask(now);
         self.offer(now);
+        self.say_left_off();
         self.say_stuck(now);
         self.announce(now);
         if self.have.is_full() && !self.said_complete {
@@ -242,6 +246,7 @@ impl Exchange {
         }
         self.blocks[block.index()] = State::Have;
         self.missing.remove(block);
+        self.begun.remove(&block);
         self.have.insert(block);
         self.offer_block(block, from_wan || self.have.is_full(), now);
         self.stuck_at = now + STUCK_AFTER;

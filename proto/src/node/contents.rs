@@ -159,6 +159,7 @@ impl Contents {
             Input::RecipeWanted { content } => self.on_recipe_wanted(content, out),
             Input::Landed { content, block } => self.with_trade(content, now, out, |trade, _| trade.landed(block, now)),
             Input::Denied { content, lease } => self.on_denied(content, lease, out),
+            Input::CreditWanted { content, lease, bytes } => self.on_credit_wanted(content, lease, bytes, now, out),
             Input::ReadEnded { end, begun } => self.on_read_ended(end, begun, now, out),
             Input::Fetched { node, content, block, bytes, took } => {
                 self.with_trade(content, now, out, |trade, stats| {
@@ -263,7 +264,8 @@ impl Contents {
         let (content, lease) = (grant.content, grant.lease);
         let mut taken = false;
         let blocks: Vec<_> = grant.blocks.iter().flat_map(|range| range.iter()).collect();
-        self.with_trade(content, now, out, |trade, _| taken = trade.granted(lease, blocks, now));
+        let terms = grant.terms;
+        self.with_trade(content, now, out, |trade, _| taken = trade.granted(lease, blocks, terms, now));
         if taken {
             out.push_back(Output::Read(grant));
         } else if !self.holds(content, lease) {
@@ -297,6 +299,34 @@ impl Contents {
         // A deputy's own lease is of no coordinator.
         if self.holds(content, lease) && !lease.is_own() {
             out.push_back(Output::Coordinator(ToCoordinator::Denied { content, lease }));
+        }
+    }
+
+    /// A reader wants to go on. Nobody else reads for a lease of the node's own, and who is away cannot be asked.
+    fn on_credit_wanted(
+        &mut self,
+        content: ContentId,
+        lease: LeaseId,
+        bytes: u64,
+        now: Time,
+        out: &mut VecDeque<Output>,
+    ) {
+        if !self.holds(content, lease) {
+            return;
+        }
+        if self.away || lease.is_own() {
+            // What is not to be read was cancelled when the coordinator went.
+            return out.push_back(Output::Credit { content, lease, bytes: u64::MAX });
+        }
+        out.push_back(Output::Coordinator(ToCoordinator::CreditWanted { content, lease, bytes }));
+        self.with_trade(content, now, out, |trade, _| trade.credits.wanted(lease, bytes));
+    }
+
+    pub(super) fn on_credit(&mut self, content: ContentId, lease: LeaseId, bytes: u64, out: &mut VecDeque<Output>) {
+        let Some(Content { phase: Phase::Trading(trade), .. }) = self.contents.get_mut(&content) else { return };
+        if trade.leases.contains_key(&lease) {
+            trade.credits.confirmed(lease);
+            out.push_back(Output::Credit { content, lease, bytes });
         }
     }
 
@@ -368,9 +398,14 @@ impl Contents {
         }
     }
 
-    /// Notes whether the coordinator is away.
-    pub(super) fn set_away(&mut self, away: bool) {
+    /// Notes whether the coordinator is away. A lease that was begun is then read to its end, the others are given back.
+    pub(super) fn set_away(&mut self, away: bool, out: &mut VecDeque<Output>) {
         self.away = away;
+        for (content, trade) in self.trades().filter(|_| away) {
+            let (begun, others) = trade.credits.on_its_own();
+            out.extend(begun.map(|lease| Output::Credit { content, lease, bytes: u64::MAX }));
+            out.extend(others.map(|lease| Output::CancelRead { content, lease }));
+        }
     }
 
     /// Whether nothing is being acquired.
@@ -404,7 +439,7 @@ impl Contents {
     pub(super) fn hold_own(&mut self, grant: &Grant, now: Time, out: &mut VecDeque<Output>) {
         let blocks: Vec<_> = grant.blocks.iter().flat_map(|range| range.iter()).collect();
         self.with_trade(grant.content, now, out, |trade, _| {
-            trade.granted(grant.lease, blocks, now);
+            trade.granted(grant.lease, blocks, grant.terms, now);
         });
     }
 

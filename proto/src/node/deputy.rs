@@ -32,6 +32,7 @@ use crate::limits::{
 use crate::rendezvous::weight;
 use crate::rng::mix;
 use crate::time::Time;
+use crate::wan::credit::Terms;
 use crate::wan::{BlockRange, Outcome};
 use crate::wire::{Grant, LeaseEnd, Origin, Standby, ToNeighbour, ToNode};
 
@@ -285,7 +286,14 @@ impl Deputy {
         let (content, origin) = (standby.content, standby.origin.clone());
         let lease = LeaseId(self.next_lease);
         self.next_lease += 1;
-        Some(Grant { content, lease, blocks: ranges(blocks.into_iter()), origin, whole: false })
+        Some(Grant {
+            content,
+            lease,
+            blocks: ranges(blocks.into_iter()),
+            origin,
+            whole: false,
+            terms: Terms::UNLIMITED,
+        })
     }
 
     fn next_run(&self, standby: &Standby, trade: &Trade) -> Option<Vec<BlockIndex>> {

@@ -75,6 +75,15 @@ pub enum Input {
         /// The lease.
         lease: LeaseId,
     },
+    /// A read is about to come to this many bytes of its lease, and waits for [`Output::Credit`].
+    CreditWanted {
+        /// The content.
+        content: ContentId,
+        /// The lease.
+        lease: LeaseId,
+        /// Of all that is read for the lease.
+        bytes: u64,
+    },
     /// [`Output::Read`] is over.
     ReadEnded {
         /// How; `landed` is filled in by the core.
@@ -250,6 +259,15 @@ pub enum Output {
         lease: LeaseId,
         /// Where it was read before, with another signature or token.
         origin: HttpOrigin,
+    },
+    /// Read up to so many bytes for a lease, if it is still read or is going to be.
+    Credit {
+        /// The content.
+        content: ContentId,
+        /// The lease.
+        lease: LeaseId,
+        /// All that was read for it included.
+        bytes: u64,
     },
     /// Stop reading. Answer: `ReadEnded`.
     CancelRead {

@@ -10,6 +10,7 @@
 //! is which runs of steps it started ([`StepRecord`]): the shell gives them back to [`Node::new`] after a restart.
 
 mod contents;
+mod credits;
 mod deputy;
 mod input;
 mod pins;
@@ -142,7 +143,7 @@ impl Node {
 
     fn set_welcomed(&mut self, welcomed: bool) {
         self.welcomed = welcomed;
-        self.contents.set_away(!welcomed);
+        self.contents.set_away(!welcomed, &mut self.outbox);
     }
 
     /// What is to be done next, in this order; `None` once all is said.
@@ -197,6 +198,9 @@ impl Node {
             ToNode::Grant(grant) => self.contents.on_grant(grant, now, &mut self.outbox),
             ToNode::Renewed { content, lease, origin } => {
                 self.contents.on_renewed(content, lease, origin, &mut self.outbox);
+            }
+            ToNode::Credit { content, lease, bytes } => {
+                self.contents.on_credit(content, lease, bytes, &mut self.outbox);
             }
             ToNode::Revoke { content, lease } => self.contents.on_revoke(content, lease, &mut self.outbox),
             ToNode::Acquire { deployment, generation } => self.on_acquire(deployment, generation, now),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::credits::Credits;
 use super::deputy::run_starts;
 use super::{Opened, Output, REPORT_BLOCKS, REPORT_DELAY, Why};
 use crate::content::BlockSet;
@@ -10,6 +11,7 @@ use crate::exchange::{self, Exchange, Source};
 use crate::id::{BlockIndex, ContentId, LeaseId, NodeId};
 use crate::limits::{ANNOUNCED_AT_ONCE_COPIES, LEASES_KEPT_MAX};
 use crate::time::Time;
+use crate::wan::credit::Terms;
 use crate::wan::{BlockRange, HeldLease, Lacking};
 use crate::wire::{LeaseEnd, ToCoordinator, ToNeighbour};
 
@@ -29,6 +31,7 @@ pub(super) enum Sealing {
 pub(super) struct Trade {
     pub(super) exchange: Exchange,
     pub(super) leases: BTreeMap<LeaseId, Vec<BlockIndex>>,
+    pub(super) credits: Credits,
     pub(super) sealing: Sealing,
     /// Bytes lacking of each incomplete block.
     lacking: BTreeMap<BlockIndex, u32>,
@@ -54,6 +57,7 @@ impl Trade {
         Self {
             exchange: Exchange::new(&opened.block_bytes, &have, seed),
             leases: BTreeMap::new(),
+            credits: Credits::default(),
             sealing: if opened.sealed { Sealing::Done } else { Sealing::Lacking },
             lacking,
             partners: BTreeSet::new(),
@@ -185,12 +189,16 @@ impl Trade {
     }
 
     /// Takes a lease, unless it is held already.
-    pub(super) fn granted(&mut self, lease: LeaseId, blocks: Vec<BlockIndex>, now: Time) -> bool {
+    pub(super) fn granted(&mut self, lease: LeaseId, blocks: Vec<BlockIndex>, terms: Terms, now: Time) -> bool {
         let count = self.exchange.have().count();
         if self.leases.contains_key(&lease) || blocks.iter().any(|block| block.0 >= count) {
             return false;
         }
-        self.exchange.handle(exchange::Input::LeaseHeld { blocks: self.open(&blocks).collect() }, now);
+        let open: Vec<_> = self.open(&blocks).collect();
+        if !lease.is_own() {
+            self.credits.granted(lease, open.iter().map(|block| u64::from(self.lacking[block])).sum(), terms);
+        }
+        self.exchange.handle(exchange::Input::LeaseHeld { blocks: open }, now);
         self.leases.insert(lease, blocks);
         true
     }
@@ -198,6 +206,7 @@ impl Trade {
     /// Ends a lease that is held; says which of its blocks landed.
     pub(super) fn lease_ended(&mut self, lease: LeaseId, begun: &[Lacking], now: Time) -> Option<Vec<BlockRange>> {
         let blocks = self.leases.remove(&lease)?;
+        self.credits.ended(lease);
         for begun in begun {
             if let Some(bytes) = self.lacking.get_mut(&begun.block) {
                 *bytes = begun.bytes;
@@ -227,6 +236,9 @@ impl Trade {
         while let Some(output) = self.exchange.poll() {
             self.on_exchange(output, content, out);
         }
+        if let Some((lease, bytes)) = self.credits.due() {
+            out.push_back(Output::Coordinator(ToCoordinator::CreditWanted { content, lease, bytes }));
+        }
         if self.say_at.is_some_and(|at| at <= now) {
             self.say_at = None;
             let blocks = ranges(std::mem::take(&mut self.unsaid).into_iter());
@@ -238,7 +250,7 @@ impl Trade {
         }
     }
 
-    fn on_exchange(&self, output: exchange::Output, content: ContentId, out: &mut VecDeque<Output>) {
+    fn on_exchange(&mut self, output: exchange::Output, content: ContentId, out: &mut VecDeque<Output>) {
         out.push_back(match output {
             exchange::Output::Fetch { node, block } => Output::Fetch { node, content, block },
             exchange::Output::Cancel { node, block } => Output::CancelFetch { node, content, block },
@@ -259,8 +271,23 @@ impl Trade {
                 let blocks = ranges(blocks.into_iter());
                 Output::Coordinator(ToCoordinator::Stuck { content, blocks })
             }
+            exchange::Output::LeftOff { lacking } => {
+                Output::Coordinator(ToCoordinator::Begun { content, lacking: self.left_off(lacking) })
+            }
             exchange::Output::Complete => return,
         });
+    }
+
+    /// Takes notice of what is lacking of blocks that nobody brings.
+    fn left_off(&mut self, lacking: Vec<(BlockIndex, u32)>) -> Vec<Lacking> {
+        let mut left = Vec::with_capacity(lacking.len());
+        for (block, bytes) in lacking {
+            if let Some(known) = self.lacking.get_mut(&block) {
+                *known = bytes;
+                left.push(Lacking { block, bytes });
+            }
+        }
+        left
     }
 
     pub(super) fn check(&self) {

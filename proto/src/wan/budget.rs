@@ -48,6 +48,8 @@ struct Entry {
     expected: u32,
     /// Charged and not refunded.
     spent: u64,
+    /// Read before anything of it was charged here, by a grant of an earlier run of the coordinator.
+    read_before: bool,
 }
 
 impl Entry {
@@ -119,15 +121,22 @@ impl Budget {
     /// Says that the first grant of `block` would charge `bytes`; 0 for a block that the site has.
     pub(super) fn expect(&mut self, block: BlockIndex, bytes: u32) {
         let entry = &mut self.blocks[block.index()];
-        let bytes = if entry.allowance == 0 { bytes } else { 0 };
+        let bytes = if entry.allowance == 0 && !entry.read_before { bytes } else { 0 };
         self.expected_bytes = self.expected_bytes - u64::from(entry.expected) + u64::from(bytes);
         entry.expected = bytes;
+    }
+
+    /// Says that all of a block of which nothing was charged is beyond what the site lacked.
+    pub(super) fn was_read_before(&mut self, block: BlockIndex) {
+        let entry = &mut self.blocks[block.index()];
+        entry.read_before |= entry.allowance == 0;
+        self.expect(block, 0);
     }
 
     /// What the budget would pay if `bytes` more of `block` were charged.
     pub(super) fn cost(&self, block: BlockIndex, bytes: u32) -> u64 {
         let entry = self.blocks[block.index()];
-        if entry.spent == 0 { 0 } else { self.cost_again(block, bytes) }
+        if entry.spent == 0 && !entry.read_before { 0 } else { self.cost_again(block, bytes) }
     }
 
     /// The same for a block that the site has: all of it is beyond what the site lacked, also if nothing was charged.
@@ -158,7 +167,7 @@ impl Budget {
     fn spend(&mut self, block: BlockIndex, bytes: u32) {
         self.expect(block, 0);
         self.change(block, |entry| {
-            if entry.spent == 0 {
+            if entry.spent == 0 && !entry.read_before {
                 entry.allowance = bytes;
             }
             entry.spent += u64::from(bytes);
@@ -230,6 +239,21 @@ mod tests {
         assert_eq!((budget.used_bytes(), budget.left_bytes()), (u64::from(10 * MIB), 0));
         budget.add(u64::from(20 * MIB));
         assert_eq!(budget.left_bytes(), WAN_BUDGET_BYTES_MIN + u64::from(10 * MIB));
+        budget.check();
+    }
+
+    #[test]
+    fn what_an_earlier_run_read_is_paid_for() {
+        let mut budget = Budget::new(2);
+        (0..2).for_each(|block| budget.expect(BlockIndex(block), 100 * MIB));
+        budget.charge(BlockIndex(1), MIB);
+        (0..2).for_each(|block| budget.was_read_before(BlockIndex(block)));
+        assert_eq!(budget.cost(BlockIndex(0), MIB), u64::from(MIB));
+        budget.expect(BlockIndex(0), 100 * MIB);
+        budget.charge(BlockIndex(0), MIB);
+        assert_eq!((budget.base_bytes(), budget.used_bytes()), (u64::from(MIB), u64::from(MIB)));
+        budget.refund(BlockIndex(1), MIB);
+        assert_eq!(budget.cost(BlockIndex(1), MIB), 0, "this run knows what that cost");
         budget.check();
     }
 

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
+use super::credit::Terms;
 use super::lease::{Lease, State};
+use super::member::Member;
 use super::site::Site;
 use super::{BlockRange, Notice, Output, Why};
 use crate::id::{BlockIndex, LeaseId};
@@ -97,7 +99,7 @@ impl Site {
         if revoking || member.queue.len() >= LEASES_PER_NODE_MAX || idle && self.reading() >= self.readers.limit() {
             return None;
         }
-        if self.is_slow(slot) {
+        if self.is_slow(slot) && self.somebody_else_reads(slot, now) {
             self.members[slot].speed = super::member::Speed::default();
             self.rest_slow_reader(slot, now);
             self.ready_all();
@@ -125,8 +127,7 @@ impl Site {
     /// large site for several such losses.
     /// None if it has to wait until others have what it read.
     fn stake_room(&mut self, slot: usize, now: Time) -> Option<u64> {
-        let alone = self.members.iter().enumerate().all(|(other, member)| other == slot || !member.up);
-        if alone {
+        if self.is_alone(slot) {
             return Some(u64::MAX);
         }
         let away = self.members.iter().filter(|member| member.away_until.is_some());
@@ -138,6 +139,15 @@ impl Site {
         if member.at_stake_bytes == 0 {
             // Half of it, so that a second lease waits behind the first.
             return Some(bound / 2);
+        }
+        // A second block waits behind the one that is read, so that there is no pause between the two: the reader is lost with
+        // the one and with what it has asked for of the other.
+        let block = u64::from(self.largest_block_bytes);
+        let lost = block + self.credit_step_bytes.min(block);
+        if (1..=block).contains(&member.at_stake_bytes)
+            && (1 + 2 * self.losses_to_come()) * lost <= self.budget.left_bytes()
+        {
+            return Some(block);
         }
         let fits = room.min((bound / 2).max(1));
         if fits >= u64::from(self.largest_block_bytes) {
@@ -152,6 +162,14 @@ impl Site {
         (fits > 0).then_some(fits)
     }
 
+    /// How many of those that read are going to be lost, if nodes go on to be lost as they were while the site got what it has.
+    fn losses_to_come(&self) -> u64 {
+        let total: u64 = self.block_bytes.iter().map(|bytes| u64::from(*bytes)).sum();
+        let to_come = u128::from(self.lost) * u128::from(total - self.in_site_bytes) * u128::from(self.active);
+        let seen = u128::from(self.in_site_bytes.max(1)) * self.candidates().max(1) as u128;
+        u64::try_from(to_come.div_ceil(seen)).unwrap_or(u64::MAX)
+    }
+
     /// Whether the member reads at less than a third of the others' median. Under a limit, a
     /// reader is first as slow as its share, which begins small: then it has to be far below what it may.
     fn is_slow(&self, slot: usize) -> bool {
@@ -160,6 +178,12 @@ impl Site {
             return false;
         }
         self.median_rate().is_some_and(|median| rate < median / 3)
+    }
+
+    /// Whether another member neither rests nor failed: slow reading is better than none.
+    fn somebody_else_reads(&self, slot: usize, now: Time) -> bool {
+        let reads = |member: &Member| member.trusted() && member.rests_until <= now && !member.progress.late;
+        self.members.iter().enumerate().any(|(other, member)| other != slot && reads(member))
     }
 
     /// The first missing blocks that the member may have, within `room`.
@@ -247,7 +271,10 @@ impl Site {
         let deadline = now + patience;
         self.timers.insert((deadline, Why::LeaseDeadline(id)));
         let blocks = runs(&choice.blocks);
-        self.outputs.push_back(Output::Grant { node: member.id, lease: id, blocks, deadline });
+        let at_once = member.queue.len() == 1;
+        let terms = self.terms(slot, at_once);
+        let member = &self.members[slot];
+        self.outputs.push_back(Output::Grant { node: member.id, lease: id, blocks, terms, deadline });
         let lease = Lease {
             node: slot,
             blocks: choice.blocks,
@@ -257,8 +284,20 @@ impl Site {
             patience_nanos: u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX),
             progress: false,
             for_stuck: choice.for_stuck,
+            credit_bytes: terms.first_bytes,
+            taken_back: Vec::new(),
         };
         self.leases.insert(id, lease);
+    }
+
+    /// How much of a lease a member may read before it asks for more: all, if nobody else could read what it loses.
+    fn terms(&self, slot: usize, at_once: bool) -> Terms {
+        let all = self.origin.ignores_ranges || self.is_alone(slot);
+        Terms::new(if all { u64::MAX } else { self.credit_step_bytes }, at_once)
+    }
+
+    fn is_alone(&self, slot: usize) -> bool {
+        self.members.iter().enumerate().all(|(other, member)| other == slot || !member.up)
     }
 
     /// Takes into account what one member lacks, which may be less than all others do.
@@ -349,9 +388,9 @@ fn runs(blocks: &[(BlockIndex, u32)]) -> Vec<BlockRange> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Input, Lacking};
+    use super::super::{Config, Input, Lacking};
     use super::*;
-    use crate::id::NodeId;
+    use crate::id::{Epoch, NodeId};
     use crate::limits::SLOW_READER_REST;
 
     #[test]
@@ -374,7 +413,8 @@ mod tests {
     fn granted_beside_one_that_rests(rest: Duration) -> Vec<BlockRange> {
         const MIB: u32 = 1 << 20;
         let (a, b) = (NodeId([1; 32]), NodeId([2; 32]));
-        let mut site = Site::new(&[MIB; 4], 7);
+        let config = Config { epoch: Epoch(1), swarm: true, seed: 7, resumed: false };
+        let mut site = Site::new(&[MIB; 4], &config);
         let mut next_lease = 1 << 32;
         let mut tell = |site: &mut Site, input| site.handle(input, Time::ZERO, &mut next_lease);
         let wants = |node, first: u32| {

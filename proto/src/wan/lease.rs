@@ -23,6 +23,10 @@ pub(super) struct Lease {
     pub(super) progress: bool,
     /// Granted though the site has its blocks, because its holder is stuck.
     pub(super) for_stuck: bool,
+    /// Bytes that the holder may have read, as far as the ledger knows.
+    pub(super) credit_bytes: u64,
+    /// What of the charges was taken back when the holder was lost, since it had no credit to read it.
+    pub(super) taken_back: Vec<(BlockIndex, u32)>,
 }
 
 /// Where a lease stands.
@@ -41,6 +45,13 @@ impl Lease {
     pub(super) fn charge(&self, block: BlockIndex) -> u32 {
         let found = self.blocks.binary_search_by_key(&block, |(block, _)| *block);
         found.map_or(0, |index| self.blocks[index].1)
+    }
+
+    /// What of each charge cannot have been read: what is beyond the credit, and beyond what landed.
+    pub(super) fn unread(&self) -> Vec<(BlockIndex, u32)> {
+        let landed: u64 = self.landed.iter().map(|block| u64::from(self.charge(*block))).sum();
+        let rank = |block| u8::from(!self.landed.contains(&block));
+        refunds(&self.blocks, self.credit_bytes.max(landed), rank).0
     }
 }
 

@@ -12,7 +12,7 @@ use crate::time::Time;
 #[derive(Debug)]
 pub struct WanLedger {
     block_bytes: Vec<u32>,
-    seed: u64,
+    config: Config,
     sites: Sites,
     next_lease: u64,
     outputs: VecDeque<Output>,
@@ -48,13 +48,13 @@ impl WanLedger {
     /// A ledger for a content whose blocks have these sizes in bytes, that knows of no node.
     pub fn new(config: &Config, block_bytes: &[u32]) -> Self {
         let sites = if config.swarm {
-            Sites::Shared(Box::new(Site::new(block_bytes, config.seed)))
+            Sites::Shared(Box::new(Site::new(block_bytes, config)))
         } else {
             Sites::Apart(BTreeMap::new())
         };
         Self {
             block_bytes: block_bytes.to_vec(),
-            seed: config.seed,
+            config: config.clone(),
             sites,
             next_lease: config.epoch.0 << 32,
             outputs: VecDeque::new(),
@@ -83,7 +83,7 @@ impl WanLedger {
             (Sites::Apart(sites), Some(node)) => {
                 let begins = matches!(input, Input::Wants { .. } | Input::Override { .. });
                 if begins && sites.len() < NODES_MAX {
-                    sites.entry(node).or_insert_with(|| Site::new(&self.block_bytes, self.seed));
+                    sites.entry(node).or_insert_with(|| Site::new(&self.block_bytes, &self.config));
                 }
                 let Some(site) = sites.get_mut(&node) else { return };
                 site.handle(input, now, &mut self.next_lease);
@@ -121,7 +121,7 @@ impl WanLedger {
         match (&mut self.sites, node) {
             (Sites::Shared(site), None) => site.budget.carry(sums),
             (Sites::Apart(sites), Some(node)) => {
-                let site = sites.entry(node).or_insert_with(|| Site::new(&self.block_bytes, self.seed));
+                let site = sites.entry(node).or_insert_with(|| Site::new(&self.block_bytes, &self.config));
                 site.budget.carry(sums);
             }
             // Kept for the same deployment, whose `swarm` does not change.
@@ -193,6 +193,8 @@ impl Input {
         match self {
             Self::Wants { node, .. }
             | Self::Landed { node, .. }
+            | Self::Begun { node, .. }
+            | Self::CreditWanted { node, .. }
             | Self::LeaseEnded { node, .. }
             | Self::NodeUp { node }
             | Self::NodeDown { node, .. }

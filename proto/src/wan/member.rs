@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::Absence;
 use super::late::Progress;
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, LeaseId, NodeId};
@@ -21,6 +22,8 @@ pub(super) struct Member {
     pub(super) up: bool,
     /// Until when its leases and blocks count though it is down.
     pub(super) away_until: Option<Time>,
+    /// How its last connection ended.
+    pub(super) absence: Absence,
     /// Whether it wants the content.
     pub(super) interested: bool,
     pub(super) has: BlockSet,
@@ -52,6 +55,7 @@ impl Member {
             id,
             up: false,
             away_until: None,
+            absence: Absence::Unheard,
             interested: false,
             has: BlockSet::new(blocks),
             partial: BTreeMap::new(),

@@ -9,10 +9,12 @@
 //!   estimated by what the site lacks), at least [`WAN_BUDGET_BYTES_MIN`](crate::limits::WAN_BUDGET_BYTES_MIN), and what
 //!   an operator added. No grant is made that the budget does not cover.
 //!   What was spent of the budget outlives the run of the coordinator: [`WanLedger::budgets`], [`WanLedger::carry`].
-//! - What was granted and not read is refunded when the holder says how much it read. A holder that is lost without a
-//!   word keeps its charge until it comes back and says what it has.
+//! - What was granted and not read is refunded when the holder says how much it read. Of a holder that ends without a
+//!   word, what it had no credit to read is refunded ([`credit`]), and the rest once it comes back and says what it has.
+//!   One that may be reading on where nobody hears it keeps its charge.
 //! - While a site has a second candidate, one node never has more at stake (granted to it, not yet held by a second live
-//!   node) than the budget could pay for again; but always one block, so that a small budget does not stop a site.
+//!   node) than the budget could pay for again; but always one block, so that a small budget does not stop a site, and a
+//!   second one behind it that it has no credit for yet, so that it does not wait between the two.
 //!
 //! - What was read under leases that this ledger did not grant (an earlier run's, a deputy's own) is charged as a fact, once,
 //!   when its end is told.
@@ -23,6 +25,7 @@
 mod budget;
 pub mod calendar;
 mod check;
+pub mod credit;
 mod facts;
 mod grant;
 mod late;
@@ -40,6 +43,8 @@ use serde::{Deserialize, Serialize};
 pub use budget::BudgetSums;
 pub use ledger::{OverBudget, Rates, WanLedger};
 
+use credit::Terms;
+
 use crate::id::{BlockIndex, Epoch, LeaseId, NodeId};
 use crate::time::Time;
 
@@ -52,6 +57,9 @@ pub struct Config {
     pub swarm: bool,
     /// Where random choices start from.
     pub seed: u64,
+    /// Whether an earlier run of the coordinator may have granted of the content: then what the site has may have been read
+    /// over the WAN before, and to read it again is beyond what the site lacked.
+    pub resumed: bool,
 }
 
 /// Adjacent blocks: `start` and all up to, but not including, `end`.
@@ -91,6 +99,14 @@ pub enum Input {
         /// The blocks.
         blocks: Vec<BlockIndex>,
     },
+    /// A node got parts of blocks from others that do not send it the rest. Told of a block that a lost holder was reading,
+    /// this is what the next lease of the block costs.
+    Begun {
+        /// Which node.
+        node: NodeId,
+        /// What it still lacks of each. Others lack what they did.
+        lacking: Vec<Lacking>,
+    },
     /// A node stopped reading for a lease.
     LeaseEnded {
         /// Which node.
@@ -107,6 +123,15 @@ pub enum Input {
         outcome: Outcome,
         /// The origin ignores ranges: the next lease is one for all the rest of the package, to one node.
         whole_rest: bool,
+    },
+    /// A node is about to read up to this many bytes of a lease, and waits until that is confirmed ([`Output::Credit`]).
+    CreditWanted {
+        /// Which node.
+        node: NodeId,
+        /// Its lease.
+        lease: LeaseId,
+        /// Of all that it reads for the lease.
+        bytes: u64,
     },
     /// A node is connected (again). What it has and holds still counts; it gets no lease until it sends [`Input::Wants`].
     NodeUp {
@@ -210,8 +235,19 @@ pub enum Output {
         lease: LeaseId,
         /// The blocks, mostly one run of them.
         blocks: Vec<BlockRange>,
+        /// How much it may read before it asks for more.
+        terms: Terms,
         /// When it is expected to have ended, three times over.
         deadline: Time,
+    },
+    /// A node may read up to this many bytes of a lease, all that it has read for it included.
+    Credit {
+        /// Which node.
+        node: NodeId,
+        /// The lease.
+        lease: LeaseId,
+        /// As it asked for.
+        bytes: u64,
     },
     /// A node is to stop reading for this lease and to say how far it came ([`Input::LeaseEnded`]).
     Revoke {

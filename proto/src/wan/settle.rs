@@ -1,6 +1,6 @@
 //! How leases end: answered, lost, found again; and what a failure says about a node and about the origin.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::grant::patience;
@@ -8,8 +8,8 @@ use super::lease::{Lease, State, refunds};
 use super::member::backoff;
 use super::site::Site;
 use super::{HeldLease, Input, Notice, Outcome, Output, Why};
-use crate::id::{BlockIndex, LeaseId};
-use crate::limits::{HOLDER_GRACE, LEASE_TIME_MIN, SEGMENT_BYTES_MAX};
+use crate::id::{BlockIndex, LeaseId, NodeId};
+use crate::limits::{HOLDER_GRACE, LEASE_BYTES_MAX, LEASE_TIME_MIN, SEGMENT_BYTES_MAX};
 use crate::time::Time;
 
 /// Nodes that fail one after the other before it is the origin that fails.
@@ -27,15 +27,9 @@ impl Site {
             return self.note_fact(id, read_bytes, &landed, &begun);
         };
         let blocks = lease.blocks.clone();
-        let mut begun_blocks = BTreeSet::new();
-        for lacking in begun.iter().filter(|lacking| lease.charge(lacking.block) > 0) {
-            let member = &mut self.members[slot];
-            let most = member.lacking(lacking.block, self.block_bytes[lacking.block.index()]);
-            if most > 0 && lacking.bytes < most {
-                member.partial.insert(lacking.block, lacking.bytes.max(1));
-                begun_blocks.insert(lacking.block);
-            }
-        }
+        let begun: Vec<_> = begun.into_iter().filter(|lacking| lease.charge(lacking.block) > 0).collect();
+        let begun = begun.into_iter().filter(|lacking| self.note_part(slot, *lacking));
+        let begun_blocks: BTreeSet<_> = begun.map(|lacking| lacking.block).collect();
         let member = &self.members[slot];
         let complete = blocks.iter().all(|(block, _)| member.has.contains(*block));
         let rank = |block| if member.has.contains(block) { 0 } else { 1 + u8::from(!begun_blocks.contains(&block)) };
@@ -64,11 +58,9 @@ impl Site {
     /// Forgets a lease: its blocks are free, and `refunds` of its charges are taken back.
     fn remove_lease(&mut self, id: LeaseId, refunds: &[(BlockIndex, u32)], now: Time) {
         self.free_blocks(id);
-        self.leases.remove(&id);
+        let taken_back = self.leases.remove(&id).map(|lease| lease.taken_back).unwrap_or_default();
         self.settled(id);
-        for (block, bytes) in refunds {
-            self.budget.refund(*block, *bytes);
-        }
+        self.take_back(taken_back, refunds);
         let freed: Vec<_> = refunds.iter().map(|(block, _)| *block).collect();
         freed.into_iter().for_each(|block| self.note_missing(block));
         self.ready_all();
@@ -102,12 +94,18 @@ impl Site {
         }
     }
 
-    /// The holder is gone without a word: its blocks are free, its charge stays.
-    pub(super) fn lose_lease(&mut self, id: LeaseId) {
+    /// The holder is gone without a word: its blocks are free. What it may have read stays charged: what it had credit for,
+    /// and if it may be reading on without a connection, all of a lease that it had credit for.
+    pub(super) fn lose_lease(&mut self, id: LeaseId, reads_on: bool) {
         self.free_blocks(id);
         let Some(lease) = self.leases.get_mut(&id) else { return };
         lease.state = State::Lost;
         let blocks: Vec<_> = lease.blocks.iter().map(|(block, _)| *block).collect();
+        if !reads_on || lease.credit_bytes == 0 {
+            lease.taken_back = lease.unread();
+            let unread = lease.taken_back.clone();
+            self.take_back(Vec::new(), &unread);
+        }
         blocks.into_iter().for_each(|block| self.note_missing(block));
         self.ready_all();
     }
@@ -115,9 +113,8 @@ impl Site {
     /// A member said what it has and which leases it still reads.
     pub(super) fn reconcile_leases(&mut self, slot: usize, held: &[HeldLease], now: Time) {
         let known: Vec<_> = self.leases.iter().filter(|(_, lease)| lease.node == slot).map(|(id, _)| *id).collect();
-        let over = known.into_iter().filter(|id| held.iter().all(|held| held.lease != *id));
         // The first is the one that it was reading.
-        for (place, id) in over.enumerate() {
+        for (place, id) in known.into_iter().enumerate().filter(|(_, id)| held.iter().all(|held| held.lease != *id)) {
             let in_doubt = if place == 0 { SEGMENT_BYTES_MAX as u32 } else { 0 };
             self.settle_by_what_it_has(id, in_doubt, now);
         }
@@ -125,10 +122,45 @@ impl Site {
             match self.leases.get(&held.lease).map(|lease| (lease.node == slot, lease.state)) {
                 None => self.adopt(slot, held, now),
                 Some((true, State::Lost)) => self.find_again(held.lease, now),
-                Some((true, State::Held)) => {}
+                Some((true, State::Held)) => self.reads_freely(held.lease),
                 // Told before, and lost on the way; or another node's number, which this one cannot hold.
                 Some((true, State::Revoking) | (false, _)) => self.say_revoke(slot, held.lease),
             }
+        }
+    }
+
+    /// Takes back charges: `refunds`, of which `before` was taken back already.
+    fn take_back(&mut self, before: Vec<(BlockIndex, u32)>, refunds: &[(BlockIndex, u32)]) {
+        let before: BTreeMap<_, _> = before.into_iter().collect();
+        for (block, bytes) in refunds {
+            let before = before.get(block).copied().unwrap_or(0);
+            self.budget.refund(*block, bytes.saturating_sub(before));
+            if before > *bytes {
+                self.budget.charge_fact(*block, before - bytes);
+            }
+        }
+    }
+
+    /// A holder reads on: it may, and if it is lost, so much was read. One that does not hold the lease any more is told so.
+    pub(super) fn credit_wanted(&mut self, node: NodeId, id: LeaseId, bytes: u64) {
+        let Some(slot) = self.slots.get(&node).copied() else { return };
+        match self.leases.get_mut(&id).filter(|lease| lease.node == slot && lease.state == State::Held) {
+            Some(lease) => {
+                let step = bytes.saturating_sub(lease.credit_bytes).min(LEASE_BYTES_MAX);
+                self.credit_step_bytes = self.credit_step_bytes.max(step);
+                lease.credit_bytes = lease.credit_bytes.max(bytes);
+                self.outputs.push_back(Output::Credit { node, lease: id, bytes });
+            }
+            None => self.say_revoke(slot, id),
+        }
+    }
+
+    /// The holder had no connection, and asked nobody how far it may read.
+    fn reads_freely(&mut self, id: LeaseId) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        lease.credit_bytes = u64::MAX;
+        for (block, bytes) in std::mem::take(&mut lease.taken_back) {
+            self.budget.charge_fact(block, bytes);
         }
     }
 
@@ -177,6 +209,8 @@ impl Site {
             patience_nanos: u64::try_from(LEASE_TIME_MIN.as_nanos()).unwrap_or(u64::MAX),
             progress: false,
             for_stuck: false,
+            credit_bytes: u64::MAX,
+            taken_back: Vec::new(),
         };
         self.leases.insert(held.lease, lease);
         self.find_again(held.lease, now);
@@ -192,6 +226,7 @@ impl Site {
             self.say_revoke(slot, id);
             return;
         }
+        self.reads_freely(id);
         for (block, charge) in rest {
             self.blocks[block.index()].lease = Some(id);
             self.missing.remove(block);
@@ -242,7 +277,7 @@ impl Site {
             State::Lost => {}
             State::Revoking => {
                 self.note_failure(slot, true, now);
-                self.lose_lease(id);
+                self.lose_lease(id, true);
             }
             State::Held if !self.members[slot].up => self.extend(id, now, HOLDER_GRACE),
             State::Held => {

@@ -4,23 +4,28 @@
 //! is neither in the site nor owned by a lease. `grant.rs` gives missing blocks away, `settle.rs` ends leases.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use super::budget::Budget;
+use super::credit::Terms;
 use super::lease::{Lease, State};
 use super::member::Member;
 use super::meter::Meter;
 use super::readers::Readers;
-use super::{Absence, HeldLease, Input, Lacking, Output, Why};
+use super::{Absence, Config, HeldLease, Input, Lacking, Output, Why};
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, LeaseId, NodeId};
 use crate::limits::{
-    CLOSED_HOLDER_GRACE, HOLDER_GRACE, LEASE_RUNS_MAX, LEASES_PER_NODE_MAX, NODES_MAX, REVOKE_ANSWER_MAX,
-    SEGMENT_BYTES_MAX, STUCK_GRANT_EVERY,
+    CLOSED_HOLDER_GRACE, CLOSED_HOLDER_GRACE_AT_END, HOLDER_GRACE, LEASE_RUNS_MAX, LEASES_PER_NODE_MAX, NODES_MAX,
+    REVOKE_ANSWER_MAX, SEGMENT_BYTES_MAX, STUCK_GRANT_EVERY,
 };
 use crate::time::Time;
 
 /// Bytes that a lease would read needlessly before it is worth to stop it: more than stopping may waste.
 const NEEDLESS_BYTES_MIN: u64 = 2 * SEGMENT_BYTES_MAX as u64;
+
+/// How often it is seen whether the site waits for nothing but a node that is away.
+const ABSENT_LOOKED_AT_EVERY: Duration = Duration::from_millis(250);
 
 /// The leases of one site.
 #[derive(Debug)]
@@ -46,9 +51,13 @@ pub(super) struct Site {
     pub(super) active: u32,
     /// Of these, those that take far longer than others.
     pub(super) late: u32,
+    /// Members that were connected and are not, counted as often as that happened.
+    pub(super) lost: u32,
     /// Leased blocks that landed, ever.
     pub(super) landings: u64,
     pub(super) readers: Readers,
+    /// How far ahead readers ask: as far as one ever did that had to wait for an answer.
+    pub(super) credit_step_bytes: u64,
     pub(super) origin: Origin,
     /// Blocks that the site has and a member cannot get.
     pub(super) stuck: BTreeMap<BlockIndex, usize>,
@@ -65,6 +74,8 @@ pub(super) struct Site {
     /// What lands from other nodes.
     pub(super) peer_meter: Meter,
     pub(super) seed: u64,
+    /// Whether an earlier run of the coordinator may have granted here.
+    resumed: bool,
     /// The run of the coordinator that grants here.
     pub(super) run: u64,
     /// Leases of others than this run that are settled.
@@ -98,7 +109,7 @@ pub(super) struct Origin {
 }
 
 impl Site {
-    pub(super) fn new(block_bytes: &[u32], seed: u64) -> Self {
+    pub(super) fn new(block_bytes: &[u32], config: &Config) -> Self {
         let count = u32::try_from(block_bytes.len()).unwrap_or(u32::MAX);
         Self {
             block_bytes: block_bytes.to_vec(),
@@ -116,8 +127,10 @@ impl Site {
             ready: BTreeSet::new(),
             active: 0,
             late: 0,
+            lost: 0,
             landings: 0,
             readers: Readers::new(),
+            credit_step_bytes: Terms::first_step(block_bytes.iter().copied().max().unwrap_or(0)),
             origin: Origin::default(),
             stuck: BTreeMap::new(),
             stuck_granted: BTreeMap::new(),
@@ -130,7 +143,8 @@ impl Site {
             in_site_bytes: 0,
             wan_meter: Meter::default(),
             peer_meter: Meter::default(),
-            seed,
+            seed: config.seed,
+            resumed: config.resumed,
             run: 0,
             facts: BTreeSet::new(),
         }
@@ -147,6 +161,16 @@ impl Site {
                     blocks.iter().for_each(|block| self.landed_now(slot, *block, now));
                 }
             }
+            Input::Begun { node, lacking } => {
+                if let Some(slot) = self.slots.get(&node).copied() {
+                    for part in lacking {
+                        self.note_part(slot, part);
+                    }
+                    self.note_least(slot, now);
+                    self.ready.insert(slot);
+                }
+            }
+            Input::CreditWanted { node, lease, bytes } => self.credit_wanted(node, lease, bytes),
             ended @ Input::LeaseEnded { .. } => self.lease_ended(ended, now),
             Input::NodeUp { node } => self.node_up(node),
             Input::NodeDown { node, absence } => self.node_down(node, absence, now),
@@ -177,12 +201,7 @@ impl Site {
             self.timers.remove(&(at, why));
             match why {
                 Why::LeaseDeadline(lease) => self.deadline(lease, now),
-                Why::GraceOver(node) => {
-                    let slot = self.slots[&node];
-                    if self.members[slot].away_until.is_some_and(|until| until <= now) {
-                        self.lose_member(slot);
-                    }
-                }
+                Why::GraceOver(node) => self.look_at_absent(self.slots[&node], now),
                 Why::CooledDown(node) => {
                     self.ready.insert(self.slots[&node]);
                     self.least_stale = true;
@@ -265,6 +284,17 @@ impl Site {
         self.members[slot].partial = partial;
         let leased: BTreeSet<_> = has.iter().filter_map(|block| self.blocks[block.index()].lease).collect();
         leased.into_iter().for_each(|lease| self.revoke_if_needless(lease, now));
+    }
+
+    /// A member has a part of a block; says whether it lacks less of it than was known.
+    pub(super) fn note_part(&mut self, slot: usize, Lacking { block, bytes }: Lacking) -> bool {
+        let Some(full) = self.block_bytes.get(block.index()) else { return false };
+        let member = &mut self.members[slot];
+        let less = bytes < member.lacking(block, *full);
+        if less {
+            member.partial.insert(block, bytes.max(1));
+        }
+        less
     }
 
     /// A block has just come to a member, from wherever.
@@ -355,6 +385,9 @@ impl Site {
         }
         self.in_site_bytes -= u64::from(self.block_bytes[block.index()]);
         self.stuck.remove(&block);
+        if self.resumed {
+            self.budget.was_read_before(block);
+        }
         self.note_missing(block);
     }
 
@@ -384,22 +417,44 @@ impl Site {
         let member = &mut self.members[slot];
         if member.up {
             member.up = false;
+            self.lost = self.lost.saturating_add(u32::from(absence == Absence::Unheard));
             let grace = match absence {
                 Absence::Closed => CLOSED_HOLDER_GRACE,
                 Absence::Unheard => HOLDER_GRACE,
             };
             member.away_until = Some(now + grace);
+            member.absence = absence;
             self.timers.insert((now + grace, Why::GraceOver(node)));
+            self.timers.insert((now + grace.min(CLOSED_HOLDER_GRACE_AT_END), Why::GraceOver(node)));
             self.least_stale = true;
             self.ready_all();
         }
     }
 
+    /// A member has been away for a while. At the end of the content, when nothing is left to grant, a reader whose process
+    /// ended is waited for no longer if somebody else could read.
+    fn look_at_absent(&mut self, slot: usize, now: Time) {
+        let member = &self.members[slot];
+        let Some(until) = member.away_until else { return };
+        if until <= now {
+            return self.lose_member(slot);
+        }
+        let others_wait = member.absence == Absence::Closed && member.at_stake_bytes > 0;
+        if !others_wait {
+            return;
+        }
+        if self.missing.is_empty() && self.stuck.is_empty() && self.members.iter().any(Member::trusted) {
+            return self.lose_member(slot);
+        }
+        self.timers.insert((now + ABSENT_LOOKED_AT_EVERY, Why::GraceOver(member.id)));
+    }
+
     /// The time of grace is over: what the member has and holds counts no more.
     fn lose_member(&mut self, slot: usize) {
         self.members[slot].away_until = None;
+        let reads_on = self.members[slot].absence == Absence::Unheard;
         for lease in self.members[slot].queue.clone() {
-            self.lose_lease(lease);
+            self.lose_lease(lease, reads_on);
         }
         let had: Vec<_> = self.members[slot].has.iter().collect();
         had.into_iter().for_each(|block| self.uncount_holder(block));

@@ -78,6 +78,8 @@ pub(crate) struct Process {
 pub(crate) struct Read {
     pub(crate) grant: Grant,
     pub(crate) bytes: u64,
+    /// How much it may read.
+    pub(crate) credit_bytes: u64,
 }
 
 impl Agent {

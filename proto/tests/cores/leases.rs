@@ -19,7 +19,7 @@ fn a_grant_for_a_content_that_the_node_has_closed_goes_to_another() {
     let web = package("web", 40);
     let mut site = Site::new(2);
     site.create(&deployment(1, &[&web], &[A, B]));
-    site.deaf.insert(A);
+    site.goes_deaf(A);
     let leased = site.agents[A].to_read(content(&web)).len();
     site.read(A, leased);
     site.pass(Duration::from_millis(300));
@@ -44,7 +44,7 @@ fn a_revocation_that_crosses_the_end_of_its_lease_changes_nothing() {
     let mut site = Site::new(2);
     site.disconnect(B);
     site.create(&deployment(1, &[&web], &[A, B]));
-    site.deaf.insert(A);
+    site.goes_deaf(A);
     site.connect(B);
     let revoked = site.unheard(A).into_iter().find_map(|message| match message {
         ToNode::Revoke { lease, .. } => Some(*lease),

@@ -293,6 +293,9 @@ impl Site {
     pub(crate) fn read(&mut self, node: usize, blocks: usize) -> usize {
         for done in 0..blocks {
             let Some(block) = self.next_block(node) else { return done };
+            if !self.may_read(node, block) {
+                return done;
+            }
             let read = &mut self.agents[node].running().reads[0];
             let (content, lease) = (read.grant.content, read.grant.lease);
             let stored = self.agents[node].disk.get_mut(&content).unwrap();
@@ -316,10 +319,36 @@ impl Site {
     /// A node reads a part of its next block, which is verified so far.
     pub(crate) fn read_part(&mut self, node: usize, bytes: u32) {
         let block = self.next_block(node).expect("it reads");
+        assert!(self.may_read(node, block), "it reads on");
         let content = self.agents[node].running().reads[0].grant.content;
         self.agents[node].disk.get_mut(&content).unwrap().lacking[block.index()] -= bytes;
         self.agents[node].running().reads[0].bytes += u64::from(bytes);
         self.wan.push((content, block.0, bytes));
+    }
+
+    /// What a node is told from here on is on its way. It may read all that it was leased.
+    pub(crate) fn goes_deaf(&mut self, node: usize) {
+        for read in &self.agents[node].process.as_ref().expect("the node runs").reads {
+            let (content, lease) = (read.grant.content, read.grant.lease);
+            let wanted = node::Input::CreditWanted { content, lease, bytes: u64::MAX };
+            self.flights.push_back(Flight::AtNode(node, wanted));
+        }
+        self.settle();
+        self.deaf.insert(node);
+    }
+
+    /// Whether a node may read a block of its first lease; it asks if it has to.
+    fn may_read(&mut self, node: usize, block: BlockIndex) -> bool {
+        let read = &self.agents[node].running().reads[0];
+        let (content, lease, bytes, credit_bytes) =
+            (read.grant.content, read.grant.lease, read.bytes, read.credit_bytes);
+        let wanted = bytes + u64::from(self.agents[node].disk[&content].lacks(block));
+        if wanted > credit_bytes {
+            let asks = node::Input::CreditWanted { content, lease, bytes: wanted };
+            self.flights.push_back(Flight::AtNode(node, asks));
+            self.settle();
+        }
+        self.agents[node].running().reads.first().is_some_and(|read| read.credit_bytes >= wanted)
     }
 
     /// The next block that a node is to read, once the leases before it that have nothing left are over.
@@ -353,7 +382,7 @@ impl Site {
     fn stop_read(&mut self, node: usize, lease: LeaseId, outcome: Outcome) {
         let reads = &mut self.agents[node].running().reads;
         let Some(place) = reads.iter().position(|read| read.grant.lease == lease) else { return };
-        let Read { grant, bytes: read_bytes } = reads.remove(place);
+        let Read { grant, bytes: read_bytes, .. } = reads.remove(place);
         let stored = &self.agents[node].disk[&grant.content];
         let blocks = grant.blocks.iter().flat_map(|range| range.iter());
         let begun = blocks.map(|block| Lacking { block, bytes: stored.lacks(block) });

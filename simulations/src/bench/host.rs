@@ -1,11 +1,13 @@
 //! What the simulated shell of one node remembers beside its exchange.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::time::Duration;
 
 use shoal_proto::exchange::Exchange;
 use shoal_proto::id::{BlockIndex, LeaseId, NodeId};
 use shoal_proto::time::Time;
+use shoal_proto::wan::credit::{Credit, Terms};
 
 use super::wires::Part;
 
@@ -20,7 +22,27 @@ const REPORT_BLOCKS: usize = 8;
 pub(super) struct HeldLease {
     pub(super) lease: LeaseId,
     pub(super) blocks: VecDeque<BlockIndex>,
+    /// How many of their parts were asked for, or read.
+    asked_parts: u32,
+    /// What it was granted for.
+    bytes: u64,
     pub(super) read_bytes: f64,
+    pub(super) credit: Credit,
+}
+
+/// What a node reads next.
+#[derive(Debug)]
+pub(super) struct Next {
+    pub(super) block: BlockIndex,
+    pub(super) parts: Range<u32>,
+    /// The leases that it wants to read on for, and up to how many bytes of each.
+    pub(super) asks: Vec<(LeaseId, u64)>,
+}
+
+impl HeldLease {
+    pub(super) fn new(lease: LeaseId, blocks: VecDeque<BlockIndex>, terms: Terms, bytes: u64) -> Self {
+        Self { lease, blocks, bytes, asked_parts: 0, read_bytes: 0.0, credit: Credit::new(terms, bytes) }
+    }
 }
 
 /// When a block was asked for, and how many of its parts were there.
@@ -40,6 +62,8 @@ pub(super) struct Host {
     pub(super) leases: VecDeque<HeldLease>,
     /// The block that is on its way over the WAN.
     pub(super) reading: Option<Since>,
+    /// The next of its parts to read.
+    pub(super) next_part: u32,
     /// Open requests: of whom, for what.
     pub(super) asked: BTreeMap<(usize, BlockIndex), Since>,
     /// Parts of each block that are there: always the first ones.
@@ -59,6 +83,7 @@ impl Host {
             neighbours: BTreeSet::new(),
             leases: VecDeque::new(),
             reading: None,
+            next_part: 0,
             asked: BTreeMap::new(),
             parts: vec![0; core.have().count() as usize],
             waiting: BTreeMap::new(),
@@ -83,6 +108,27 @@ impl Host {
     /// That a block is asked for at `now`.
     pub(super) fn since(&self, block: BlockIndex, at: Time) -> Since {
         Since { at, parts: self.parts[block.index()] }
+    }
+
+    /// What to read of the first lease, whose blocks come in so many `parts`, as far as its credit goes.
+    pub(super) fn read_on(&mut self, parts: u32, part_bytes: f64, now: Time) -> Option<Next> {
+        let block = *self.leases.front()?.blocks.front()?;
+        if self.reading.is_none() {
+            let since = self.since(block, now);
+            (self.reading, self.next_part) = (Some(since), since.parts);
+        }
+        let lease = self.leases.front_mut()?;
+        let affords = (lease.credit.confirmed_bytes() as f64 / part_bytes) as u32;
+        let more = affords.saturating_sub(lease.asked_parts).min(parts - self.next_part);
+        let first = self.next_part;
+        self.next_part += more;
+        lease.asked_parts += more;
+        let asks = lease.credit.ask(lease.read_bytes as u64).map(|bytes| (lease.lease, bytes));
+        let ends = asks.is_some_and(|(_, bytes)| bytes > lease.bytes);
+        // The one behind it is asked for in time, as in `shoal_proto::node`.
+        let behind = self.leases.get_mut(1).filter(|_| ends);
+        let behind = behind.and_then(|lease| Some((lease.lease, lease.credit.ask(0)?)));
+        Some(Next { block, parts: first..self.next_part, asks: asks.into_iter().chain(behind).collect() })
     }
 
     /// A part of a block came; who waits for it, unless it came before.

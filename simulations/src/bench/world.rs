@@ -12,7 +12,7 @@ use shoal_proto::rng::{Rng, mix};
 use shoal_proto::time::Time;
 use shoal_proto::wan::{self, Absence, Lacking, Outcome as LeaseOutcome, WanLedger};
 
-use super::host::{HeldLease, Host, id, number};
+use super::host::{HeldLease, Host, Next, id, number};
 use super::wires::{Arrival, Part, Sender, Wires};
 use super::{Case, Outcome};
 use crate::net::Topology;
@@ -81,7 +81,10 @@ impl World {
         let mut world = Self {
             case: case.clone(),
             now: Time::ZERO,
-            ledger: WanLedger::new(&wan::Config { epoch: Epoch(1), swarm: true, seed: case.seed }, &sizes),
+            ledger: WanLedger::new(
+                &wan::Config { epoch: Epoch(1), swarm: true, seed: case.seed, resumed: false },
+                &sizes,
+            ),
             ledger_wake: None,
             hosts: (0..case.nodes).map(host).collect(),
             wires: Wires::new(topology, case.nodes),
@@ -179,6 +182,9 @@ impl World {
         if from == Sender::Wan {
             self.wan_bytes += bytes;
             self.hosts[to].leases.front_mut().into_iter().for_each(|lease| lease.read_bytes += bytes);
+            if part.index + 1 < self.case.parts() {
+                self.read_on(to);
+            }
         }
         for waits in self.hosts[to].came(part).unwrap_or_default() {
             if self.hosts[waits].alive {
@@ -270,12 +276,11 @@ impl World {
     }
 
     fn read_on(&mut self, reader: usize) {
-        let host = &mut self.hosts[reader];
-        let next = host.leases.front().and_then(|lease| lease.blocks.front().copied());
-        if let Some(block) = next.filter(|_| host.reading.is_none()) {
-            let since = host.since(block, self.now);
-            host.reading = Some(since);
-            self.send(Sender::Wan, reader, block, since.parts..self.case.parts());
+        let (parts, part_bytes) = (self.case.parts(), self.case.part_bytes());
+        let Some(Next { block, parts, asks }) = self.hosts[reader].read_on(parts, part_bytes, self.now) else { return };
+        self.send(Sender::Wan, reader, block, parts);
+        for (lease, bytes) in asks {
+            self.send_to_ledger(wan::Input::CreditWanted { node: id(reader), lease, bytes });
         }
     }
 
@@ -325,7 +330,7 @@ impl World {
             return;
         }
         match order {
-            wan::Output::Grant { lease, blocks, .. } => {
+            wan::Output::Grant { lease, blocks, terms, .. } => {
                 let has = self.hosts[node].core.have();
                 let all: Vec<_> = blocks.iter().flat_map(|range| range.iter()).collect();
                 let blocks: std::collections::VecDeque<_> =
@@ -333,9 +338,16 @@ impl World {
                 if blocks.is_empty() {
                     return self.lease_ends(node, lease, 0, Vec::new(), LeaseOutcome::Done);
                 }
-                self.hosts[node].leases.push_back(HeldLease { lease, blocks, read_bytes: 0.0 });
+                let bytes = blocks.len() as u64 * u64::from(self.case.block_bytes);
+                self.hosts[node].leases.push_back(HeldLease::new(lease, blocks, terms, bytes));
                 self.tell(node, exchange::Input::LeaseHeld { blocks: all });
                 self.read_on(node);
+            }
+            wan::Output::Credit { lease, bytes, .. } => {
+                if let Some(held) = self.hosts[node].leases.iter_mut().find(|held| held.lease == lease) {
+                    held.credit.confirm(bytes);
+                    self.read_on(node);
+                }
             }
             wan::Output::Revoke { lease, .. } => self.revoked(node, lease),
             wan::Output::Notice(_) => {}
@@ -368,7 +380,10 @@ impl World {
     fn tell_ledger(&mut self, input: wan::Input) {
         self.ledger.handle(input, self.now);
         while let Some(output) = self.ledger.poll() {
-            if let wan::Output::Grant { node, .. } | wan::Output::Revoke { node, .. } = &output {
+            if let wan::Output::Grant { node, .. }
+            | wan::Output::Credit { node, .. }
+            | wan::Output::Revoke { node, .. } = &output
+            {
                 self.messages += 1;
                 self.queue.push(self.now + self.case.to_coordinator, Event::Order(number(*node), output));
             }
@@ -422,6 +437,10 @@ impl World {
             }
             Output::Decline { node: to, request } => {
                 self.fail(node, number(to), BlockIndex(request as u32), FetchError::Gone);
+            }
+            Output::LeftOff { lacking } => {
+                let lacking = lacking.into_iter().map(|(block, bytes)| Lacking { block, bytes }).collect();
+                self.send_to_ledger(wan::Input::Begun { node: id(node), lacking });
             }
             Output::Stuck { blocks } => self.send_to_ledger(wan::Input::Stuck { node: id(node), blocks }),
             Output::Offer { to } => self.send_to_neighbour(Event::Node(number(to), Input::Offered { node: id(node) })),

@@ -35,7 +35,7 @@ async fn read_all(
     let (wan, size, reader) = (WanBytes::default(), origin.size, reader());
     let renewals = Renewals::new(origin, renewed, Some(ask));
     let reading = async {
-        let result = reader.read_renewed(&renewals, ranges, mode, &wan, &sink).await;
+        let result = reader.read_leased(&renewals, &LeaseCredit::unlimited(), ranges, mode, &wan, &sink).await;
         drop((sink, renewals));
         result
     };

@@ -163,7 +163,15 @@ impl Site {
             Output::CancelFetch { node: from, content, block } => {
                 agent.running().fetches.retain(|fetch| *fetch != (number(from), content, block));
             }
-            Output::Read(grant) => agent.running().reads.push(Read { grant, bytes: 0 }),
+            Output::Read(grant) => {
+                let credit_bytes = grant.terms.first_bytes;
+                agent.running().reads.push(Read { grant, bytes: 0, credit_bytes });
+            }
+            Output::Credit { content, lease, bytes } => {
+                let mut reads = agent.running().reads.iter_mut();
+                let read = reads.find(|read| (read.grant.content, read.grant.lease) == (content, lease));
+                read.into_iter().for_each(|read| read.credit_bytes = read.credit_bytes.max(bytes));
+            }
             Output::Renew { lease, .. } => agent.running().renewed.push(lease),
             Output::WanRate(rate) => agent.running().wan_rate = rate,
             Output::CancelRead { lease, .. } if self.linger.contains(&node) => agent.running().stopping.push(lease),

@@ -1,86 +1,15 @@
 //! What a ledger does in the situations that its promises are about, told as what happens to a site.
 
+mod lost;
+mod table;
+
 use std::time::Duration;
 
-use shoal_proto::id::{BlockIndex, Epoch, LeaseId, NodeId};
-use shoal_proto::limits::{
-    CLOSED_HOLDER_GRACE, HOLDER_GRACE, LEASE_TIME_MIN, READERS_MIN, REPLICATION_WAIT_MAX, REVOKE_ANSWER_MAX,
-    SEGMENT_BYTES_MAX,
-};
+use shoal_proto::id::{BlockIndex, LeaseId, NodeId};
+use shoal_proto::limits::{LEASE_TIME_MIN, READERS_MIN, REPLICATION_WAIT_MAX, REVOKE_ANSWER_MAX};
 use shoal_proto::time::Time;
-use shoal_proto::wan::{self, Absence, BlockRange, HeldLease, Input, Lacking, Notice, Outcome, Output, WanLedger};
-
-const MIB: u32 = 1024 * 1024;
-const A: NodeId = NodeId([1; 32]);
-const B: NodeId = NodeId([2; 32]);
-
-/// A ledger with a clock, and what it granted.
-struct Table {
-    ledger: WanLedger,
-    now: Time,
-    blocks: u32,
-    grants: Vec<(NodeId, LeaseId, Vec<u32>)>,
-    revoked: Vec<LeaseId>,
-    notices: Vec<Notice>,
-}
-
-impl Table {
-    /// A content of `blocks` blocks of 1 MiB.
-    fn new(blocks: u32) -> Self {
-        let config = wan::Config { epoch: Epoch(3), swarm: true, seed: 5 };
-        let ledger = WanLedger::new(&config, &vec![MIB; blocks as usize]);
-        Self { ledger, now: Time::ZERO, blocks, grants: Vec::new(), revoked: Vec::new(), notices: Vec::new() }
-    }
-
-    fn tell(&mut self, input: Input) {
-        self.ledger.handle(input, self.now);
-        self.ledger.check();
-        while let Some(output) = self.ledger.poll() {
-            match output {
-                Output::Grant { node, lease, blocks, .. } => {
-                    let blocks = blocks.iter().flat_map(|range| range.iter()).map(|block| block.0).collect();
-                    self.grants.push((node, lease, blocks));
-                }
-                Output::Revoke { lease, .. } => self.revoked.push(lease),
-                Output::Notice(notice) => self.notices.push(notice),
-            }
-        }
-    }
-
-    fn pass(&mut self, span: Duration) {
-        let until = self.now + span;
-        while let Some((at, _)) = self.ledger.next_wake().filter(|(at, _)| *at <= until) {
-            self.now = at;
-            self.tell(Input::Tick);
-        }
-        self.now = until;
-    }
-
-    fn wants(&mut self, node: NodeId, lacking: impl Fn(u32) -> u32, held: Vec<HeldLease>) {
-        let lacks = |block: &u32| lacking(*block) > 0;
-        let lacking = (0..self.blocks).filter(lacks).map(|b| Lacking { block: BlockIndex(b), bytes: lacking(b) });
-        let lacking = lacking.collect();
-        self.tell(Input::Wants { node, lacking, held });
-    }
-
-    fn lands(&mut self, node: NodeId, blocks: &[u32]) {
-        self.tell(Input::Landed { node, blocks: blocks.iter().copied().map(BlockIndex).collect() });
-    }
-
-    fn ends(&mut self, node: NodeId, lease: LeaseId, read_bytes: u64, landed: &[u32], outcome: Outcome) {
-        let landed = landed.iter().copied().map(BlockIndex).collect();
-        self.tell(Input::LeaseEnded { node, lease, read_bytes, landed, begun: Vec::new(), outcome, whole_rest: false });
-    }
-
-    /// All that was granted since the last call, with the blocks of each node joined.
-    fn granted_to(&mut self, node: NodeId) -> Vec<u32> {
-        let mine = self.grants.iter().filter(|(to, _, _)| *to == node);
-        let mut blocks: Vec<_> = mine.flat_map(|(_, _, blocks)| blocks.clone()).collect();
-        self.grants.retain(|(to, _, _)| *to != node);
-        blocks.sort_unstable();
-        blocks
-    }
-}
+use shoal_proto::wan::{self, BlockRange, HeldLease, Input, Notice, Outcome};
+use table::{A, B, MIB, Table};
 
 #[test]
 fn who_lacks_the_fewest_bytes_reads_a_block() {
@@ -140,83 +69,6 @@ fn a_reader_whose_blocks_nobody_fetches_goes_on_after_a_while_however_little_is_
     assert_eq!(table.granted_to(A), [] as [u32; 0], "B may fetch that first");
     table.pass(REPLICATION_WAIT_MAX);
     assert_eq!(table.granted_to(A), [1]);
-}
-
-/// A site of two in which A was granted leases and landed the first block of them; with what they are.
-fn with_a_holder() -> (Table, Vec<(LeaseId, Vec<u32>)>) {
-    let mut table = Table::new(400);
-    table.wants(B, |_| MIB, Vec::new());
-    table.wants(A, |_| MIB, Vec::new());
-    for lease in std::mem::take(&mut table.revoked) {
-        table.grants.retain(|(_, granted, _)| *granted != lease);
-        table.ends(B, lease, 0, &[], Outcome::Revoked);
-    }
-    let mine = table.grants.iter().filter(|(node, _, _)| *node == A);
-    let leases: Vec<_> = mine.map(|(_, lease, blocks)| (*lease, blocks.clone())).collect();
-    table.grants.retain(|(node, _, _)| *node != A);
-    table.lands(A, &leases[0].1[..1]);
-    (table, leases)
-}
-
-#[test]
-fn a_lost_holder_is_paid_from_the_budget_after_its_grace() {
-    lost_and_read_again(Absence::Unheard, HOLDER_GRACE);
-    lost_and_read_again(Absence::Closed, CLOSED_HOLDER_GRACE);
-}
-
-fn lost_and_read_again(absence: Absence, grace: Duration) {
-    let (mut table, leases) = with_a_holder();
-    let blocks: Vec<_> = leases.into_iter().flat_map(|(_, blocks)| blocks).collect();
-    table.tell(Input::NodeDown { node: A, absence });
-    table.pass(grace - Duration::from_millis(1));
-    let granted = table.grants.iter().flat_map(|(_, _, of_lease)| of_lease);
-    assert!(granted.copied().all(|block| !blocks.contains(&block)), "it may come back");
-    table.pass(Duration::from_millis(1));
-    let mut again: Vec<u32> = Vec::new();
-    while again.len() < blocks.len() {
-        let leases: Vec<_> = table.grants.drain(..).collect();
-        assert!(!leases.is_empty(), "B reads on");
-        for (node, lease, of_lease) in leases {
-            again.extend(of_lease.iter().filter(|block| blocks.contains(block)));
-            table.ends(node, lease, u64::from(MIB) * of_lease.len() as u64, &of_lease, Outcome::Done);
-        }
-    }
-    let paid = u64::from(MIB) * blocks.len() as u64;
-    assert_eq!(table.ledger.stats().budget_used_bytes, paid, "what A landed and nobody else had is read again too");
-    assert!(paid <= table.ledger.stats().budget_bytes);
-}
-
-#[test]
-fn a_holder_that_comes_back_goes_on_with_its_leases() {
-    for away in [Duration::from_secs(1), HOLDER_GRACE * 2] {
-        let (mut table, leases) = with_a_holder();
-        table.grants.clear();
-        table.tell(Input::NodeDown { node: A, absence: Absence::Unheard });
-        // Alone, B would read on with what A lost; without it there is nobody else.
-        table.tell(Input::NodeDown { node: B, absence: Absence::Unheard });
-        table.pass(away);
-        let landed = leases[0].1[0];
-        let range = |block: &u32| BlockRange { start: BlockIndex(*block), end: BlockIndex(*block + 1) };
-        let open = |blocks: &[u32]| blocks.iter().filter(|block| **block != landed).map(range).collect();
-        let held = leases.iter().map(|(lease, blocks)| HeldLease { lease: *lease, blocks: open(blocks) }).collect();
-        table.wants(A, |block| if block == landed { 0 } else { MIB }, held);
-        let mut granted = table.grants.iter().flat_map(|(_, _, blocks)| blocks);
-        let own = |block: &u32| leases.iter().any(|(_, blocks)| blocks.contains(block));
-        assert!(!granted.any(own), "nothing of it is granted again after {away:?}");
-        assert!(leases.iter().all(|(lease, _)| !table.revoked.contains(lease)));
-    }
-}
-
-#[test]
-fn a_holder_that_comes_back_without_its_leases_is_refunded_but_for_a_segment() {
-    let (mut table, leases) = with_a_holder();
-    table.tell(Input::NodeDown { node: A, absence: Absence::Unheard });
-    table.pass(Duration::from_secs(1));
-    let landed = leases[0].1[0];
-    table.wants(A, |block| if block == landed { 0 } else { MIB }, Vec::new());
-    let stats = table.ledger.stats();
-    assert!(stats.budget_used_bytes <= SEGMENT_BYTES_MAX as u64, "{stats:?}");
-    assert_eq!(stats.read_bytes, u64::from(MIB) + SEGMENT_BYTES_MAX as u64, "what it landed, and what is in doubt");
 }
 
 #[test]
@@ -349,33 +201,6 @@ fn a_slow_reader_rests_unless_a_limit_makes_it_slow() {
     assert!(!slow_reader_goes_on(None), "without a limit it is left out for a while");
     assert!(slow_reader_goes_on(Some(u64::from(MIB) * 4)), "it may be as slow as that under a limit");
     assert!(!slow_reader_goes_on(Some(u64::from(MIB) * 100)), "far below what it may is slow");
-}
-
-impl Table {
-    /// All of `nodes` want everything at once.
-    fn together(nodes: &[NodeId], blocks: u32) -> Self {
-        let mut table = Self::new(blocks);
-        table.tell(Input::Await { nodes: nodes.to_vec(), until: Time::from_millis(500) });
-        nodes.iter().for_each(|node| table.wants(*node, |_| MIB, Vec::new()));
-        table
-    }
-
-    /// Lets those of `nodes` read for this long that `stalled` does not name: a block each 20 ms. What one read all have.
-    fn read(&mut self, nodes: &[NodeId], stalled: &[NodeId], span: Duration) {
-        let until = self.now + span;
-        while self.now < until {
-            self.pass(Duration::from_millis(20));
-            for node in nodes.iter().filter(|node| !stalled.contains(node)) {
-                let Some(at) = self.grants.iter().position(|(to, ..)| to == node) else { continue };
-                let block = self.grants[at].2.remove(0);
-                nodes.iter().for_each(|node| self.lands(*node, &[block]));
-                if self.grants[at].2.is_empty() {
-                    let (_, lease, _) = self.grants.remove(at);
-                    self.ends(*node, lease, u64::from(MIB), &[block], Outcome::Done);
-                }
-            }
-        }
-    }
 }
 
 #[test]
