@@ -561,7 +561,7 @@ pub const BUSY_REST_MIN: Duration = Duration::from_millis(5);
 pub const BUSY_REST_MAX: Duration = Duration::from_millis(250);
 
 /// How often in a row a neighbour may refuse before it is asked ever more rarely.
-pub const REFUSALS_FREE: u32 = 8;
+pub const REFUSALS_FREE: u32 = 32;
 
 /// A block that at most this many neighbours have is announced at once: others wait for it.
 pub const ANNOUNCED_AT_ONCE_COPIES: u32 = 3;

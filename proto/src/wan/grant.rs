@@ -164,8 +164,8 @@ impl Site {
 
     /// How many of those that read are going to be lost, if nodes go on to be lost as they were while the site got what it has.
     fn losses_to_come(&self) -> u64 {
-        let total: u64 = self.block_bytes.iter().map(|bytes| u64::from(*bytes)).sum();
-        let to_come = u128::from(self.lost) * u128::from(total - self.in_site_bytes) * u128::from(self.active);
+        let to_come =
+            u128::from(self.lost) * u128::from(self.total_bytes - self.in_site_bytes) * u128::from(self.active);
         let seen = u128::from(self.in_site_bytes.max(1)) * self.candidates().max(1) as u128;
         u64::try_from(to_come.div_ceil(seen)).unwrap_or(u64::MAX)
     }

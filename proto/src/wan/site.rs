@@ -32,6 +32,8 @@ const ABSENT_LOOKED_AT_EVERY: Duration = Duration::from_millis(250);
 pub(super) struct Site {
     pub(super) block_bytes: Vec<u32>,
     pub(super) largest_block_bytes: u32,
+    /// Bytes of all blocks.
+    pub(super) total_bytes: u64,
     pub(super) blocks: Vec<Block>,
     pub(super) missing: BlockSet,
     /// The fewest bytes that a trusted member lacks of each block.
@@ -114,6 +116,7 @@ impl Site {
         Self {
             block_bytes: block_bytes.to_vec(),
             largest_block_bytes: block_bytes.iter().copied().max().unwrap_or(0),
+            total_bytes: block_bytes.iter().map(|bytes| u64::from(*bytes)).sum(),
             blocks: vec![Block::default(); block_bytes.len()],
             missing: BlockSet::full(count),
             least: block_bytes.to_vec(),

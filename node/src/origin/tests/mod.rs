@@ -2,6 +2,7 @@
 
 #![expect(clippy::single_range_in_vec_init, reason = "a read takes a list of ranges, of which one may be the only one")]
 
+mod credit;
 mod paced;
 mod renewals;
 mod server;
