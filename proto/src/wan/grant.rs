@@ -67,7 +67,23 @@ impl Site {
                 }
             }
         }
+        if unaffordable && self.active == 0 && self.end_rests_of_slow(now) {
+            return self.grant_all(now, next_lease);
+        }
         self.say_what_waits(unaffordable);
+    }
+
+    /// Nobody reads, and what is left costs others more than the budget has: who rests for being slow and has a part of it is
+    /// not waited for any longer. Says whether there was one.
+    fn end_rests_of_slow(&mut self, now: Time) -> bool {
+        let slow = |member: &Member| member.reads() && member.failures == 0 && member.rests_until > now;
+        let slow: Vec<_> = (0..self.members.len()).filter(|slot| slow(&self.members[*slot])).collect();
+        for slot in &slow {
+            self.members[*slot].rests_until = now;
+            self.least_stale = true;
+        }
+        self.ready.extend(&slow);
+        !slow.is_empty()
     }
 
     /// Of the members that may take a lease, the one with the fewest bytes leased, then ever granted; ties at random.
