@@ -207,8 +207,7 @@ impl Agent {
             reading.renewed.send_replace(Some(Arc::new(origin)));
             return;
         }
-        let waiting = self.reads_waiting.get_mut(&content);
-        if let Some(grant) = waiting.and_then(|waiting| waiting.iter_mut().find(|grant| grant.lease == lease)) {
+        if let Some(grant) = self.waiting_read(content, lease) {
             grant.origin = Origin::Http(origin);
         }
     }
@@ -219,10 +218,14 @@ impl Agent {
             reading.credit.send_if_modified(|confirmed| std::mem::replace(confirmed, bytes.max(*confirmed)) < bytes);
             return;
         }
-        let waiting = self.reads_waiting.get_mut(&content);
-        if let Some(grant) = waiting.and_then(|waiting| waiting.iter_mut().find(|grant| grant.lease == lease)) {
+        if let Some(grant) = self.waiting_read(content, lease) {
             grant.terms.first_bytes = grant.terms.first_bytes.max(bytes);
         }
+    }
+
+    /// A lease that waits for others of its content to be read.
+    fn waiting_read(&mut self, content: ContentId, lease: LeaseId) -> Option<&mut Grant> {
+        self.reads_waiting.get_mut(&content)?.iter_mut().find(|grant| grant.lease == lease)
     }
 
     fn cancel_read(&mut self, content: ContentId, lease: LeaseId) {

@@ -53,7 +53,7 @@ pub(super) struct Site {
     pub(super) active: u32,
     /// Of these, those that take far longer than others.
     pub(super) late: u32,
-    /// Members that were connected and are not, counted as often as that happened.
+    /// How often a member was heard of no more: it may have been reading on.
     pub(super) lost: u32,
     /// Leased blocks that landed, ever.
     pub(super) landings: u64,
@@ -113,9 +113,10 @@ pub(super) struct Origin {
 impl Site {
     pub(super) fn new(block_bytes: &[u32], config: &Config) -> Self {
         let count = u32::try_from(block_bytes.len()).unwrap_or(u32::MAX);
+        let largest_block_bytes = block_bytes.iter().copied().max().unwrap_or(0);
         Self {
             block_bytes: block_bytes.to_vec(),
-            largest_block_bytes: block_bytes.iter().copied().max().unwrap_or(0),
+            largest_block_bytes,
             total_bytes: block_bytes.iter().map(|bytes| u64::from(*bytes)).sum(),
             blocks: vec![Block::default(); block_bytes.len()],
             missing: BlockSet::full(count),
@@ -133,7 +134,7 @@ impl Site {
             lost: 0,
             landings: 0,
             readers: Readers::new(),
-            credit_step_bytes: Terms::first_step(block_bytes.iter().copied().max().unwrap_or(0)),
+            credit_step_bytes: Terms::first_step(largest_block_bytes),
             origin: Origin::default(),
             stuck: BTreeMap::new(),
             stuck_granted: BTreeMap::new(),

@@ -27,9 +27,18 @@ fn with_a_holder() -> (Table, Vec<(LeaseId, Vec<u32>)>) {
     (table, leases)
 }
 
-/// A says how far it reads, and gets it confirmed.
-fn asks(table: &mut Table, lease: LeaseId, bytes: u64) {
-    table.tell(Input::CreditWanted { node: A, lease, bytes });
+/// A site of three that want everything at once, one of its readers with its first lease, and the two others.
+fn with_a_reader_of_three() -> (Table, (NodeId, LeaseId, Vec<u32>), Vec<NodeId>) {
+    let nodes: Vec<_> = (1..=3).map(|number| NodeId([number; 32])).collect();
+    let table = Table::together(&nodes, 400);
+    let lease = table.grants[0].clone();
+    let others = nodes.into_iter().filter(|node| *node != lease.0).collect();
+    (table, lease, others)
+}
+
+/// A node says how far it reads, and gets it confirmed.
+fn asks(table: &mut Table, node: NodeId, lease: LeaseId, bytes: u64) {
+    table.tell(Input::CreditWanted { node, lease, bytes });
     assert_eq!(table.credits.pop(), Some((lease, bytes)));
 }
 
@@ -54,7 +63,7 @@ fn lost_and_read_again(absence: Absence, grace: Duration, credit: [u64; 2], paid
     let (mut table, leases) = with_a_holder();
     assert_eq!(leases.iter().map(|(_, blocks)| blocks.len()).collect::<Vec<_>>(), [2, 2]);
     for ((lease, _), bytes) in leases.iter().zip(credit).filter(|(_, bytes)| *bytes > 0) {
-        asks(&mut table, *lease, bytes);
+        asks(&mut table, A, *lease, bytes);
     }
     let blocks: Vec<_> = leases.into_iter().flat_map(|(_, blocks)| blocks).collect();
     table.tell(Input::NodeDown { node: A, absence });
@@ -95,7 +104,7 @@ fn a_holder_that_comes_back_goes_on_with_its_leases() {
         let own = |block: &u32| leases.iter().any(|(_, blocks)| blocks.contains(block));
         assert!(!granted.any(own), "nothing of it is granted again after {away:?}");
         assert!(leases.iter().all(|(lease, _)| !table.revoked.contains(lease)));
-        asks(&mut table, leases[0].0, 2 * u64::from(MIB));
+        asks(&mut table, A, leases[0].0, 2 * u64::from(MIB));
     }
 }
 
@@ -103,7 +112,7 @@ fn a_holder_that_comes_back_goes_on_with_its_leases() {
 fn budget_used_once_a_lost_holder_says(read_bytes: u64, landed: &[usize]) -> u64 {
     let (mut table, leases) = with_a_holder();
     let (lease, blocks) = &leases[0];
-    asks(&mut table, *lease, u64::from(MIB) * 3 / 2);
+    asks(&mut table, A, *lease, u64::from(MIB) * 3 / 2);
     table.tell(Input::NodeDown { node: A, absence: Absence::Closed });
     table.pass(CLOSED_HOLDER_GRACE);
     let lacking = |block: u32| if blocks[..1].contains(&block) { 0 } else { MIB };
@@ -148,11 +157,8 @@ fn who_asks_for_what_it_does_not_hold_is_told_to_stop() {
 
 #[test]
 fn a_block_of_which_others_have_a_part_is_paid_for_the_rest_alone() {
-    let nodes: Vec<_> = (1..=3).map(|number| NodeId([number; 32])).collect();
-    let mut table = Table::together(&nodes, 400);
-    let (reader, lease, blocks) = table.grants[0].clone();
-    let others: Vec<_> = nodes.iter().copied().filter(|node| *node != reader).collect();
-    asks_of(&mut table, reader, lease, u64::from(MIB));
+    let (mut table, (reader, lease, blocks), others) = with_a_reader_of_three();
+    asks(&mut table, reader, lease, u64::from(MIB));
     let first = BlockIndex(blocks[0]);
     table.tell(Input::NodeDown { node: reader, absence: Absence::Closed });
     for (node, bytes) in others.iter().zip([MIB / 4, MIB / 8]) {
@@ -173,19 +179,11 @@ fn a_block_of_which_others_have_a_part_is_paid_for_the_rest_alone() {
     panic!("nobody reads the rest");
 }
 
-fn asks_of(table: &mut Table, node: NodeId, lease: LeaseId, bytes: u64) {
-    table.tell(Input::CreditWanted { node, lease, bytes });
-    assert_eq!(table.credits.pop(), Some((lease, bytes)));
-}
-
 #[test]
 fn a_reader_that_ended_is_waited_for_less_when_nothing_else_is_left() {
-    let nodes: Vec<_> = (1..=3).map(|number| NodeId([number; 32])).collect();
-    let mut table = Table::together(&nodes, 400);
-    let (reader, _, blocks) = table.grants[0].clone();
-    let others: Vec<_> = nodes.iter().copied().filter(|node| *node != reader).collect();
+    let (mut table, (reader, _, blocks), others) = with_a_reader_of_three();
     while table.ledger.stats().missing_blocks > 0 {
-        table.read(&nodes, &[reader], Duration::from_millis(100));
+        table.read(&[&others[..], &[reader]].concat(), &[reader], Duration::from_millis(100));
     }
     table.tell(Input::NodeDown { node: reader, absence: Absence::Closed });
     table.pass(CLOSED_HOLDER_GRACE_AT_END - Duration::from_millis(1));
