@@ -1,11 +1,13 @@
 //! How fast a deployment of many steps goes from step to step: real cores of the coordinator and of 100 nodes, and the real
 //! journal on a real disk; the network and the steps are stubs. Nodes' own disks are left out: each has its own.
 //!
-//! In a release build, `cargo test --release -p shoal-coordinator --test pace -- --nocapture` prints what a machine reaches.
+//! In a release build, `cargo test --release -p shoal-coordinator --test pace -- --nocapture` prints what a machine reaches,
+//! with `SHOAL_PACE_NODES=1000` for so many nodes.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::LazyLock;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -24,7 +26,10 @@ use shoal_proto::rollout::{Now, Operator, Options, StepOutcome};
 use shoal_proto::time::{Time, WallTime};
 use shoal_proto::wire::{Hello, JoinProof, StepRun, ToCoordinator, ToNode};
 
-const NODES: usize = 100;
+static NODES: LazyLock<usize> = LazyLock::new(|| {
+    let wanted = std::env::var("SHOAL_PACE_NODES").ok();
+    wanted.map_or(100, |wanted| wanted.parse().unwrap_or_else(|error| panic!("SHOAL_PACE_NODES={wanted}: {error}")))
+});
 const STEPS: usize = 20;
 
 /// A step takes up to this long, so that reports come one by one and not all at once.
@@ -38,7 +43,14 @@ fn name(text: &str) -> Name {
 }
 
 fn id(node: usize) -> NodeId {
-    NodeId([u8::try_from(node + 1).unwrap(); 32])
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&(node as u64 + 1).to_be_bytes());
+    NodeId(bytes)
+}
+
+fn node_of(id: NodeId) -> usize {
+    let (number, _) = id.0.split_first_chunk().unwrap();
+    usize::try_from(u64::from_be_bytes(*number)).unwrap() - 1
 }
 
 fn manifest(deployment: u64) -> Manifest {
@@ -60,7 +72,7 @@ fn manifest(deployment: u64) -> Manifest {
         name: name("shop"),
         release: name("r1"),
         packages: Vec::new(),
-        groups: vec![Group { nodes: (0..NODES).map(id).collect(), packages: Vec::new() }],
+        groups: vec![Group { nodes: (0..*NODES).map(id).collect(), packages: Vec::new() }],
         acquire: Acquire { source: Source::Feed, swarm: true },
         gate: Gate { manual: true, ..Gate::default() },
         before_acquire: Vec::new(),
@@ -72,11 +84,11 @@ fn manifest(deployment: u64) -> Manifest {
 }
 
 fn created(manifest: &Manifest) -> Box<Created> {
-    let names = (0..NODES).map(|node| (id(node), name(&format!("node{node}")))).collect();
+    let names = (0..*NODES).map(|node| (id(node), name(&format!("node{node}")))).collect();
     Box::new(Created {
         signed: Signed::seal(manifest, |_| Vec::new()).unwrap(),
         options: Options { names, ..Options::default() },
-        sites: (0..NODES).map(|node| (id(node), name("syd"))).collect(),
+        sites: (0..*NODES).map(|node| (id(node), name("syd"))).collect(),
         blocks: Vec::new(),
         sources: Vec::new(),
         variables: Default::default(),
@@ -104,22 +116,29 @@ struct Nodes {
     ends: BinaryHeap<std::cmp::Reverse<(Instant, usize, StepRun)>>,
     moments: Moments,
     ended: BTreeMap<u16, usize>,
+    /// How many have the manifest.
+    told: usize,
 }
 
 impl Nodes {
     fn new(to_coordinator: Sender<(usize, ToCoordinator)>) -> Self {
-        let cores = (0..NODES).map(|node| Node::new(id(node), node as u64, [])).collect();
+        let cores = (0..*NODES).map(|node| Node::new(id(node), node as u64, [])).collect();
         let (ends, moments, ended) = (BinaryHeap::new(), Moments::default(), BTreeMap::new());
-        Self { cores, began: Instant::now(), rng: Rng::new(1), to_coordinator, ends, moments, ended }
+        Self { cores, began: Instant::now(), rng: Rng::new(1), to_coordinator, ends, moments, ended, told: 0 }
     }
 
-    fn run(mut self, orders: &Receiver<(usize, ToNode)>, opened: &Receiver<Instant>) -> Moments {
+    /// Says when all have the manifest; ends with the coordinator.
+    fn run(mut self, orders: &Receiver<(usize, ToNode)>, all_told: &Sender<()>, opened: &Receiver<Instant>) -> Moments {
         loop {
             let wait = self.ends.peek().map_or(Duration::from_secs(1), |end| end.0.0.duration_since(Instant::now()));
             match orders.recv_timeout(wait) {
                 Ok((node, ToNode::Deploy { generation, signed })) => {
                     let manifest = Box::new(signed.open(|_, _| true).unwrap());
                     self.tell(node, node::Input::Deploy { manifest, generation });
+                    self.told += 1;
+                    if self.told == *NODES {
+                        all_told.send(()).unwrap();
+                    }
                 }
                 Ok((node, order)) => self.tell(node, node::Input::Coordinator(order)),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -130,7 +149,7 @@ impl Nodes {
                 self.tell(node, node::Input::StepEnded { run, outcome: StepOutcome::Succeeded });
                 let ended = self.ended.entry(run.step.index.0).or_default();
                 *ended += 1;
-                if *ended == NODES {
+                if *ended == *NODES {
                     self.moments.due.insert(run.step.index.0 + 1, Instant::now());
                 }
             }
@@ -188,7 +207,7 @@ impl Shell {
         }
         for output in outputs {
             if let Output::Node { to, message } = output {
-                let node = usize::from(to.0[0]) - 1;
+                let node = node_of(to);
                 self.to_nodes.send((node, message)).unwrap();
             }
         }
@@ -199,7 +218,13 @@ impl Shell {
         while !self.core.is_over(deployment) {
             let first = match reports.recv_timeout(Duration::from_secs(30)) {
                 Ok(report) => report,
-                Err(error) => panic!("it does not end: {error}: {:?}", self.core.view(deployment, self.now().time)),
+                Err(error) => {
+                    let view = self.core.view(deployment, self.now().time);
+                    panic!(
+                        "it does not end: {error}: {:?}",
+                        view.map(|view| (view.rollout.stage, view.rollout.waiting))
+                    )
+                }
             };
             self.handle(Input::Node { from: id(first.0), message: first.1 });
             for _ in 1..EVENTS_TOGETHER_MAX {
@@ -250,18 +275,21 @@ fn deploy(folder: &std::path::Path) -> Run {
     let (to_coordinator, reports) = mpsc::channel();
     let (to_nodes, orders) = mpsc::channel();
     let (opens, opened) = mpsc::channel();
+    let (tells, all_told) = mpsc::channel();
     let nodes = Nodes::new(to_coordinator);
-    let nodes = std::thread::spawn(move || nodes.run(&orders, &opened));
+    let nodes = std::thread::spawn(move || nodes.run(&orders, &tells, &opened));
     let config = Config { epoch: recovered.epoch, bulk: Vec::new(), seed: 1, shut: Default::default() };
     let began = Instant::now();
     let core = Coordinator::new(config, [token()], Now::default()).unwrap();
     let mut shell = Shell { core, journal, began, to_nodes, records: 0, flushes: 0, flushing: Duration::ZERO };
-    for node in 0..NODES {
+    for node in 0..*NODES {
         shell.handle(Input::Node { from: id(node), message: hello(node) });
     }
     let manifest = manifest(1);
     shell.handle(Input::Create(created(&manifest)));
     shell.settle();
+    // Here one thread reads the manifest for each node in turn, while real ones do so at once.
+    all_told.recv_timeout(Duration::from_secs(30)).unwrap();
     (shell.records, shell.flushes, shell.flushing) = (0, 0, Duration::ZERO);
     let gate = Instant::now();
     opens.send(gate).unwrap();
@@ -298,7 +326,7 @@ fn a_hundred_nodes_go_through_twenty_steps_without_waiting_for_the_disk() {
             let steps = run.moments.started.range(steps.clone());
             steps
                 .flat_map(|(step, started)| {
-                    assert_eq!(started.len(), NODES, "step {step} was started once on each node");
+                    assert_eq!(started.len(), *NODES, "step {step} was started once on each node");
                     let due = run.moments.due[step];
                     pick(started).into_iter().map(move |at| at.saturating_duration_since(due))
                 })
@@ -308,7 +336,7 @@ fn a_hundred_nodes_go_through_twenty_steps_without_waiting_for_the_disk() {
     };
     let all_steps = 0..u16::try_from(STEPS).unwrap();
     let last: fn(&[Instant]) -> Vec<Instant> = |started| started.iter().max().copied().into_iter().collect();
-    println!("{NODES} nodes, {STEPS} steps of up to {STEP_MAX:?}, {rounds} deployments");
+    println!("{} nodes, {STEPS} steps of up to {STEP_MAX:?}, {rounds} deployments", *NODES);
     println!("| milliseconds | median | 99 % | most |\n| --- | --- | --- | --- |");
     print("gate open to the last node's first step", spans(last, 0..1));
     let p99 = print("a step is due to its start on the last node", spans(last, all_steps.clone()));
