@@ -17,12 +17,18 @@ pub const CONTROL_QUEUE_FRAMES_MAX: usize = 4096;
 /// Bytes of received control frames that the driver has not dropped yet, over all peers; at the limit, peers wait.
 pub const CONTROL_RECEIVED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// A control channel on which the dialer sent nothing for this long carries an empty frame, which is answered with another;
-/// the listener sends one unasked if it sent nothing for half as long again.
+/// A control channel on which the dialer sent or heard nothing for this long carries an empty frame, which is answered.
 pub const CONTROL_HEARTBEAT: Duration = Duration::from_secs(4);
 
 /// A control channel on which nothing arrived for this long is dead: three heartbeats, so that one may be late.
 pub const CONTROL_SILENCE_MAX: Duration = Duration::from_secs(12);
+
+/// A control channel that carried no frame for this long is unused: longer than the pauses of a deployment that goes on.
+pub const CONTROL_UNUSED_AFTER: Duration = Duration::from_secs(60);
+
+/// An unused control channel beats so many times less often, and may be silent for so many times as long: 12 s and 36 s, at
+/// which a coordinator spends less than 1 % of a core on 1,000 nodes at rest.
+pub const CONTROL_UNUSED_BEATS_DIVISOR: u32 = 3;
 
 /// How long a connection may take from the first packet to an open channel, on slow links and busy machines.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

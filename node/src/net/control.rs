@@ -20,7 +20,7 @@ use libp2p::{Multiaddr, Swarm};
 use shoal_proto::id::NodeId;
 use shoal_proto::limits::{
     CONNECT_TIMEOUT, CONTROL_CONNECTIONS_PER_NODE_MAX, CONTROL_HEARTBEAT, CONTROL_MESSAGE_BYTES_MAX,
-    CONTROL_RECEIVED_BYTES_MAX, CONTROL_SILENCE_MAX,
+    CONTROL_RECEIVED_BYTES_MAX, CONTROL_SILENCE_MAX, CONTROL_UNUSED_AFTER,
 };
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -30,8 +30,9 @@ use tokio::time::Instant;
 use super::channel::{Allow, ChannelEvent, Channels};
 use super::dial::{self, DialCause, Failure};
 use super::identity::{Identity, peer_id};
-use super::link::{DownReason, Heartbeat, Link, LinkEvent, Received, link};
+use super::link::{DownReason, Link, LinkEvent, Received, link};
 use super::listen::{ListenError, Listeners, Reply};
+use super::pulse::Heartbeat;
 use super::redial::Redial;
 use super::tls::TlsSetupError;
 use super::transport;
@@ -49,15 +50,19 @@ const SIMULTANEOUS: Duration = CONNECT_TIMEOUT.saturating_mul(2);
 /// How the control mesh behaves.
 #[derive(Clone, Debug)]
 pub struct ControlConfig {
-    /// A channel on which the dialer sent nothing for this long carries a heartbeat, which is answered.
+    /// A channel on which the dialer sent or heard nothing for this long carries a heartbeat, which is answered.
     pub heartbeat: Duration,
     /// A channel on which nothing arrived for this long is dead; some heartbeats of the other side.
     pub silence_max: Duration,
+    /// A channel that carried no frame for this long beats [`CONTROL_UNUSED_BEATS_DIVISOR`] times less often.
+    ///
+    /// [`CONTROL_UNUSED_BEATS_DIVISOR`]: shoal_proto::limits::CONTROL_UNUSED_BEATS_DIVISOR
+    pub unused_after: Duration,
 }
 
 impl Default for ControlConfig {
     fn default() -> Self {
-        Self { heartbeat: CONTROL_HEARTBEAT, silence_max: CONTROL_SILENCE_MAX }
+        Self { heartbeat: CONTROL_HEARTBEAT, silence_max: CONTROL_SILENCE_MAX, unused_after: CONTROL_UNUSED_AFTER }
     }
 }
 
@@ -147,7 +152,11 @@ impl ControlMesh {
         let budget = Arc::new(Semaphore::new(CONTROL_RECEIVED_BYTES_MAX));
         let task = Task {
             local: identity.node_id(),
-            heartbeat: Heartbeat { every: config.heartbeat, silence_max: config.silence_max },
+            heartbeat: Heartbeat {
+                every: config.heartbeat,
+                silence_max: config.silence_max,
+                unused_after: config.unused_after,
+            },
             swarm,
             listeners: Listeners::default(),
             links: BTreeMap::new(),

@@ -1,7 +1,8 @@
 //! One control channel: frames both ways over a stream, with heartbeats, until either side hangs up.
 //!
 //! A frame is a big-endian `u32` length and that many bytes; length 0 is a heartbeat. The dialer's are answered with another
-//! at once: the side with many channels, which is the coordinator, then wakes up once for both. Sending never waits: frames queue
+//! at once: the side with many channels, which is the coordinator, then wakes up once for both ([`super::pulse`] says when).
+//! Sending never waits: frames queue
 //! up to a bound, and a peer that is further behind is cut off ([`Full`]). Dropping the [`Link`] sends what is queued,
 //! then closes. Received frames hold their share of a common budget until they are dropped, so that a driver that lags
 //! slows its peers down instead of filling memory (BOUNDED).
@@ -16,8 +17,10 @@ use libp2p::swarm::{ConnectionId, Stream};
 use shoal_proto::id::NodeId;
 use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, CONTROL_QUEUE_BYTES_MAX, CONTROL_QUEUE_FRAMES_MAX};
 use thiserror::Error;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
+
+use super::pulse::{Heartbeat, Pulse};
 
 /// How long a closing channel may take to send what is queued.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -59,21 +62,6 @@ pub enum DownReason {
 pub(super) enum LinkEvent {
     Frame(Bytes),
     Ended(DownReason),
-}
-
-/// How often to beat, and how long without one is dead.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Heartbeat {
-    pub(super) every: Duration,
-    pub(super) silence_max: Duration,
-}
-
-impl Heartbeat {
-    /// How long this side sends nothing before it beats. The listener does so where there is nothing to answer, since the
-    /// dialer sends frames.
-    fn unasked(self, dialer: bool) -> Duration {
-        if dialer { self.every } else { self.every + self.every / 2 }
-    }
 }
 
 /// Too much waits to be sent.
@@ -137,10 +125,10 @@ impl LinkTask {
         let Self { node, connection, dialer, stream, queue, closing, heartbeat, received } = self;
         let events = received.events.clone();
         let (reader, writer) = stream.split();
-        let (stream, silence_max, asked) = (BufReader::new(reader), heartbeat.silence_max, Notify::new());
-        let reader = Reader { node, connection, stream, silence_max, received, asked: (!dialer).then_some(&asked) };
+        let pulse = &Pulse::new(heartbeat);
+        let reader = Reader { node, connection, dialer, stream: BufReader::new(reader), pulse, received };
         let mut reading = std::pin::pin!(reader.run());
-        let mut writing = std::pin::pin!(write(writer, queue, heartbeat.unasked(dialer), &asked));
+        let mut writing = std::pin::pin!(write(writer, queue, dialer, pulse));
         let drained = async {
             let _ = closing.await;
             tokio::time::sleep(DRAIN).await;
@@ -173,23 +161,23 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// Sends queued frames, and heartbeats when they are asked for or nothing was sent for as long as `unasked`; `Ok` when the
-/// queue was closed and everything is sent.
+/// Sends queued frames, and heartbeats when they are due; `Ok` when the queue was closed and everything is sent.
 async fn write(
     stream: WriteHalf<Stream>,
     mut queue: mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>,
-    unasked: Duration,
-    asked: &Notify,
+    dialer: bool,
+    pulse: &Pulse,
 ) -> io::Result<()> {
     let mut stream = BufWriter::new(stream);
     loop {
         let queued = tokio::select! {
-            queued = timeout(unasked, queue.recv()) => queued.ok(),
-            () = asked.notified() => None,
+            queued = queue.recv() => Some(queued),
+            () = pulse.until_beat(dialer) => None,
         };
         let Some(mut next) = queued else {
             stream.write_all(&0u32.to_be_bytes()).await?;
             stream.flush().await?;
+            pulse.sent_beat();
             continue;
         };
         while let Some((frame, _permit)) = next {
@@ -199,6 +187,7 @@ async fn write(
             next = queue.try_recv().ok();
         }
         stream.flush().await?;
+        pulse.sent_frames();
         if queue.is_closed() && queue.is_empty() {
             return stream.close().await;
         }
@@ -208,18 +197,18 @@ async fn write(
 struct Reader<'a> {
     node: NodeId,
     connection: ConnectionId,
+    dialer: bool,
     stream: BufReader<ReadHalf<Stream>>,
-    silence_max: Duration,
+    pulse: &'a Pulse,
     received: Received,
-    /// Told of heartbeats that are to be answered.
-    asked: Option<&'a Notify>,
 }
 
 impl Reader<'_> {
     async fn run(mut self) -> DownReason {
         loop {
             match self.frame().await {
-                Ok(frame) if frame.is_empty() => self.asked.into_iter().for_each(Notify::notify_one),
+                Ok(frame) if frame.is_empty() && self.dialer => {}
+                Ok(frame) if frame.is_empty() => self.pulse.want_beat(),
                 Ok(frame) => self.deliver(frame).await,
                 Err(reason) => return reason,
             }
@@ -241,6 +230,9 @@ impl Reader<'_> {
         if len > CONTROL_MESSAGE_BYTES_MAX {
             return Err(DownReason::Oversized { len });
         }
+        if len > 0 {
+            self.pulse.heard_frame();
+        }
         let mut frame = Vec::new();
         while frame.len() < len {
             let start = frame.len();
@@ -253,12 +245,17 @@ impl Reader<'_> {
     /// Fills `buffer`, as long as something arrives now and then.
     async fn fill(&mut self, mut buffer: &mut [u8]) -> Result<(), DownReason> {
         while !buffer.is_empty() {
-            match timeout(self.silence_max, self.stream.read(buffer)).await {
-                Err(_) => return Err(DownReason::Silent(self.silence_max)),
-                Ok(Ok(0)) => return Err(DownReason::ClosedByPeer),
-                Ok(Ok(len)) => buffer = &mut buffer[len..],
-                Ok(Err(error)) => return Err(ended(&error)),
+            let read = tokio::select! {
+                biased;
+                read = self.stream.read(buffer) => read,
+                silence_max = self.pulse.until_silent() => return Err(DownReason::Silent(silence_max)),
+            };
+            match read {
+                Ok(0) => return Err(DownReason::ClosedByPeer),
+                Ok(len) => buffer = &mut buffer[len..],
+                Err(error) => return Err(ended(&error)),
             }
+            self.pulse.heard();
         }
         Ok(())
     }

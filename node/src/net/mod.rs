@@ -20,6 +20,7 @@ mod dial;
 mod identity;
 mod link;
 mod listen;
+mod pulse;
 mod redial;
 mod single;
 #[cfg(test)]

@@ -126,6 +126,8 @@ impl Deputy {
                 _ => {}
             },
             Input::ReadEnded { end, .. } => self.on_read_ended(end, now),
+            // What neighbours have of it they say when they hear that this node has opened it too.
+            Input::Opened { .. } => self.reach.changed(now),
             _ => {}
         }
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 use libp2p::Multiaddr;
 use shoal_proto::id::NodeId;
-use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, CONTROL_QUEUE_BYTES_MAX};
+use shoal_proto::limits::{CONTROL_MESSAGE_BYTES_MAX, CONTROL_QUEUE_BYTES_MAX, CONTROL_UNUSED_BEATS_DIVISOR};
 use tokio::sync::mpsc;
 
 use super::{loopback, raw_stream, within};
@@ -289,8 +289,8 @@ async fn a_peer_that_does_not_read_is_cut_off_and_holds_up_nobody() {
 
 #[tokio::test]
 async fn a_silent_peer_is_dead_and_a_beating_one_is_not() {
-    let heartbeat = Duration::from_millis(100);
-    let config = ControlConfig { heartbeat, silence_max: 10 * heartbeat };
+    let heartbeat = Duration::from_millis(50);
+    let config = ControlConfig { heartbeat, silence_max: 10 * heartbeat, unused_after: 5 * heartbeat };
     let mut a = Member::start_with(Identity::ephemeral(), loopback(), &config).await;
     let mut b = Member::start_with(Identity::ephemeral(), loopback(), &config).await;
     join(&mut a, &mut b).await;
@@ -299,11 +299,12 @@ async fn a_silent_peer_is_dead_and_a_beating_one_is_not() {
     assert_eq!(a.up().await, silent.node_id());
     match a.next().await {
         ControlEvent::Down { node, reason } => {
-            assert_eq!((node, reason), (silent.node_id(), DownReason::Silent(config.silence_max)));
+            let silence_max = config.silence_max * CONTROL_UNUSED_BEATS_DIVISOR;
+            assert_eq!((node, reason), (silent.node_id(), DownReason::Silent(silence_max)));
         }
         other => panic!("{other:?}"),
     }
-    // The pair said nothing for longer than that.
+    // The pair said nothing for longer than that, and beats as channels do that are not used.
     b.mesh.send(a.id(), Bytes::from_static(b"alive")).await.unwrap();
     assert_eq!(a.frame().await.1, "alive");
 }
@@ -312,7 +313,7 @@ async fn a_silent_peer_is_dead_and_a_beating_one_is_not() {
 async fn a_heartbeat_is_answered_at_once_and_an_answer_is_not() {
     // Far longer than the test may take: whatever comes, comes as an answer.
     let heartbeat = Duration::from_secs(3600);
-    let config = ControlConfig { heartbeat, silence_max: 3 * heartbeat };
+    let config = ControlConfig { heartbeat, silence_max: 3 * heartbeat, unused_after: heartbeat };
     let mut a = Member::start_with(Identity::ephemeral(), loopback(), &config).await;
     let dialer = Identity::ephemeral();
     let mut stream = raw_stream(&dialer, "/shoal/control/1", a.id(), a.address.clone()).await;
@@ -331,17 +332,23 @@ async fn a_heartbeat_is_answered_at_once_and_an_answer_is_not() {
 }
 
 #[tokio::test]
-async fn a_listener_beats_where_the_dialer_sends_frames_alone() {
+async fn a_dialer_that_hears_nothing_beats_although_it_sends_frames() {
     let heartbeat = Duration::from_millis(100);
-    let config = ControlConfig { heartbeat, silence_max: 10 * heartbeat };
-    let mut a = Member::start_with(Identity::ephemeral(), loopback(), &config).await;
-    let mut stream = raw_stream(&Identity::ephemeral(), "/shoal/control/1", a.id(), a.address.clone()).await;
-    a.up().await;
-    stream.write_all(b"\0\0\0\x05frame").await.unwrap();
-    stream.flush().await.unwrap();
-    let mut beat = [1; 4];
-    within("a heartbeat", stream.read_exact(&mut beat)).await.unwrap();
-    assert_eq!(beat, [0; 4]);
+    let config = ControlConfig { heartbeat, silence_max: 10 * heartbeat, unused_after: 100 * heartbeat };
+    let (dialer, mut b) = (
+        Member::start_with(Identity::ephemeral(), loopback(), &config).await,
+        Member::start_with(Identity::ephemeral(), loopback(), &ControlConfig { heartbeat: 100 * heartbeat, ..config })
+            .await,
+    );
+    dialer.connect(&b).await;
+    b.up().await;
+    // For longer than a silence: what the dialer hears can only be answers.
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < 2 * config.silence_max {
+        tokio::time::sleep(heartbeat / 4).await;
+        dialer.mesh.send(b.id(), Bytes::from_static(b"frame")).await.unwrap();
+        assert_eq!(b.frame().await.1, "frame");
+    }
 }
 
 #[tokio::test]
