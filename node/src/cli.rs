@@ -155,7 +155,7 @@ pub async fn stop_signal() {
 }
 
 /// Threads for the network: half of the machine's cores, so that what the machine is for goes on, and at most four, which
-/// keep up with 25 Gbit/s. Few of them also cost less for the same bytes: they do not wake each other.
-fn network_threads() -> usize {
+/// keep up with 25 Gbit/s. Few of them also cost less for the same bytes, and at rest: they do not wake each other.
+pub fn network_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 4))
 }

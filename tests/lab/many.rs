@@ -18,8 +18,11 @@ use crate::network::{Place, Shape, Socket};
 /// How long hundreds of processes may take to start, join and connect, or to end a deployment, on a busy machine.
 const LONG: Duration = Duration::from_secs(600);
 
-/// How long resting is measured: several heartbeats.
-const REST: Duration = Duration::from_secs(20);
+/// How long resting is measured: several heartbeats of channels that are not used.
+const REST: Duration = Duration::from_secs(36);
+
+/// How long nothing happens before that: channels count as unused then (`CONTROL_UNUSED_AFTER`).
+const LEFT_ALONE: Duration = Duration::from_secs(60);
 
 /// Connections are settled once their number has not changed for this long: longer than changes of rosters are collected.
 const SETTLED: Duration = Duration::from_secs(3);
@@ -114,8 +117,9 @@ fn coordinator_rss(lab: &Lab) -> f64 {
 fn rest(lab: &Lab, alone_mib: f64, table: &mut Table) {
     let count = lab.nodes.len() as f64;
     let of_nodes = |figure: fn(u32) -> f64| lab.nodes.values().map(|node| figure(node.id())).collect::<Vec<_>>();
+    // Neither is a wait for a state: what is measured is that nothing happens, and that it did not for a while.
+    std::thread::sleep(LEFT_ALONE);
     let before = (of_nodes(cpu_seconds), lab.coordinator_cpu(), control_bytes(lab), Instant::now());
-    // Not a wait for a state: what is measured is that nothing happens.
     std::thread::sleep(REST);
     let seconds = before.3.elapsed().as_secs_f64();
     let after = (of_nodes(cpu_seconds), lab.coordinator_cpu(), control_bytes(lab));

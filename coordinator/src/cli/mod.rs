@@ -51,7 +51,12 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut terminal = Terminal::standard(&cli.global);
     log_to_stderr(&cli);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    // A demo is many programs in one.
+    if !matches!(cli.command, Command::Demo(_)) {
+        threads.worker_threads(shoal_node::cli::network_threads());
+    }
+    let runtime = match threads.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             terminal.error(&CliError::new(Exit::Unexpected, format!("cannot start: {error}")));
