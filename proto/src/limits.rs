@@ -454,9 +454,9 @@ pub const READER_LATE_MIN: Duration = Duration::from_millis(500);
 /// How long a node that is far slower than the others gets no lease.
 pub const SLOW_READER_REST: Duration = Duration::from_secs(30);
 
-/// Nodes that read over the WAN at the same time at first. Fewer land the first blocks sooner; more fill a WAN that is
-/// faster than one node.
-pub const READERS_MIN: u32 = 4;
+/// Nodes that read over the WAN at the same time at first: as many as [`TRANSFERS_MIN`], so that over a WAN like a node's link
+/// the first blocks arrive as fast as they are passed on. Fewer leave links idle, more have all who ask wait.
+pub const READERS_MIN: u32 = TRANSFERS_MIN as u32;
 
 /// Nodes of one site that read over the WAN at the same time.
 pub const READERS_MAX: u32 = 256;
@@ -493,6 +493,9 @@ pub const REQUESTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// requests a site of 200 took 20 to 60 % longer (`shoal-sim bench swarm`), since requests gather at some nodes while others
 /// idle. More of both pass a new block on later; fewer leave links idle between two blocks.
 pub const TRANSFERS_MIN: usize = 6;
+
+/// What is read over the WAN counts as one of them unless a block takes this fraction longer than from neighbours.
+pub const READ_SLACK: u32 = 6;
 
 /// What comes of a block within this time is written together, and passed on: a fraction of what a block takes over a link
 /// that it shares with others. Shorter, and a fast link costs a write for each segment.

@@ -23,6 +23,10 @@ use crate::id::BlockIndex;
 use crate::limits::ANNOUNCED_AT_ONCE_COPIES;
 use crate::time::Time;
 
+/// A block is offered when its rest takes at most this fraction of the usual time: also while some more nodes than usual
+/// read, whose blocks take that much longer.
+const SOON: (u32, u32) = (4, 3);
+
 impl Exchange {
     /// The blocks that neighbours may ask for: those that this node has, and those that are about to be complete.
     pub fn offers(&self) -> &BlockSet {
@@ -32,6 +36,9 @@ impl Exchange {
     /// Part of a block has arrived: it is offered if the rest comes soon.
     pub(super) fn arrives(&mut self, block: BlockIndex, arrived: Arrived, now: Time) {
         let Some(state) = self.blocks.get(block.index()).copied().filter(|state| *state != State::Have) else { return };
+        if arrived.from.is_none() {
+            self.read_pace = Some(arrived.took + arrived.rest());
+        }
         // The end of a lease says what became of the block that was read for it.
         if arrived.from.is_some() && arrived.bytes > 0 {
             let rest = u32::try_from(arrived.of.saturating_sub(arrived.bytes)).unwrap_or(u32::MAX).max(1);
@@ -42,7 +49,7 @@ impl Exchange {
             (State::Requested { from, also }, Some(node)) => node == from || also == Some(node),
             _ => false,
         };
-        let soon = self.times.usual().is_none_or(|usual| arrived.rest() <= usual);
+        let soon = self.times.usual().is_none_or(|usual| arrived.rest() <= usual * SOON.0 / SOON.1);
         if from_source && arrived.bytes > 0 && soon {
             self.offer_block(block, arrived.from.is_none(), now);
         }

@@ -11,7 +11,9 @@ use super::transfer::{Exchange, State};
 use super::{Output, Why};
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, NodeId};
-use crate::limits::{ENDGAME_BLOCKS_MAX, NEIGHBOUR_REST_MAX, REFUSALS_FREE, REQUESTED_BYTES_MAX, SLOW_AGE_MIN};
+use crate::limits::{
+    ENDGAME_BLOCKS_MAX, NEIGHBOUR_REST_MAX, READ_SLACK, REFUSALS_FREE, REQUESTED_BYTES_MAX, SLOW_AGE_MIN,
+};
 use crate::rng::mix;
 use crate::time::Time;
 
@@ -25,7 +27,7 @@ impl Exchange {
         if self.ready.is_empty() {
             return;
         }
-        let mut room = self.transfers_max.saturating_sub(self.requests_counted(now));
+        let mut room = self.transfers_max.saturating_sub(self.requests_counted(now) + usize::from(self.reads_fast()));
         if room == 0 {
             return;
         }
@@ -57,6 +59,13 @@ impl Exchange {
         let patience = self.times.patience(false);
         let recent = self.requests.iter().rev().take_while(|(asked, _, _)| *asked + patience > now);
         recent.filter(|(_, node, _)| !self.is_slow(*node)).count()
+    }
+
+    /// Whether what this node reads over the WAN is one more transfer, as fast as the others. It shares the link with them:
+    /// with one request more, a reader of a WAN like its link would not read as fast as it can.
+    fn reads_fast(&self) -> bool {
+        let Some(pace) = self.read_pace.filter(|_| self.leased > 0) else { return false };
+        self.times.usual().is_none_or(|usual| pace <= usual + usual / READ_SLACK)
     }
 
     fn is_slow(&self, node: NodeId) -> bool {

@@ -62,6 +62,8 @@ impl Exchange {
     }
 
     fn check_blocks(&self) {
+        let leased = self.blocks.iter().filter(|state| **state == State::Leased).count();
+        assert_eq!(self.leased, leased, "blocks that are read");
         for (index, state) in self.blocks.iter().enumerate() {
             let block = BlockIndex(index as u32);
             assert_eq!(self.missing.contains(block), *state == State::Missing, "block {block} is missing");

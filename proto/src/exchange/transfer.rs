@@ -35,6 +35,10 @@ pub struct Exchange {
     /// Every open request, the oldest first.
     pub(super) requests: BTreeSet<(Time, NodeId, BlockIndex)>,
     pub(super) requested_bytes: u64,
+    /// How many blocks this node reads over the WAN or is about to.
+    pub(super) leased: usize,
+    /// How long such a block takes, as far as is known.
+    pub(super) read_pace: Option<Duration>,
     /// How many requests may be open, and how many are served at a time.
     pub(super) transfers_max: usize,
     /// Neighbours that rest, and until when.
@@ -86,6 +90,8 @@ impl Exchange {
             ready: BTreeSet::new(),
             requests: BTreeSet::new(),
             requested_bytes: 0,
+            leased: 0,
+            read_pace: None,
             resting: BTreeSet::new(),
             times: Times::default(),
             slow_from: Time::ZERO,
@@ -244,6 +250,7 @@ impl Exchange {
         if let State::Requested { from, also } = state {
             std::iter::once(from).chain(also).for_each(|node| self.cancel(node, block));
         }
+        self.leased -= usize::from(state == State::Leased);
         self.blocks[block.index()] = State::Have;
         self.missing.remove(block);
         self.begun.remove(&block);
@@ -321,12 +328,14 @@ impl Exchange {
             std::iter::once(from).chain(also).for_each(|node| self.cancel(node, block));
             self.withdraw(block);
         }
+        self.leased += usize::from(state != State::Leased);
         self.blocks[block.index()] = State::Leased;
         self.missing.remove(block);
     }
 
     fn lease_over(&mut self, block: BlockIndex) {
         if self.blocks.get(block.index()) == Some(&State::Leased) {
+            self.leased -= 1;
             self.set_missing(block);
         }
     }

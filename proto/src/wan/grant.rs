@@ -111,8 +111,9 @@ impl Site {
             return (self.active == 0).then_some(all);
         }
         let revoking = member.queue.iter().any(|lease| self.leases[lease].state != State::Held);
-        let idle = member.queue.is_empty();
-        if revoking || member.queue.len() >= LEASES_PER_NODE_MAX || idle && self.reading() >= self.readers.limit() {
+        // With it if it reads already: of more readers than there are to be, some end.
+        let readers = self.reading() + u32::from(member.queue.is_empty());
+        if revoking || member.queue.len() >= LEASES_PER_NODE_MAX || readers > self.readers.limit() {
             return None;
         }
         if self.is_slow(slot) && self.somebody_else_reads(slot, now) {

@@ -16,7 +16,7 @@ use crate::id::NodeId;
 use crate::limits::{READER_LATE_MIN, SLOW_FACTOR, SLOW_READER_REST};
 use crate::time::Time;
 
-/// Blocks that others have to land meanwhile.
+/// Blocks that others have to land meanwhile at least; one for each of them that reads.
 const LANDED_BY_OTHERS_MIN: u64 = 2;
 
 /// How far a member is with what it reads.
@@ -79,9 +79,11 @@ impl Site {
         let progress = &mut self.members[slot].progress;
         progress.look_at = None;
         let (since, landed) = (progress.since, self.landings - progress.landings);
+        // Where more read than when the usual time was measured, all of them take longer.
+        let others = u64::from(self.reading().saturating_sub(1));
         match self.late_after() {
             Some(after) if since + after > now => return self.look_later(slot, since),
-            Some(_) if landed >= LANDED_BY_OTHERS_MIN => {}
+            Some(_) if landed >= others.max(LANDED_BY_OTHERS_MIN) => {}
             _ => return self.look_later(slot, now),
         }
         self.members[slot].progress.late = true;
@@ -107,10 +109,15 @@ impl Site {
         let holds = |member: &Member| member.queue.iter().any(|lease| self.leases[lease].state == State::Held);
         let late = self.members.iter().enumerate().filter(|(_, member)| member.progress.late && holds(member));
         let late: Vec<_> = late.map(|(slot, _)| slot).collect();
+        // What comes of a block until a reader stops may have to be paid for again: also of those that were told already.
+        let stopping = self.leases.values().filter(|lease| lease.state == State::Revoking).count() as u64;
+        let block = u64::from(self.largest_block_bytes);
+        let mut left = self.budget.left_bytes().saturating_sub(block.saturating_mul(stopping));
         for slot in late {
-            if self.budget.left_bytes() < u64::from(self.largest_block_bytes) {
+            if left < block {
                 return;
             }
+            left -= block;
             self.rest_slow_reader(slot, now);
             self.members[slot].queue.clone().into_iter().for_each(|lease| self.revoke(lease, now));
         }

@@ -225,6 +225,24 @@ fn what_a_stalled_reader_has_not_read_is_given_to_another_once_nothing_else_is_l
 }
 
 #[test]
+fn no_more_is_taken_from_those_that_stall_at_a_time_than_the_budget_pays_for() {
+    let nodes: Vec<_> = (1..=9).map(|number| NodeId([number; 32])).collect();
+    let mut table = Table::together(&nodes, 400);
+    let stalled = &nodes[1..];
+    while table.revoked.is_empty() {
+        assert!(table.now < Time::ZERO + 4 * LEASE_TIME_MIN, "those that stall are waited for");
+        table.read(&nodes, stalled, Duration::from_millis(100));
+    }
+    let holders = |table: &Table, leases: &[LeaseId]| {
+        let of = table.grants.iter().filter(|(_, lease, _)| leases.contains(lease));
+        of.map(|(node, ..)| *node).collect::<std::collections::BTreeSet<_>>().len()
+    };
+    let all: Vec<_> = table.grants.iter().map(|(_, lease, _)| *lease).collect();
+    // 1 % of 400 blocks: of each that stops, what it read of a block may be lost.
+    assert!(holders(&table, &all) > 4 && (1..=4).contains(&holders(&table, &table.revoked)), "{:?}", table.revoked);
+}
+
+#[test]
 fn others_read_beside_those_that_stall_and_nobody_is_late_when_nobody_lands_anything() {
     let nodes: Vec<_> = (1..=9).map(|number| NodeId([number; 32])).collect();
     let mut table = Table::together(&nodes, 4_000);
