@@ -32,7 +32,6 @@ use super::dial::{self, DialCause, Failure};
 use super::identity::{Identity, peer_id};
 use super::link::{DownReason, Link, LinkEvent, Received, link};
 use super::listen::{ListenError, Listeners, Reply};
-use super::pulse::Heartbeat;
 use super::redial::Redial;
 use super::tls::TlsSetupError;
 use super::transport;
@@ -48,7 +47,7 @@ const QUEUE: usize = 256;
 const SIMULTANEOUS: Duration = CONNECT_TIMEOUT.saturating_mul(2);
 
 /// How the control mesh behaves.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct ControlConfig {
     /// A channel on which the dialer sent or heard nothing for this long carries a heartbeat, which is answered.
     pub heartbeat: Duration,
@@ -152,11 +151,7 @@ impl ControlMesh {
         let budget = Arc::new(Semaphore::new(CONTROL_RECEIVED_BYTES_MAX));
         let task = Task {
             local: identity.node_id(),
-            heartbeat: Heartbeat {
-                every: config.heartbeat,
-                silence_max: config.silence_max,
-                unused_after: config.unused_after,
-            },
+            config: *config,
             swarm,
             listeners: Listeners::default(),
             links: BTreeMap::new(),
@@ -232,7 +227,7 @@ type Spawned = Option<(NodeId, Vec<Multiaddr>, Vec<Failure>)>;
 
 struct Task {
     local: NodeId,
-    heartbeat: Heartbeat,
+    config: ControlConfig,
     swarm: Swarm<Channels>,
     listeners: Listeners,
     /// The live channel of each node.
@@ -361,7 +356,7 @@ impl Task {
             }
             self.down(node, DownReason::Replaced);
         }
-        let (link, task) = link(node, connection, dialer, stream, self.heartbeat, self.received.clone());
+        let (link, task) = link(node, connection, dialer, stream, self.config, self.received.clone());
         self.tasks.spawn(async move {
             task.run().await;
             None

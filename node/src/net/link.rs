@@ -2,10 +2,9 @@
 //!
 //! A frame is a big-endian `u32` length and that many bytes; length 0 is a heartbeat. The dialer's are answered with another
 //! at once: the side with many channels, which is the coordinator, then wakes up once for both ([`super::pulse`] says when).
-//! Sending never waits: frames queue
-//! up to a bound, and a peer that is further behind is cut off ([`Full`]). Dropping the [`Link`] sends what is queued,
-//! then closes. Received frames hold their share of a common budget until they are dropped, so that a driver that lags
-//! slows its peers down instead of filling memory (BOUNDED).
+//! Sending never waits: frames queue up to a bound, and a peer that is further behind is cut off ([`Full`]). Dropping the
+//! [`Link`] sends what is queued, then closes. Received frames hold their share of a common budget until they are dropped,
+//! so that a driver that lags slows its peers down instead of filling memory (BOUNDED).
 
 use std::io;
 use std::sync::Arc;
@@ -20,7 +19,8 @@ use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::pulse::{Heartbeat, Pulse};
+use super::control::ControlConfig;
+use super::pulse::Pulse;
 
 /// How long a closing channel may take to send what is queued.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -92,7 +92,7 @@ pub(super) struct LinkTask {
     stream: Stream,
     queue: mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>,
     closing: oneshot::Receiver<()>,
-    heartbeat: Heartbeat,
+    config: ControlConfig,
     received: Received,
 }
 
@@ -109,26 +109,26 @@ pub(super) fn link(
     connection: ConnectionId,
     dialer: bool,
     stream: Stream,
-    heartbeat: Heartbeat,
+    config: ControlConfig,
     received: Received,
 ) -> (Link, LinkTask) {
     let (sender, queue) = mpsc::channel(CONTROL_QUEUE_FRAMES_MAX);
     let (open, closing) = oneshot::channel();
     let room = Arc::new(Semaphore::new(CONTROL_QUEUE_BYTES_MAX));
-    let task = LinkTask { node, connection, dialer, stream, queue, closing, heartbeat, received };
+    let task = LinkTask { node, connection, dialer, stream, queue, closing, config, received };
     (Link { queue: sender, room, _open: open }, task)
 }
 
 impl LinkTask {
     /// Carries frames until the channel ends; the last event is [`LinkEvent::Ended`].
     pub(super) async fn run(self) {
-        let Self { node, connection, dialer, stream, queue, closing, heartbeat, received } = self;
+        let Self { node, connection, dialer, stream, queue, closing, config, received } = self;
         let events = received.events.clone();
         let (reader, writer) = stream.split();
-        let pulse = &Pulse::new(heartbeat);
-        let reader = Reader { node, connection, dialer, stream: BufReader::new(reader), pulse, received };
+        let pulse = &Pulse::new(config, dialer);
+        let reader = Reader { node, connection, stream: BufReader::new(reader), pulse, received };
         let mut reading = std::pin::pin!(reader.run());
-        let mut writing = std::pin::pin!(write(writer, queue, dialer, pulse));
+        let mut writing = std::pin::pin!(write(writer, queue, pulse));
         let drained = async {
             let _ = closing.await;
             tokio::time::sleep(DRAIN).await;
@@ -165,14 +165,13 @@ impl AsRef<[u8]> for Held {
 async fn write(
     stream: WriteHalf<Stream>,
     mut queue: mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>,
-    dialer: bool,
     pulse: &Pulse,
 ) -> io::Result<()> {
     let mut stream = BufWriter::new(stream);
     loop {
         let queued = tokio::select! {
             queued = queue.recv() => Some(queued),
-            () = pulse.until_beat(dialer) => None,
+            () = pulse.until_beat() => None,
         };
         let Some(mut next) = queued else {
             stream.write_all(&0u32.to_be_bytes()).await?;
@@ -197,7 +196,6 @@ async fn write(
 struct Reader<'a> {
     node: NodeId,
     connection: ConnectionId,
-    dialer: bool,
     stream: BufReader<ReadHalf<Stream>>,
     pulse: &'a Pulse,
     received: Received,
@@ -207,8 +205,7 @@ impl Reader<'_> {
     async fn run(mut self) -> DownReason {
         loop {
             match self.frame().await {
-                Ok(frame) if frame.is_empty() && self.dialer => {}
-                Ok(frame) if frame.is_empty() => self.pulse.want_beat(),
+                Ok(frame) if frame.is_empty() => self.pulse.heard_beat(),
                 Ok(frame) => self.deliver(frame).await,
                 Err(reason) => return reason,
             }

@@ -15,17 +15,12 @@ use shoal_proto::limits::CONTROL_UNUSED_BEATS_DIVISOR;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// How often to beat, and how long without one is dead.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Heartbeat {
-    pub(super) every: Duration,
-    pub(super) silence_max: Duration,
-    pub(super) unused_after: Duration,
-}
+use super::control::ControlConfig;
 
 /// What one side knows of a channel; its reader and its writer share it. Times are milliseconds since it began.
 pub(super) struct Pulse {
-    heartbeat: Heartbeat,
+    config: ControlConfig,
+    dialer: bool,
     began: Instant,
     heard: AtomicU64,
     sent: AtomicU64,
@@ -40,17 +35,17 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    /// Of a channel that opens, and counts as used.
-    pub(super) fn new(heartbeat: Heartbeat) -> Self {
-        let zero = || AtomicU64::new(0);
+    /// Of a channel that opens, and counts as used; this side dialed it or not.
+    pub(super) fn new(config: ControlConfig, dialer: bool) -> Self {
         Self {
-            heartbeat,
+            config,
+            dialer,
             began: Instant::now(),
-            heard: zero(),
-            sent: zero(),
-            beat: zero(),
-            used: zero(),
-            woken: zero(),
+            heard: AtomicU64::default(),
+            sent: AtomicU64::default(),
+            beat: AtomicU64::default(),
+            used: AtomicU64::default(),
+            woken: AtomicU64::default(),
             beat_wanted: Notify::new(),
             reader_woken: Notify::new(),
             writer_woken: Notify::new(),
@@ -69,9 +64,11 @@ impl Pulse {
         }
     }
 
-    /// What arrived is a heartbeat that is to be answered.
-    pub(super) fn want_beat(&self) {
-        self.beat_wanted.notify_one();
+    /// What arrived is a heartbeat: the dialer's is answered.
+    pub(super) fn heard_beat(&self) {
+        if !self.dialer {
+            self.beat_wanted.notify_one();
+        }
     }
 
     /// Frames were sent.
@@ -90,15 +87,15 @@ impl Pulse {
     }
 
     /// Returns when a heartbeat is to be sent.
-    pub(super) async fn until_beat(&self, dialer: bool) {
+    pub(super) async fn until_beat(&self) {
         loop {
             let due = self.beat_due();
-            if dialer && due <= Instant::now() {
+            if self.dialer && due <= Instant::now() {
                 return;
             }
             tokio::select! {
                 () = self.beat_wanted.notified() => return,
-                () = sleep_until(due), if dialer => {}
+                () = sleep_until(due), if self.dialer => {}
                 () = self.writer_woken.notified() => {}
             }
         }
@@ -125,7 +122,7 @@ impl Pulse {
     /// Notes a frame; whether the channel was unused.
     fn use_now(&self) -> bool {
         let now = self.now();
-        let wakes = self.slack(self.heartbeat.unused_after / 2) > 1;
+        let wakes = self.slack(self.config.unused_after / 2) > 1;
         self.used.store(now, Relaxed);
         if wakes {
             self.woken.store(now, Relaxed);
@@ -145,11 +142,11 @@ impl Pulse {
 
     fn beat_due(&self) -> Instant {
         let quiet = self.sent.load(Relaxed).min(self.heard.load(Relaxed)).max(self.beat.load(Relaxed));
-        self.at(quiet) + self.heartbeat.every * self.slack(self.heartbeat.unused_after)
+        self.at(quiet) + self.config.heartbeat * self.slack(self.config.unused_after)
     }
 
     fn silent_at(&self) -> (Instant, Duration) {
-        let silence_max = self.heartbeat.silence_max * self.slack(self.heartbeat.unused_after / 2);
+        let silence_max = self.config.silence_max * self.slack(self.config.unused_after / 2);
         (self.at(self.heard.load(Relaxed).max(self.woken.load(Relaxed))) + silence_max, silence_max)
     }
 }
@@ -158,8 +155,8 @@ impl Pulse {
 mod tests {
     use super::*;
 
-    const HEARTBEAT: Heartbeat = Heartbeat {
-        every: Duration::from_secs(4),
+    const CONFIG: ControlConfig = ControlConfig {
+        heartbeat: Duration::from_secs(4),
         silence_max: Duration::from_secs(12),
         unused_after: Duration::from_secs(60),
     };
@@ -171,7 +168,7 @@ mod tests {
     /// How long until the next beat, which is sent then and answered.
     async fn next_beat(pulse: &Pulse) -> u64 {
         let began = Instant::now();
-        pulse.until_beat(true).await;
+        pulse.until_beat().await;
         pulse.sent_beat();
         pulse.heard();
         began.elapsed().as_secs()
@@ -179,7 +176,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_channel_that_is_not_used_beats_less_often_until_it_is() {
-        let pulse = Pulse::new(HEARTBEAT);
+        let pulse = Pulse::new(CONFIG, true);
         for _ in 0..14 {
             assert_eq!(next_beat(&pulse).await, 4);
         }
@@ -194,7 +191,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_sends_or_hears_nothing_beats() {
-        let pulse = Pulse::new(HEARTBEAT);
+        let pulse = Pulse::new(CONFIG, true);
         for _ in 0..3 {
             advance(1).await;
             pulse.sent_frames();
@@ -216,33 +213,33 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_listener_beats_only_if_asked() {
-        let pulse = Pulse::new(HEARTBEAT);
+        let pulse = Pulse::new(CONFIG, false);
         tokio::select! {
-            () = pulse.until_beat(false) => panic!("it was not asked"),
+            () = pulse.until_beat() => panic!("it was not asked"),
             () = advance(1000) => {}
         }
-        pulse.want_beat();
-        pulse.until_beat(false).await;
+        pulse.heard_beat();
+        pulse.until_beat().await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn silence_is_found_late_only_on_a_channel_that_is_not_used() {
-        let pulse = Pulse::new(HEARTBEAT);
+        let pulse = Pulse::new(CONFIG, true);
         let began = Instant::now();
-        assert_eq!(pulse.until_silent().await, HEARTBEAT.silence_max);
-        assert_eq!(began.elapsed(), HEARTBEAT.silence_max);
+        assert_eq!(pulse.until_silent().await, CONFIG.silence_max);
+        assert_eq!(began.elapsed(), CONFIG.silence_max);
 
-        let unused = Pulse::new(HEARTBEAT);
+        let unused = Pulse::new(CONFIG, true);
         advance(100).await;
         unused.heard();
         let began = Instant::now();
-        assert_eq!(unused.until_silent().await, 3 * HEARTBEAT.silence_max);
-        assert_eq!(began.elapsed(), 3 * HEARTBEAT.silence_max);
+        assert_eq!(unused.until_silent().await, 3 * CONFIG.silence_max);
+        assert_eq!(began.elapsed(), 3 * CONFIG.silence_max);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_is_silent_is_found_soon_after_a_frame_was_sent() {
-        let pulse = Pulse::new(HEARTBEAT);
+        let pulse = Pulse::new(CONFIG, true);
         advance(100).await;
         pulse.heard();
         let began = Instant::now();
@@ -250,7 +247,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(10)).await;
             pulse.sent_frames();
         });
-        assert_eq!(silence_max, HEARTBEAT.silence_max);
-        assert_eq!(began.elapsed(), Duration::from_secs(10) + HEARTBEAT.silence_max);
+        assert_eq!(silence_max, CONFIG.silence_max);
+        assert_eq!(began.elapsed(), Duration::from_secs(10) + CONFIG.silence_max);
     }
 }

@@ -1,8 +1,8 @@
 //! Blocks that are passed on while they still arrive.
 //!
 //! A block that is announced only once it is there waits at every node for as long as it takes to arrive, and links that
-//! could pass it on idle meanwhile. So a block is offered as soon as its rest is expected within the time that blocks take
-//! anyway: whoever asks for it is sent the parts that are there, and the others when they come. A block of which the
+//! could pass it on idle meanwhile. So a block is offered as soon as its rest is expected within about the time that blocks
+//! take anyway: whoever asks for it is sent the parts that are there, and the others when they come. A block of which the
 //! rest would take longer would hold the slots of all who ask for it, at the rate of its slow source.
 //!
 //! Invariant: nodes that wait for each other's parts never form a circle. A node offers a block only after its present

@@ -40,7 +40,7 @@ impl Exchange {
             have_blocks: self.have.len(),
             have_bytes,
             requested_blocks: count(|state| matches!(state, State::Requested { .. })),
-            leased_blocks: count(|state| *state == State::Leased),
+            leased_blocks: self.leased as u32,
             neighbours: self.neighbours.len() as u32,
             ..self.stats
         }

@@ -21,10 +21,10 @@ const CALM_MAX: u32 = 32;
 /// What more readers have to gain, in tenths of the rate before.
 const GAIN_MIN: u64 = 11;
 
-/// From such a gain on, or at so much less than the best rate, the number doubles.
+/// From such a gain on the number doubles instead of growing by half, as it does when readers are busy with other things.
 const GAIN_MUCH: u64 = 13;
 
-/// At less than this many tenths of the best rate, readers are busy with other things.
+/// At less than this many tenths of the best rate, readers are: they fetch too.
 const BUSY: u64 = 8;
 
 /// The number of readers and how it is found.
