@@ -9,7 +9,7 @@ use shoal_proto::limits::{
 };
 use shoal_proto::wan::{Absence, BlockRange, HeldLease, Input, Lacking, Outcome};
 
-use crate::table::{A, B, MIB, Table};
+use crate::table::{A, B, MIB, Table, nodes};
 
 /// A site of two in which A was granted leases and landed the first block of them; with what they are.
 fn with_a_holder() -> (Table, Vec<(LeaseId, Vec<u32>)>) {
@@ -29,7 +29,7 @@ fn with_a_holder() -> (Table, Vec<(LeaseId, Vec<u32>)>) {
 
 /// A site of three that want everything at once, one of its readers with its first lease, and the two others.
 fn with_a_reader_of_three() -> (Table, (NodeId, LeaseId, Vec<u32>), Vec<NodeId>) {
-    let nodes: Vec<_> = (1..=3).map(|number| NodeId([number; 32])).collect();
+    let nodes = nodes(3);
     let table = Table::together(&nodes, 400);
     let lease = table.grants[0].clone();
     let others = nodes.into_iter().filter(|node| *node != lease.0).collect();
@@ -196,7 +196,7 @@ fn a_reader_that_ended_is_waited_for_less_when_nothing_else_is_left() {
 
 #[test]
 fn a_lease_of_one_block_waits_behind_the_one_that_is_read_and_comes_without_credit() {
-    let nodes: Vec<_> = (1..=64).map(|number| NodeId([number; 32])).collect();
+    let nodes = nodes(64);
     let mut table = Table::together(&nodes, 400);
     let mut leases: BTreeMap<NodeId, Vec<(LeaseId, usize)>> = BTreeMap::new();
     for (node, lease, blocks) in &table.grants {

@@ -5,11 +5,11 @@ mod table;
 
 use std::time::Duration;
 
-use shoal_proto::id::{BlockIndex, LeaseId, NodeId};
+use shoal_proto::id::{BlockIndex, LeaseId};
 use shoal_proto::limits::{LEASE_TIME_MIN, READERS_MIN, REPLICATION_WAIT_MAX, REVOKE_ANSWER_MAX};
 use shoal_proto::time::Time;
 use shoal_proto::wan::{self, BlockRange, HeldLease, Input, Notice, Outcome};
-use table::{A, B, MIB, Table};
+use table::{A, B, MIB, Table, nodes};
 
 #[test]
 fn who_lacks_the_fewest_bytes_reads_a_block() {
@@ -226,7 +226,7 @@ fn what_a_stalled_reader_has_not_read_is_given_to_another_once_nothing_else_is_l
 
 #[test]
 fn no_more_is_taken_from_those_that_stall_at_a_time_than_the_budget_pays_for() {
-    let nodes: Vec<_> = (1..=9).map(|number| NodeId([number; 32])).collect();
+    let nodes = nodes(9);
     let mut table = Table::together(&nodes, 400);
     let stalled = &nodes[1..];
     while table.revoked.is_empty() {
@@ -244,7 +244,7 @@ fn no_more_is_taken_from_those_that_stall_at_a_time_than_the_budget_pays_for() {
 
 #[test]
 fn others_read_beside_those_that_stall_and_nobody_is_late_when_nobody_lands_anything() {
-    let nodes: Vec<_> = (1..=9).map(|number| NodeId([number; 32])).collect();
+    let nodes = nodes(9);
     let mut table = Table::together(&nodes, 4_000);
     let readers: Vec<_> = nodes.iter().copied().filter(|node| !table.granted_to(*node).is_empty()).collect();
     assert_eq!(readers.len(), READERS_MIN as usize, "so many at first");

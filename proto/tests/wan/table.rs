@@ -11,6 +11,11 @@ pub(crate) const MIB: u32 = 1024 * 1024;
 pub(crate) const A: NodeId = NodeId([1; 32]);
 pub(crate) const B: NodeId = NodeId([2; 32]);
 
+/// So many nodes, the first two of which are [`A`] and [`B`].
+pub(crate) fn nodes(count: u8) -> Vec<NodeId> {
+    (1..=count).map(|number| NodeId([number; 32])).collect()
+}
+
 /// A ledger with a clock, and what it granted.
 pub(crate) struct Table {
     pub(crate) ledger: WanLedger,
