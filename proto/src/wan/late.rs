@@ -99,7 +99,7 @@ impl Site {
     /// Nothing is left to grant: what late readers have not read is taken from them, if somebody else could read it and
     /// the budget pays for the block that is under way.
     pub(super) fn take_from_late(&mut self, now: Time) {
-        if self.late == 0 {
+        if self.late == 0 || self.origin.ignores_ranges {
             return;
         }
         let could_read = |member: &Member| member.trusted() && member.queue.is_empty() && member.rests_until <= now;

@@ -284,7 +284,9 @@ impl Site {
                 let others = self.members.iter().enumerate().any(|(other, member)| other != slot && member.trusted());
                 let first = self.members[slot].queue.first() == Some(&id);
                 let patience = Duration::from_nanos(lease.patience_nanos);
-                if lease.progress && !others || !first {
+                // What is read in one go would be read again from its start.
+                let nobody_better = !others || self.origin.ignores_ranges;
+                if lease.progress && nobody_better || !first {
                     self.extend(id, now, patience);
                 } else {
                     self.note_failure(slot, true, now);

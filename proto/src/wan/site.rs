@@ -330,9 +330,6 @@ impl Site {
         if counts {
             self.count_holder(block, now);
         }
-        if let Some(id) = self.blocks[block.index()].lease {
-            self.revoke_if_needless(id, now);
-        }
         if self.members[slot].has.is_full() {
             self.least_stale |= !self.missing.is_empty();
         }
@@ -508,6 +505,9 @@ impl Site {
         let others = self.members.iter().enumerate().filter(|(slot, member)| *slot != joined && member.up);
         let others: Vec<_> = others.map(|(slot, _)| slot).collect();
         let [alone] = others[..] else { return };
+        if self.origin.ignores_ranges {
+            return;
+        }
         let mut at_stake = self.members[alone].at_stake_bytes;
         for id in self.members[alone].queue.clone().into_iter().rev() {
             if at_stake <= self.budget.left_bytes() {
@@ -521,14 +521,16 @@ impl Site {
     }
 
     /// Ends a lease of which a node that came back has most: what is left of it is granted again. Stopping may waste the
-    /// segment that is being read, so little is let be read twice.
+    /// segment that is being read, so little is let be read twice. Who reads in one go goes on while anything is missing: the
+    /// next one would read it all again.
     fn revoke_if_needless(&mut self, id: LeaseId, now: Time) {
         let Some(lease) = self.leases.get(&id).filter(|lease| !lease.for_stuck) else { return };
         let owned = lease.blocks.iter().filter(|(block, _)| self.blocks[block.index()].lease == Some(id));
         let (there, missing): (Vec<_>, Vec<_>) = owned.partition(|(block, _)| self.blocks[block.index()].holders > 0);
         let sum = |blocks: &[&(BlockIndex, u32)]| blocks.iter().map(|(_, bytes)| u64::from(*bytes)).sum::<u64>();
         let there_bytes = sum(&there);
-        if missing.is_empty() || there_bytes > sum(&missing) && there_bytes >= NEEDLESS_BYTES_MIN {
+        let most = there_bytes > sum(&missing) && there_bytes >= NEEDLESS_BYTES_MIN;
+        if missing.is_empty() || most && !self.origin.ignores_ranges {
             self.revoke(id, now);
         }
     }
