@@ -500,14 +500,15 @@ impl Site {
         self.outputs.push_back(Output::Revoke { node: self.members[lease.node].id, lease: id });
     }
 
-    /// A node that was alone may have more at stake than the budget could pay for: with a second candidate that ends.
+    /// A node that was alone may have more at stake than the budget could pay for: with a second candidate that ends, unless
+    /// it reads in one go.
     fn revoke_what_is_too_much(&mut self, joined: usize, now: Time) {
-        let others = self.members.iter().enumerate().filter(|(slot, member)| *slot != joined && member.up);
-        let others: Vec<_> = others.map(|(slot, _)| slot).collect();
-        let [alone] = others[..] else { return };
         if self.origin.ignores_ranges {
             return;
         }
+        let others = self.members.iter().enumerate().filter(|(slot, member)| *slot != joined && member.up);
+        let others: Vec<_> = others.map(|(slot, _)| slot).collect();
+        let [alone] = others[..] else { return };
         let mut at_stake = self.members[alone].at_stake_bytes;
         for id in self.members[alone].queue.clone().into_iter().rev() {
             if at_stake <= self.budget.left_bytes() {
