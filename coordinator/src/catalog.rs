@@ -1,13 +1,14 @@
 //! The catalog: the recipe of every package that was ever resolved, so that each is read once by the coordinator.
 //!
-//! Invariants: an entry's recipe was cut from the very bytes that its package id is the hash of, and from which the feed's
-//! and the operator's hashes, if given, were checked (VERIFIED). Nothing half-read stays: a package comes into a file of
+//! Invariants: an entry's recipe was cut here from the very bytes that its package id is the hash of, and from which the
+//! feed's and the operator's hashes, if given, were checked; or an operator gave it and vouches for it (VERIFIED). Nothing half-read stays: a package comes into a file of
 //! `incoming/`, which is empty after a start. The package's bytes are kept only where the coordinator is their origin, in
 //! its package store ([`Store`]); which they are is for the caller to say.
 //!
 //! Files, under `<data_dir>/catalog`: `recipes/<id>.zst`, plain forms compressed; `entries/<hash>`, one per package.
 
 mod error;
+mod given;
 mod pieces;
 mod reading;
 #[cfg(test)]
@@ -103,8 +104,9 @@ impl Catalog {
         })))
     }
 
-    /// The entry of a package that was resolved; reads the package if the catalog does not have it. With `keep`, the
-    /// package's bytes are in that store afterwards. `wanted` is the hash that the operator gave.
+    /// The entry of a package that was resolved; reads the package if the catalog has neither it nor, for the hash that is
+    /// `wanted`, a recipe that was given. With `keep`, the package's bytes are in that store afterwards. `wanted` is the hash
+    /// that the operator gave.
     ///
     /// # Errors
     /// Every [`CatalogError`]; nothing of the package stays then.
@@ -121,6 +123,11 @@ impl Catalog {
             if self.held(&entry, resolved, keep).await? {
                 return Ok(entry);
             }
+        }
+        if keep.is_none()
+            && let Some(entry) = self.given(resolved, wanted).await?
+        {
+            return Ok(entry);
         }
         let job = Job { resolved: resolved.clone(), wanted, keep: keep.cloned() };
         if let Place::Folder(file) = &resolved.place {
@@ -267,28 +274,38 @@ impl Catalog {
 
     /// Keeps what was cut: the package first, so that an entry never speaks of one that is missing.
     fn add(&self, job: &Job, recipe: &Recipe, path: &Path, import: Import) -> Result<CatalogEntry, CatalogError> {
-        let Resolved { description, lineage, .. } = &job.resolved;
         if let Some(store) = &job.keep {
             let imported = store.import(path, recipe, import);
-            imported.map_err(|source| CatalogError::Store { what: description.clone(), source })?;
+            imported.map_err(|source| CatalogError::Store { what: job.resolved.description.clone(), source })?;
         }
+        self.keep_resolved(&job.resolved, recipe)
+    }
+
+    /// Keeps the recipe of a package that was resolved.
+    fn keep_resolved(&self, resolved: &Resolved, recipe: &Recipe) -> Result<CatalogEntry, CatalogError> {
+        let Resolved { description, lineage, .. } = resolved;
+        // Without a validator nobody can tell whether the feed still has these bytes: the entry is for its recipe alone.
+        let key = key(resolved).unwrap_or_else(|| hashed(&format!("{}\n{lineage}", recipe.package())));
+        self.keep_recipe(key, recipe, description.clone(), lineage.clone())
+    }
+
+    /// Writes a recipe, then the entry that speaks of it.
+    fn keep_recipe(
+        &self,
+        key: Key,
+        recipe: &Recipe,
+        description: String,
+        lineage: String,
+    ) -> Result<CatalogEntry, CatalogError> {
         let plain = recipe.encode();
-        let entry = CatalogEntry {
-            description: description.clone(),
-            lineage: lineage.clone(),
-            package: recipe.package(),
-            size: recipe.size(),
-            outline: Outline::of_plain_form(&plain),
-            read_at: wall_now(),
-        };
         let recipe_path = self.0.recipe_path(recipe.id());
         let compressed = compress(&plain, None).map_err(failed("compress", &recipe_path))?;
-        self.0.write(&recipe_path, &compressed, description)?;
-        // Without a validator nobody can tell whether the feed still has these bytes: the entry is for its recipe alone.
-        let key = key(&job.resolved).unwrap_or_else(|| hashed(&format!("{}\n{}", recipe.package(), lineage)));
+        self.0.write(&recipe_path, &compressed, &description)?;
+        let (package, size, outline) = (recipe.package(), recipe.size(), Outline::of_plain_form(&plain));
+        let entry = CatalogEntry { description, lineage, package, size, outline, read_at: wall_now() };
         let bytes = codec::encode(&entry, CATALOG_ENTRY_BYTES_MAX)
             .map_err(|error| failed("encode", &recipe_path)(io::Error::other(error)))?;
-        self.0.write(&self.0.entry_path(&key), &bytes, description)?;
+        self.0.write(&self.0.entry_path(&key), &bytes, &entry.description)?;
         self.0.entries().insert(key, entry.clone());
         self.0.evict();
         Ok(entry)

@@ -14,6 +14,7 @@ mod logs;
 mod operator;
 mod origins;
 mod plan;
+mod recipes;
 mod renewals;
 mod rollback;
 mod scripts;
@@ -69,6 +70,7 @@ use hours::HoursKept;
 use logs::LogBook;
 use operator::Waiter;
 use origins::{Origins, Told};
+use recipes::RecipeKept;
 use renewals::Renewal;
 
 /// Events that wait for the loop; tasks that have more wait themselves.
@@ -141,6 +143,7 @@ pub enum ServeError {
 /// What tasks report.
 enum Event {
     Resolved(Box<Resolution>),
+    RecipeKept(RecipeKept),
     Run(RunReport),
     Origin(Told),
     Renewal(Box<Renewal>),
@@ -407,6 +410,7 @@ impl Server {
     async fn on_event(&mut self, event: Event) -> Result<(), ServeError> {
         match event {
             Event::Resolved(resolution) => self.on_resolved(*resolution).await?,
+            Event::RecipeKept(kept) => self.on_recipe_kept(kept).await?,
             Event::Run(report) => self.on_run_report(report),
             Event::Origin(told) => self.on_origin(told).await?,
             Event::Renewal(renewal) => self.on_renewal(*renewal).await?,

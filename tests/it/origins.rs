@@ -1,5 +1,6 @@
 //! Origins that lie, change or cannot do what they should.
 
+use std::fs;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -30,6 +31,17 @@ fn read_for_its_recipe(mesh: &mut Mesh) {
     mesh.join("lab", &["first"]);
     let ran = mesh.deploy(&FILE.replace("select: all", "select: site=lab"), &["--watch", "-q", "-o", "json"]);
     assert_eq!(ran.json()["outcome"], "succeeded");
+}
+
+/// Makes the recipe of the package with these bytes as where it is built, and gives it; the file that deploys that package.
+fn give_recipe(mesh: &Mesh, bytes: &[u8]) -> String {
+    let built = mesh.path("model.bin");
+    fs::write(&built, bytes).unwrap();
+    let made = mesh.shoal(&["recipe", "make", built.to_str().unwrap(), "-o", "json"]).json();
+    let given = mesh.shoal(&["recipe", "add", made["file"].as_str().unwrap(), "-o", "json"]).json();
+    let package = made["package"].as_str().unwrap();
+    assert!(given["message"].as_str().unwrap().contains(package), "{given}");
+    FILE.replace("id: model.bin", &format!("id: model.bin, blake3: {package}"))
 }
 
 fn assert_failed_and_names(status: &Value, words: &[&str]) {
@@ -66,6 +78,33 @@ fn an_origin_without_ranges_is_read_once_all_the_same() {
         // before it hangs up.
         assert!(origin.sent("/main/") < SIZE as u64 * 3, "{} of {SIZE}", origin.sent("/main/"));
     }
+}
+
+#[test]
+fn the_coordinator_does_not_read_a_package_whose_recipe_it_was_given() {
+    let (origin, mut mesh) = site(Behaviour::default());
+    let file = give_recipe(&mesh, &package::bytes(8, SIZE));
+    // What was answered for is kept, also by a coordinator that ends at once.
+    mesh.kill_coordinator();
+    mesh.start_coordinator();
+    ["one", "two"].iter().for_each(|name| mesh.await_online(name));
+    let ran = mesh.deploy(&file, &["--watch", "-q", "-o", "json"]);
+    assert_eq!(ran.json()["outcome"], "succeeded");
+    let sent = origin.sent("/main/");
+    assert!(sent < SIZE as u64 * 105 / 100, "{sent} of {SIZE}, which the site alone reads");
+    let acts = mesh.shoal(&["audit", "ls", "-o", "json"]).json();
+    assert!(acts["entries"].as_array().unwrap().iter().any(|act| act["command"] == "recipe add"), "{acts}");
+}
+
+#[test]
+fn what_does_not_match_the_recipe_that_was_given_is_refused_by_nodes() {
+    let (origin, mesh) = site(Behaviour::default());
+    let file = give_recipe(&mesh, &package::bytes(8, SIZE));
+    // Built once more since, as large as before.
+    origin.put("model.bin", package::bytes(9, SIZE));
+    let id = mesh.begin(&file);
+    let status = mesh.await_state(&id, "failed", WITHIN);
+    assert_failed_and_names(&status, &["model", "wrong bytes"]);
 }
 
 #[test]

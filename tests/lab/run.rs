@@ -1,14 +1,14 @@
 //! One run of one scenario: a [`Lab`], a deployment, its fault, and what it came to.
 //!
-//! Time counts from the start of the first node's process to the first step on the last node that is to have the package,
-//! so joining, making the recipe and opening the gate are in it. Afterwards each node's file is compared byte for byte, and
+//! The package's recipe is made before, as where it is built. Time counts from the start of the first node's process to the
+//! first step on the last node that is to have the package, so joining and opening the gate are in it. Afterwards each node's file is compared byte for byte, and
 //! what Shoal says that it read over the WANs with what the links counted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use shoal_tests::{until, until_seen};
+use shoal_tests::{Lazily, until, until_seen};
 
 use crate::lab::{Lab, NodePlace, SOON};
 use crate::measure::peak_rss_mib;
@@ -31,7 +31,7 @@ const STILL: Duration = Duration::from_secs(3);
 pub(crate) struct Outcome {
     /// From the start of the first node to the first step of the last.
     pub(crate) seconds: f64,
-    /// How much of it `shoal deploy` took, which reads the package and makes its recipe.
+    /// How much of it `shoal deploy` took.
     pub(crate) deploy_seconds: f64,
     /// Frames into the sites, in packages per site.
     pub(crate) copies: f64,
@@ -58,8 +58,9 @@ struct Run {
 /// If anything but the measured figures is not as it should be: a process ends, the deployment fails, bytes differ.
 pub(crate) fn run(scenario: Scenario) -> Outcome {
     let mut run = Run { scenario, lab: Lab::start(scenario.shape, scenario.bytes()) };
+    let package = run.give_recipe();
     if scenario.held {
-        run.let_coordinator_hold();
+        run.let_coordinator_hold(&package);
     }
     let (coordinator_before, feeds_before) = (run.lab.coordinator_cpu(), run.lab.feeds_cpu());
     let started = Instant::now();
@@ -69,7 +70,7 @@ pub(crate) fn run(scenario: Scenario) -> Outcome {
     let wanted = run.before_deployment(&places);
     let wan_before = run.lab.wan_bytes();
     let deployed = Instant::now();
-    let id = run.deploy("site!=elsewhere");
+    let id = run.deploy("site!=elsewhere", &package);
     let deploy_seconds = deployed.elapsed().as_secs_f64();
     run.fault(&id);
     let cancelled = scenario.fault == Some(Fault::Cancelled);
@@ -120,11 +121,11 @@ impl Run {
     }
 
     /// Deploys the package to a node beside the coordinator, which ends again.
-    fn let_coordinator_hold(&mut self) {
+    fn let_coordinator_hold(&mut self, package: &str) {
         let join = self.lab.join_string("elsewhere");
         let mut node = self.lab.node_process(Place::Origin, "beside", &join, BESIDE_PORT);
         self.lab.await_online(1, SOON);
-        let id = self.deploy("site=elsewhere");
+        let id = self.deploy("site=elsewhere", package);
         until("the node beside has it", RUN_MAX, || self.lab.path("beside.stamp").exists().then_some(()));
         until("the deployment is over", SOON, || (self.lab.json(&["status", &id])["stage"] == "done").then_some(()));
         node.kill();
@@ -132,7 +133,15 @@ impl Run {
         self.lab.await_online(0, SOON);
     }
 
-    fn deploy(&self, select: &str) -> String {
+    /// Cuts the package where it is and gives its recipe to the coordinator; the package's hash.
+    fn give_recipe(&self) -> String {
+        let recipe = self.lab.json(&["recipe", "make", "package.bin"]);
+        self.lab.shoal(&["recipe", "add", "package.bin.recipe"]);
+        recipe["package"].as_str().expect("a recipe names its package").to_owned()
+    }
+
+    /// Deploys the package with this hash to the nodes that `select` selects.
+    fn deploy(&self, select: &str, package: &str) -> String {
         let source = match self.scenario.source {
             Source::Feed => "feed",
             Source::Coordinator => "coordinator",
@@ -140,7 +149,7 @@ impl Run {
         let without = matches!(self.scenario.fault, Some(Fault::NodeKilled | Fault::NodeSlow));
         let quorum = if without { "all-1" } else { "100%" };
         self.lab.deploy(&format!(
-            "name: lab\nrelease: 1\npackages:\n  data: {{ feed: lab, id: package.bin }}\n\
+            "name: lab\nrelease: 1\npackages:\n  data: {{ feed: lab, id: package.bin, blake3: {package} }}\n\
              targets: [{{ select: '{select}', packages: [data] }}]\nacquire: {{ source: {source}, quorum: {quorum} }}\n\
              steps:\n- {}\n",
             self.lab.stamp_step()
@@ -191,7 +200,10 @@ impl Run {
         until_seen("the step has run on every node", RUN_MAX, || {
             match stamps.iter().filter(|stamp| !written(stamp)).count() {
                 0 => Ok(()),
-                missing => Err(format!("{missing} nodes have not; {:#}", self.lab.json(&["status", id]))),
+                // To ask each time would take much of a small machine.
+                missing => {
+                    Err(Lazily(move || format!("{missing} nodes have not; {:#}", self.lab.json(&["status", id]))))
+                }
             }
         });
         let age = |stamp: &PathBuf| {

@@ -63,7 +63,7 @@ pub(crate) struct Scenario {
     /// Where it is read from.
     pub(crate) source: Source,
     /// Whether the coordinator holds the package before the first measured node starts, for a deployment to another site:
-    /// then the pair of holder and node is measured, and not how a recipe is made.
+    /// then the pair of holder and node is measured, and not how the coordinator reads the package.
     pub(crate) held: bool,
     /// What goes wrong.
     pub(crate) fault: Option<Fault>,
@@ -86,7 +86,7 @@ const fn scenario(name: &'static str, shape: Shape, mib: u64, target: Target) ->
     Scenario { name, shape, mib, source: Source::Feed, held: false, fault: None, target }
 }
 
-/// A scenario that goes wrong. Starting, joining and making the recipe are in its time, so that a package this small takes
+/// A scenario that goes wrong. Starting and joining are in its time, so that a package this small takes
 /// `of_bound` times the bound at best.
 const fn faulty(name: &'static str, fault: Fault, of_bound: f64, copies: f64) -> Scenario {
     let target = Target { of_bound: Some(of_bound), copies: Some(copies), ..NONE };

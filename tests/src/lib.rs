@@ -23,4 +23,4 @@ pub use process::Process;
 pub use programs::{program, workspace};
 pub use proxy::Proxy;
 pub use token_server::TokenServer;
-pub use wait::{until, until_seen};
+pub use wait::{Lazily, until, until_seen};

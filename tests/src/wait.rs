@@ -1,5 +1,6 @@
 //! Waiting for something that happens in other processes, which can only be asked.
 
+use std::fmt::{self, Display, Formatter};
 use std::time::{Duration, Instant};
 
 /// How often is asked: short against what tests wait for, long against what asking costs.
@@ -13,11 +14,11 @@ pub fn until<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Option<
     until_seen(what, within, || probe().ok_or_else(String::new))
 }
 
-/// The same for a probe that says what it saw instead: the panic shows what was seen last.
+/// The same for a probe that says what it saw instead: the panic shows what was seen last, which is only then worked out.
 ///
 /// # Panics
 /// As [`until`].
-pub fn until_seen<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Result<T, String>) -> T {
+pub fn until_seen<T, S: Display>(what: &str, within: Duration, mut probe: impl FnMut() -> Result<T, S>) -> T {
     let end = Instant::now() + within;
     loop {
         match probe() {
@@ -25,5 +26,14 @@ pub fn until_seen<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Re
             Err(seen) => assert!(Instant::now() < end, "waited {within:?} for this: {what}\n{seen}"),
         }
         std::thread::sleep(POLL_EVERY);
+    }
+}
+
+/// A text that is worked out when it is shown.
+pub struct Lazily<F>(pub F);
+
+impl<F: Fn() -> String> Display for Lazily<F> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&(self.0)())
     }
 }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use shoal_proto::id::{DeploymentId, Name};
 use tokio::sync::oneshot;
 
@@ -113,6 +114,15 @@ pub enum Command {
         request: FeedTestRequest,
         /// How it did.
         reply: Reply<FeedTest>,
+    },
+    /// Keeps a recipe that was made where its package was built.
+    AddRecipe {
+        /// Its plain form.
+        plain: Bytes,
+        /// On whose behalf.
+        by: By,
+        /// Done.
+        reply: Reply<Done>,
     },
     /// Parses and resolves a deployment file, and says what it would do.
     Plan {

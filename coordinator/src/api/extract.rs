@@ -1,6 +1,7 @@
 //! What requests carry, with refusals in the API's own form instead of axum's plain text.
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::StatusCode;
@@ -8,6 +9,7 @@ use axum::http::header::WWW_AUTHENTICATE;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
+use shoal_proto::limits::RECIPE_BYTES_MAX;
 
 use super::error::{ApiError, ErrorCode};
 use super::limits::BODY_BYTES_MAX;
@@ -27,6 +29,24 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             }
             Err(error) => Err(ApiError::new(ErrorCode::BadRequest, error.body_text())),
         }
+    }
+}
+
+/// The plain form of a recipe, as it is.
+pub(super) struct RecipeBytes(pub(super) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for RecipeBytes {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let whole = Bytes::from_request(request, state).await;
+        whole.map(Self).map_err(|error| {
+            let message = match error.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => format!("a recipe has at most {RECIPE_BYTES_MAX} bytes"),
+                _ => error.body_text(),
+            };
+            ApiError::new(ErrorCode::BadRequest, message)
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use shoal_proto::content::Recipe;
 use shoal_proto::id::DeploymentId;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -80,6 +81,10 @@ impl Play {
             Command::Thaw { request, reply, .. } => put(reply, Ok(done(format!("{request:?}"), vec![]))),
             Command::Feeds { reply } => put(reply, Ok(Feeds::default())),
             Command::TestFeed { feed, request, reply } => put(reply, Ok(sample::feed_test(&feed, &request))),
+            Command::AddRecipe { plain, reply, .. } => {
+                let known = Recipe::decode(&plain).map(|recipe| done(format!("package {}", recipe.package()), vec![]));
+                put(reply, known.map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string())));
+            }
             Command::WayBack { id, reply } => put(reply, self.check_id(id).map(|()| sample::way_back(id))),
             Command::Plan { reply, .. } => put(reply, Ok(Box::new(sample::plan()))),
             Command::Deploy { request, reply, .. } => {

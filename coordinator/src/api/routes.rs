@@ -11,12 +11,13 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use shoal_proto::id::{DeploymentId, Name};
+use shoal_proto::limits::RECIPE_BYTES_MAX;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::command::{Command, Cursor, LogFilter, Reply};
 use super::error::{ApiError, ErrorCode};
-use super::extract::{Body, Params};
+use super::extract::{Body, Params, RecipeBytes};
 use super::limits::{
     ADVERTISED_MAX, ANSWER_TIMEOUT, BODY_BYTES_MAX, DEPLOY_ANSWER_TIMEOUT, ROLES_MAX, TEXT_LEN_MAX, TOKEN_TTL_S_MAX,
     WAIT_MS_MAX,
@@ -49,6 +50,7 @@ pub(super) fn router(token: AdminToken, commands: mpsc::Sender<Command>) -> Rout
         .route("/v1/thaw", post(thaw))
         .route("/v1/feeds", get(feeds))
         .route("/v1/feeds/{name}/test", post(test_feed))
+        .route("/v1/recipes", post(add_recipe).layer(DefaultBodyLimit::max(RECIPE_BYTES_MAX)))
         .route("/v1/plans", post(plan))
         .route("/v1/deployments", get(deployments).post(deploy))
         .route("/v1/deployments/{id}", get(status))
@@ -181,6 +183,10 @@ async fn test_feed(
 ) -> Answer<FeedTest> {
     let feed = Name::new(name).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
     driver.ask(DEPLOY_ANSWER_TIMEOUT, |reply| Command::TestFeed { feed, request, reply }).await
+}
+
+async fn add_recipe(State(driver): State<Driver>, by: By, RecipeBytes(plain): RecipeBytes) -> Answer<Done> {
+    driver.ask(DEPLOY_ANSWER_TIMEOUT, |reply| Command::AddRecipe { plain, by, reply }).await
 }
 
 async fn plan(State(driver): State<Driver>, Body(request): Body<DeployRequest>) -> Answer<Box<Plan>> {

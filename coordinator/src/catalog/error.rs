@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use shoal_node::origin::OriginError;
 use shoal_node::store::WriteError;
-use shoal_proto::content::CutError;
+use shoal_proto::content::{CutError, RecipeError};
 use shoal_proto::id::RecipeId;
 use thiserror::Error;
 
@@ -73,6 +73,9 @@ pub enum CatalogError {
         /// Why.
         source: WriteError,
     },
+    /// What was given as a recipe is none.
+    #[error("this is no recipe: {0}")]
+    Recipe(#[from] RecipeError),
     /// A recipe that the catalog does not have, or has only damaged.
     #[error("the catalog has no sound recipe {recipe}: deploy its package again")]
     NoRecipe {

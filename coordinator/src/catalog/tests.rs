@@ -228,3 +228,56 @@ fn the_cache_of_pieces_is_bounded_and_drops_the_oldest() {
     assert_eq!((0..3).map(|piece| pieces.find(&key(piece)).is_some()).collect::<Vec<_>>(), [false, true, true]);
     assert_eq!(pieces.bytes, RECIPE_CACHE_BYTES_MAX / 2 * 2);
 }
+
+#[tokio::test]
+async fn a_package_whose_recipe_was_given_is_not_read() {
+    let lab = Lab::new().await;
+    let bytes = package(40, 0, 0);
+    lab.server.put("/web-1.zip", bytes.clone());
+    let recipe = cut(&bytes);
+    let given = lab.catalog.give(&recipe.encode()).unwrap();
+    assert_eq!((given.package, given.size), (recipe.package(), bytes.len() as u64));
+    let resolved = lab.resolve("files", "web-1.zip").await;
+    let asked = lab.server.asked("/web-1.zip");
+    // Also by a coordinator that was started since.
+    let catalog = Catalog::open(&lab.folder.path().join("data")).unwrap();
+    let entry = catalog.entry(&lab.feeds, &resolved, Some(recipe.package()), None).await.unwrap();
+    assert_eq!(lab.server.asked("/web-1.zip"), asked, "it was read");
+    assert_eq!((&entry.outline, entry.package), (&given.outline, given.package));
+    assert_eq!((entry.description.as_str(), &entry.lineage), ("files web-1.zip", &resolved.lineage));
+    // From then on it is known like one that was read; where the coordinator is to have the bytes, it is read.
+    assert_eq!(catalog.entry(&lab.feeds, &resolved, None, None).await.unwrap(), entry);
+    assert_eq!(lab.server.asked("/web-1.zip"), asked);
+    let kept = catalog.entry(&lab.feeds, &resolved, Some(recipe.package()), Some(lab.store().await)).await.unwrap();
+    assert_eq!(kept.outline, entry.outline);
+    assert!(lab.server.asked("/web-1.zip") > asked);
+    assert_eq!(lab.store().await.holds(entry.package.into()), Held::Sealed);
+}
+
+#[tokio::test]
+async fn a_recipe_that_was_given_serves_only_who_names_its_package() {
+    let lab = Lab::new().await;
+    let (first, other) = (package(8, 0, 0), package(9, 0, 0));
+    lab.server.put("/web.zip", first.clone());
+    lab.server.put("/other.zip", other);
+    let recipe = cut(&first);
+    lab.catalog.give(&recipe.encode()).unwrap();
+    let resolved = lab.resolve("files", "web.zip").await;
+    let asked = lab.server.asked("/web.zip");
+    lab.entry(&resolved).await.unwrap();
+    assert!(lab.server.asked("/web.zip") > asked, "nobody said which bytes it has");
+    // Of other bytes than were wanted the feed is not believed.
+    let resolved = lab.resolve("files", "other.zip").await;
+    let refused = lab.catalog.entry(&lab.feeds, &resolved, Some(recipe.package()), None).await.unwrap_err();
+    assert!(matches!(refused, CatalogError::WrongHash { .. }), "{refused}");
+    let no_recipe = lab.catalog.give(b"no recipe").unwrap_err();
+    assert!(matches!(no_recipe, CatalogError::Recipe(_)), "{no_recipe}");
+}
+
+/// The recipe as it is made where a package is built.
+fn cut(bytes: &[u8]) -> Recipe {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("package");
+    fs::write(&path, bytes).unwrap();
+    crate::cli::recipe::cut(&path).unwrap()
+}

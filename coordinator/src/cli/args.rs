@@ -159,7 +159,7 @@ pub enum Command {
     /// The feeds of the coordinator
     #[command(subcommand)]
     Feeds(FeedsCommand),
-    /// Cut packages where they are built, and look into recipes; needs no coordinator
+    /// Make recipes of packages where they are built, and give them to the coordinator
     #[command(subcommand)]
     Recipe(RecipeCommand),
     /// Print a shell's completion script
@@ -498,6 +498,11 @@ pub enum RecipeCommand {
     },
     /// What a recipe holds
     Show {
+        /// The recipe
+        file: PathBuf,
+    },
+    /// Give a recipe to the coordinator, which then need not read its package
+    Add {
         /// The recipe
         file: PathBuf,
     },

@@ -39,7 +39,7 @@ use crate::demo;
 use crate::trail::By;
 use args::{
     AllowArgs, AnswerArgs, Cli, Command, FeedTestArgs, FeedsCommand, Format, Global, NodesCommand, OverrideArgs,
-    ReleaseArgs, SitesCommand, StatusArgs, TokenCommand,
+    RecipeCommand, ReleaseArgs, SitesCommand, StatusArgs, TokenCommand,
 };
 use client::Client;
 use exit::{CliError, Exit};
@@ -121,8 +121,9 @@ async fn dispatch(
         serve::run(&args.config).await?;
         return Ok(Exit::Done);
     }
-    if let Command::Recipe(command) = cli.command {
-        recipe::run(terminal, command)?;
+    if let Command::Recipe(command) = &cli.command
+        && recipe::offline(terminal, command)?
+    {
         return Ok(Exit::Done);
     }
     if let Command::Demo(args) = &cli.command {
@@ -171,6 +172,7 @@ async fn ask(
         Command::Allow(AllowArgs { id, site, bytes, package }) => {
             done(terminal, client.allow(id, &AllowRequest { site, bytes, package }).await?)?;
         }
+        Command::Recipe(RecipeCommand::Add { file }) => recipe::add(client, terminal, &file).await?,
         Command::Nodes(command) => nodes(client, terminal, command).await?,
         Command::Sites(SitesCommand::Limit { site, limit, until, for_time }) => {
             let request = limit_request(limit, until, for_time)?;

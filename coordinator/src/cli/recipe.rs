@@ -1,4 +1,5 @@
-//! `shoal recipe`: cuts a package on this machine, for instance where it is built, and shows what a recipe holds.
+//! `shoal recipe`: cuts a package on this machine, for instance where it is built, shows what a recipe holds, and gives it to
+//! the coordinator.
 //!
 //! The recipe is the one that a coordinator would make: it depends on the package's bytes alone.
 
@@ -13,6 +14,8 @@ use shoal_proto::content::{Cutter, Layout, Recipe, Shape, ZipScan};
 use shoal_proto::limits::RECIPE_BYTES_MAX;
 
 use super::args::{Format, RecipeCommand};
+use super::client::Client;
+use super::done;
 use super::exit::{CliError, Exit};
 use super::terminal::Terminal;
 use super::units::{bytes, percent};
@@ -40,14 +43,15 @@ struct Content {
     compressed_bytes: usize,
 }
 
-/// Makes or shows a recipe; needs no coordinator.
+/// Makes or shows a recipe; false for what takes a coordinator.
 ///
 /// # Errors
 /// If a file cannot be read or written, or is no recipe.
-pub fn run(terminal: &mut Terminal, command: RecipeCommand) -> Result<(), CliError> {
+pub fn offline(terminal: &mut Terminal, command: &RecipeCommand) -> Result<bool, CliError> {
     let content = match command {
+        RecipeCommand::Add { .. } => return Ok(false),
         RecipeCommand::Make { file } => {
-            let recipe = cut(&file).map_err(|error| unusable("cut", &file, &error))?;
+            let recipe = cut(file).map_err(|error| unusable("cut", file, &error))?;
             let to = PathBuf::from([file.as_os_str(), ".recipe".as_ref()].join(std::ffi::OsStr::new("")));
             let plain = recipe.encode();
             // Whole or not at all, so that a build never publishes half a recipe.
@@ -55,19 +59,35 @@ pub fn run(terminal: &mut Terminal, command: RecipeCommand) -> Result<(), CliErr
             content(to, &recipe, &plain)?
         }
         RecipeCommand::Show { file } => {
-            let plain = read(&file).map_err(|error| unusable("read", &file, &error))?;
-            let no_recipe = |error| {
-                let message = format!("{} is no recipe: {error}", file.display());
-                CliError::new(Exit::Usage, message).next("`shoal recipe make PACKAGE` makes one")
-            };
-            let recipe = Recipe::decode(&plain).map_err(no_recipe)?;
-            content(file, &recipe, &plain)?
+            let (recipe, plain) = load(file)?;
+            content(file.clone(), &recipe, &plain)?
         }
     };
     match terminal.format {
-        Format::Table => terminal.text(&render(&content)),
-        Format::Json | Format::Jsonl => terminal.json(&content),
+        Format::Table => terminal.text(&render(&content))?,
+        Format::Json | Format::Jsonl => terminal.json(&content)?,
     }
+    Ok(true)
+}
+
+/// Gives a recipe to the coordinator.
+///
+/// # Errors
+/// If the file is no recipe, and what the coordinator says.
+pub async fn add(client: &Client, terminal: &mut Terminal, file: &Path) -> Result<(), CliError> {
+    let (_, plain) = load(file)?;
+    done(terminal, client.add_recipe(plain).await?)
+}
+
+/// The recipe in a file, and its plain form.
+fn load(file: &Path) -> Result<(Recipe, Vec<u8>), CliError> {
+    let plain = read(file).map_err(|error| unusable("read", file, &error))?;
+    let no_recipe = |error| {
+        let message = format!("{} is no recipe: {error}", file.display());
+        CliError::new(Exit::Usage, message).next("`shoal recipe make PACKAGE` makes one")
+    };
+    let recipe = Recipe::decode(&plain).map_err(no_recipe)?;
+    Ok((recipe, plain))
 }
 
 fn unusable(action: &str, path: &Path, error: &io::Error) -> CliError {

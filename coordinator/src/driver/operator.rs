@@ -73,6 +73,7 @@ impl Server {
             }
             Command::TestFeed { feed, request, reply } => self.test_feed(feed, request, reply),
             Command::Feeds { reply } => drop(reply.send(Ok(self.feeds()))),
+            Command::AddRecipe { plain, by, reply } => self.add_recipe(plain, by, reply),
             Command::Plan { request, reply } => self.resolve(request, Want::Plan(reply)),
             Command::WayBack { id, reply } => self.show_way_back(id, reply),
             Command::Deploy { request, by, reply } => self.resolve(request, Want::Deploy(by, reply)),

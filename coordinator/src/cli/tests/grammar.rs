@@ -153,7 +153,7 @@ fn the_grammar_is_sound_and_its_help_is_stable() {
       nodes            The nodes of the mesh
       sites            The sites of the mesh
       feeds            The feeds of the coordinator
-      recipe           Cut packages where they are built, and look into recipes; needs no coordinator
+      recipe           Make recipes of packages where they are built, and give them to the coordinator
       completions      Print a shell's completion script
       man              Print this program's manual page, to be read with `shoal man | man -l -`
       help             Print this message or the help of the given subcommand(s)

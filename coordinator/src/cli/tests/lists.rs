@@ -104,7 +104,7 @@ async fn a_limit_is_asked_for_as_it_was_said() {
 
 #[tokio::test]
 async fn a_status_shows_what_goes_on_and_what_it_waits_for() {
-    let fake = Fake::start(vec![sample::acquiring()]).await;
+    let fake = Fake::start(all_statuses()).await;
     insta::assert_snapshot!(shoal(&fake, &["status"]).await.1, @r"
     storefront 2026.11.3 (d12) is running in stage acquire after 4.0 s   8 nodes, 2 sites, 3 steps
     gate: 1 of 8 wanted nodes verified (quorum 100%), opens by itself
@@ -214,4 +214,20 @@ async fn recipes_are_made_and_shown_without_a_coordinator() {
         shoal_until("http://127.0.0.1:1", "", &["recipe", "show", &path], std::future::pending()).await;
     assert_eq!(exit, Exit::Usage);
     assert!(err.replace(&path, "web.bin").starts_with("error: web.bin is no recipe: "), "{err}");
+}
+
+#[tokio::test]
+async fn recipes_are_given_to_the_coordinator() {
+    let fake = Fake::start(vec![sample::acquiring()]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let package = folder.path().join("web.bin");
+    std::fs::write(&package, b"some bytes").unwrap();
+    let path = package.display().to_string();
+    let (exit, _, err) = shoal(&fake, &["recipe", "add", &path]).await;
+    assert_eq!(exit, Exit::Usage);
+    assert!(err.contains("web.bin is no recipe: ") && err.contains("`shoal recipe make PACKAGE` makes one"), "{err}");
+    shoal(&fake, &["recipe", "make", &path]).await;
+    let (exit, out, err) = shoal(&fake, &["recipe", "add", &format!("{path}.recipe")]).await;
+    let known = format!("package {}\n", blake3::hash(b"some bytes"));
+    assert_eq!((exit, out, err.as_str()), (Exit::Done, known, ""));
 }
