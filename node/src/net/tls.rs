@@ -46,19 +46,18 @@ pub(super) struct TlsUpgrade {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     read_bytes: usize,
+    write_bytes: usize,
 }
 
 impl TlsUpgrade {
-    /// `read_bytes` are read from the socket at a time.
-    pub(super) fn new(identity: &Keypair, read_bytes: usize) -> Result<Self, TlsSetupError> {
-        Self::with_suites(identity, cipher_suites(cpu_has_aes()), read_bytes)
+    /// `read_bytes` are read from the socket at a time, and at most `write_bytes` written.
+    pub(super) fn new(identity: &Keypair, read_bytes: usize, write_bytes: usize) -> Result<Self, TlsSetupError> {
+        let upgrade = Self::with_suites(identity, cipher_suites(cpu_has_aes()))?;
+        Ok(Self { read_bytes, write_bytes, ..upgrade })
     }
 
-    fn with_suites(
-        identity: &Keypair,
-        suites: Vec<SupportedCipherSuite>,
-        read_bytes: usize,
-    ) -> Result<Self, TlsSetupError> {
+    /// With rustls's own sizes.
+    fn with_suites(identity: &Keypair, suites: Vec<SupportedCipherSuite>) -> Result<Self, TlsSetupError> {
         let provider = Arc::new(CryptoProvider { cipher_suites: suites, ..aws_lc_rs::default_provider() });
         let (certificate, key) = certificate::generate(identity)?;
         let resolver = Arc::new(SingleCertAndKey::from(certified(certificate, &key)?));
@@ -76,7 +75,7 @@ impl TlsUpgrade {
         // A resumed session would skip the certificate, which is all that tells who the other side is.
         client.resumption = Resumption::disabled();
         server.send_tls13_tickets = 0;
-        Ok(Self { server: Arc::new(server), client: Arc::new(client), read_bytes })
+        Ok(Self { server: Arc::new(server), client: Arc::new(client), read_bytes: 4 * 1024, write_bytes: 64 * 1024 })
     }
 }
 
@@ -127,7 +126,8 @@ where
     fn upgrade_inbound(self, socket: C, _: Self::Info) -> Self::Future {
         async move {
             let socket = BufReader::with_capacity(self.read_bytes, socket);
-            let stream = TlsAcceptor::from(self.server).accept(socket).await?;
+            let mut stream = TlsAcceptor::from(self.server).accept(socket).await?;
+            stream.get_mut().1.set_buffer_limit(Some(self.write_bytes));
             Ok((remote_peer(stream.get_ref().1)?, stream.into()))
         }
         .boxed()
@@ -147,7 +147,8 @@ where
             // libp2p's TLS sends no server name; an IP address makes rustls leave it out.
             let socket = BufReader::with_capacity(self.read_bytes, socket);
             let name = ServerName::from(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-            let stream = TlsConnector::from(self.client).connect(name, socket).await?;
+            let mut stream = TlsConnector::from(self.client).connect(name, socket).await?;
+            stream.get_mut().1.set_buffer_limit(Some(self.write_bytes));
             Ok((remote_peer(stream.get_ref().1)?, stream.into()))
         }
         .boxed()
@@ -282,8 +283,8 @@ mod tests {
     /// The suite that `client` and `server` agree on over a loopback socket, after they saw each other's identity.
     async fn negotiated(client: Vec<SupportedCipherSuite>, server: Vec<SupportedCipherSuite>) -> CipherSuite {
         let (client_key, server_key) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
-        let client = TlsUpgrade::with_suites(&client_key, client, 4096).unwrap();
-        let server = TlsUpgrade::with_suites(&server_key, server, 4096).unwrap();
+        let client = TlsUpgrade::with_suites(&client_key, client).unwrap();
+        let server = TlsUpgrade::with_suites(&server_key, server).unwrap();
         let (dialed, accepted) = socket_pair().await;
         let (dialed, accepted) =
             tokio::join!(client.upgrade_outbound(dialed, ""), server.upgrade_inbound(accepted, ""));
@@ -314,7 +315,7 @@ mod tests {
     #[tokio::test]
     async fn libp2ps_own_tls_understands_this_one() {
         let (ours_key, theirs_key) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
-        let ours = TlsUpgrade::new(&ours_key, 4096).unwrap();
+        let ours = TlsUpgrade::new(&ours_key, 4096, 4096).unwrap();
         let theirs = libp2p_tls::Config::new(&theirs_key).unwrap();
         let (dialed, accepted) = socket_pair().await;
         let (dialed, accepted) =
