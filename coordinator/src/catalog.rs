@@ -1,9 +1,9 @@
 //! The catalog: the recipe of every package that was ever resolved, so that each is read once by the coordinator.
 //!
 //! Invariants: an entry's recipe was cut here from the very bytes that its package id is the hash of, and from which the
-//! feed's and the operator's hashes, if given, were checked; or an operator gave it and vouches for it (VERIFIED). Nothing half-read stays: a package comes into a file of
-//! `incoming/`, which is empty after a start. The package's bytes are kept only where the coordinator is their origin, in
-//! its package store ([`Store`]); which they are is for the caller to say.
+//! feed's and the operator's hashes, if given, were checked; or an operator gave it and vouches for it (VERIFIED). Nothing
+//! half-read stays: a package comes into a file of `incoming/`, which is empty after a start. The package's bytes are kept
+//! only where the coordinator is their origin, in its package store ([`Store`]); which they are is for the caller to say.
 //!
 //! Files, under `<data_dir>/catalog`: `recipes/<id>.zst`, plain forms compressed; `entries/<hash>`, one per package.
 
@@ -104,9 +104,9 @@ impl Catalog {
         })))
     }
 
-    /// The entry of a package that was resolved; reads the package if the catalog has neither it nor, for the hash that is
-    /// `wanted`, a recipe that was given. With `keep`, the package's bytes are in that store afterwards. `wanted` is the hash
-    /// that the operator gave.
+    /// The entry of a package that was resolved; reads the package if the catalog has neither it nor, for the hash that
+    /// is `wanted`, a recipe that was given. With `keep`, the package's bytes are in that store afterwards. `wanted` is
+    /// the hash that the operator gave.
     ///
     /// # Errors
     /// Every [`CatalogError`]; nothing of the package stays then.

@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release -p shoal-tests --bin shoal-lab -- table` runs everything and prints the table of the README;
 //! `… -- fast` runs the small versions; `… -- run A C --runs 3` chooses; `… -- many` starts hundreds of nodes; `… --
-//! neighbours` measures the memory of one that fetches from many. The exit code is 0 only if every run kept its targets. Needs root, iproute2, and the programs built in the same profile (it
-//! builds them).
+//! neighbours` measures the memory of one that fetches from many. The exit code is 0 only if every run kept its targets.
+//! Needs root, iproute2, and the programs built in the same profile (it builds them).
 
 mod feed;
 mod lab;

@@ -1,8 +1,8 @@
 //! One run of one scenario: a [`Lab`], a deployment, its fault, and what it came to.
 //!
 //! The package's recipe is made before, as where it is built. Time counts from the start of the first node's process to the
-//! first step on the last node that is to have the package, so joining and opening the gate are in it. Afterwards each node's file is compared byte for byte, and
-//! what Shoal says that it read over the WANs with what the links counted.
+//! first step on the last node that is to have the package, so joining and opening the gate are in it. Afterwards each
+//! node's file is compared byte for byte, and what Shoal says that it read over the WANs with what the links counted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
