@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use super::inflight::Times;
+use super::peers::Neighbour;
 use super::pick::rarest;
 use super::transfer::{Exchange, State};
 use super::{Output, Why};
@@ -57,7 +58,11 @@ impl Exchange {
     /// Open requests, without those that take far longer than others or will: it is their neighbours that are slow.
     fn requests_counted(&self, now: Time) -> usize {
         let patience = self.times.patience(false);
-        let recent = self.requests.iter().rev().take_while(|(asked, _, _)| *asked + patience > now);
+        let is_recent = |(asked, _, _): &(Time, NodeId, BlockIndex)| *asked + patience > now;
+        if self.slow.is_empty() && self.requests.first().is_none_or(is_recent) {
+            return self.requests.len();
+        }
+        let recent = self.requests.iter().rev().take_while(|request| is_recent(request));
         recent.filter(|(_, node, _)| !self.is_slow(*node)).count()
     }
 
@@ -69,8 +74,14 @@ impl Exchange {
     }
 
     fn is_slow(&self, node: NodeId) -> bool {
-        let pace = self.neighbours.get(&node).and_then(|neighbour| neighbour.pace);
-        pace.is_some_and(|pace| self.times.is_slow(pace))
+        self.slow.contains(&node)
+    }
+
+    /// A neighbour's pace changed, or what is usual did: says again who is slow. That is asked for at each message.
+    pub(super) fn note_slow(&mut self) {
+        let is_slow = |neighbour: &Neighbour| neighbour.pace.is_some_and(|pace| self.times.is_slow(pace));
+        let slow = self.neighbours.iter().filter(|(_, neighbour)| is_slow(neighbour));
+        self.slow = slow.map(|(node, _)| *node).collect();
     }
 
     /// The rarest of the missing blocks of a neighbour.
@@ -188,6 +199,7 @@ impl Exchange {
                 self.withdraw(block);
                 self.rest(node, now);
                 self.neighbours.get_mut(&node).into_iter().for_each(|slow| slow.lags(patience));
+                self.note_slow();
                 self.blocks[block.index()] = State::Requested { from: other, also: None };
                 self.stats.steals += 1;
             }

@@ -58,6 +58,11 @@ impl Exchange {
         assert!(self.neighbours.len() <= NEIGHBOURS_MAX, "neighbours are bounded");
         self.liars.check(&self.neighbours);
         self.ready.iter().for_each(|node| assert!(self.neighbours.contains_key(node), "only neighbours are ready"));
+        for (node, neighbour) in &self.neighbours {
+            let slow = neighbour.pace.is_some_and(|pace| self.times.is_slow(pace));
+            assert_eq!(self.slow.contains(node), slow, "{node} is slow");
+        }
+        self.slow.iter().for_each(|node| assert!(self.neighbours.contains_key(node), "only neighbours are slow"));
         self.uploads.check(|node| self.neighbours.contains_key(&node));
     }
 

@@ -30,6 +30,8 @@ pub struct Exchange {
     pub(super) neighbours: BTreeMap<NodeId, Neighbour>,
     /// How many neighbours have each block.
     pub(super) copies: Vec<u32>,
+    /// Of them, those whose pace is slow beside what is usual ([`Exchange::note_slow`]).
+    pub(super) slow: BTreeSet<NodeId>,
     /// Neighbours that may have become able to be asked for something.
     pub(super) ready: BTreeSet<NodeId>,
     /// Every open request, the oldest first.
@@ -87,6 +89,7 @@ impl Exchange {
             begun: BTreeMap::new(),
             neighbours: BTreeMap::new(),
             copies: vec![0; block_bytes.len()],
+            slow: BTreeSet::new(),
             ready: BTreeSet::new(),
             requests: BTreeSet::new(),
             requested_bytes: 0,
@@ -217,6 +220,7 @@ impl Exchange {
         if let Some(neighbour) = self.neighbours.remove(&node) {
             self.resting.remove(&(neighbour.rests_until, node));
         }
+        self.slow.remove(&node);
         self.ready.remove(&node);
         self.uploads.forget(node);
     }
@@ -268,6 +272,7 @@ impl Exchange {
             neighbour.delivered(took, now);
             self.times.add(took);
             self.ready.insert(node);
+            self.note_slow();
         }
         if state == State::Have {
             self.stats.duplicate_bytes = self.stats.duplicate_bytes.saturating_add(bytes);
