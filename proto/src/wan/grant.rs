@@ -3,6 +3,8 @@
 //! Every rule only narrows: a node that passes all of them takes the first missing blocks that it may, so that leases are
 //! runs of adjacent blocks and different nodes read different ones.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use super::credit::Terms;
@@ -17,6 +19,9 @@ use crate::limits::{
 };
 use crate::rng::mix;
 use crate::time::Time;
+
+/// The member with the fewest bytes leased goes first, then the one with the fewest ever granted; ties at random.
+type Turn = (u64, u64, u64, usize);
 
 /// Bounds of one lease.
 #[derive(Clone, Copy, Debug)]
@@ -54,16 +59,24 @@ impl Site {
             return;
         }
         let mut unaffordable = false;
-        while let Some(slot) = self.next_reader() {
+        let mut turns = self.turns();
+        while let Some(Reverse((.., slot))) = turns.pop() {
             if self.least_stale {
                 self.note_least_of_all(now);
             }
             let choice = self.room(slot, now).map(|room| self.choose(slot, room));
             unaffordable |= choice.as_ref().is_some_and(|choice| choice.unaffordable);
             match choice.filter(|choice| !choice.blocks.is_empty()) {
-                Some(choice) => self.grant(slot, choice, now, next_lease),
+                Some(choice) => {
+                    self.grant(slot, choice, now, next_lease);
+                    turns.push(Reverse(self.turn(slot)));
+                }
                 None => {
                     self.ready.remove(&slot);
+                    // A slow reader that has to rest makes all others ready.
+                    if turns.len() != self.ready.len() {
+                        turns = self.turns();
+                    }
                 }
             }
         }
@@ -86,13 +99,15 @@ impl Site {
         !slow.is_empty()
     }
 
-    /// Of the members that may take a lease, the one with the fewest bytes leased, then ever granted; ties at random.
-    fn next_reader(&self) -> Option<usize> {
-        let load = |slot: &usize| {
-            let member = &self.members[*slot];
-            (member.leased_bytes, member.granted_bytes, mix(self.seed ^ *slot as u64))
-        };
-        self.ready.iter().copied().min_by_key(load)
+    /// Whose turn it is of the members that may take a lease, the first on top. What a member is granted changes no turn but
+    /// its own.
+    fn turns(&self) -> BinaryHeap<Reverse<Turn>> {
+        self.ready.iter().map(|slot| Reverse(self.turn(*slot))).collect()
+    }
+
+    fn turn(&self, slot: usize) -> Turn {
+        let member = &self.members[slot];
+        (member.leased_bytes, member.granted_bytes, mix(self.seed ^ slot as u64), slot)
     }
 
     /// How much the member may be granted now, if anything.
