@@ -82,7 +82,7 @@ impl Exchange {
         self.offers.remove(block);
         self.announcements.forget(block);
         let broken = self.uploads.of_block(block);
-        self.outputs.extend(broken.map(|(node, request)| Output::BreakOff { node, request }));
+        self.outputs.extend(broken.into_iter().map(|(node, request)| Output::BreakOff { node, request }));
         // Nobody else is told: who asks learns of it. But who seems to have everything is told nothing more.
         if seemed_complete {
             self.outputs.extend(self.neighbours.keys().map(|to| Output::AnnounceAll { to: *to }));

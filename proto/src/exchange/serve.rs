@@ -19,8 +19,8 @@ use crate::time::Time;
 #[derive(Debug)]
 pub(super) struct Uploads {
     slots: usize,
-    /// What is served, of which block, and since when.
-    served: BTreeMap<(NodeId, u64), (BlockIndex, Time)>,
+    /// The oldest first.
+    served: Vec<Served>,
     times: Times,
     /// Who was refused and neither served nor offered a slot since, numbered in their order.
     refused: BTreeMap<NodeId, u64>,
@@ -31,9 +31,24 @@ pub(super) struct Uploads {
     offer_from: Option<Time>,
 }
 
+/// A request that is served.
+#[derive(Debug)]
+struct Served {
+    node: NodeId,
+    request: u64,
+    block: BlockIndex,
+    since: Time,
+}
+
+impl Served {
+    fn is(&self, node: NodeId, request: u64) -> bool {
+        self.request == request && self.node == node
+    }
+}
+
 impl Uploads {
     pub(super) fn new(slots: usize) -> Self {
-        let (served, times) = (BTreeMap::new(), Times::default());
+        let (served, times) = (Vec::new(), Times::default());
         Self { slots, served, times, refused: BTreeMap::new(), refusals: 0, offers: BTreeMap::new(), offer_from: None }
     }
 
@@ -47,7 +62,7 @@ impl Uploads {
         now: Time,
         progress: impl Fn(NodeId) -> Option<u32>,
     ) -> bool {
-        if self.served.contains_key(&(node, request)) {
+        if self.served.iter().any(|served| served.is(node, request)) {
             return false;
         }
         let offered = self.offers.remove(&node).is_some();
@@ -58,7 +73,7 @@ impl Uploads {
         };
         if free && (offered || !somebody_is_behind()) {
             self.refused.remove(&node);
-            self.served.insert((node, request), (block, now));
+            self.served.push(Served { node, request, block, since: now });
             return true;
         }
         if free {
@@ -98,18 +113,22 @@ impl Uploads {
 
     fn has_free_slot(&self, now: Time) -> bool {
         let patience = self.times.patience(false);
-        let used = self.served.values().filter(|(_, since)| *since + patience > now).count();
-        used + self.offers.len() < self.slots
+        let late = self.served.iter().take_while(|served| served.since + patience <= now).count();
+        self.served.len() - late + self.offers.len() < self.slots
     }
 
-    /// Who is served a block, and by which request.
-    pub(super) fn of_block(&self, block: BlockIndex) -> impl Iterator<Item = (NodeId, u64)> {
-        self.served.iter().filter(move |(_, (of, _))| *of == block).map(|(key, _)| *key)
+    /// Who is served a block, and by which request, ascending.
+    pub(super) fn of_block(&self, block: BlockIndex) -> Vec<(NodeId, u64)> {
+        let of_block = self.served.iter().filter(|served| served.block == block);
+        let mut requests: Vec<_> = of_block.map(|served| (served.node, served.request)).collect();
+        requests.sort_unstable();
+        requests
     }
 
     /// A request is over, served or not.
     pub(super) fn done(&mut self, node: NodeId, request: u64, now: Time) {
-        if let Some((_, since)) = self.served.remove(&(node, request)) {
+        if let Some(at) = self.served.iter().position(|served| served.is(node, request)) {
+            let Served { since, .. } = self.served.remove(at);
             self.times.add(now.since(since).max(Duration::from_nanos(1)));
             self.offer_from = Some(now + OFFER_AFTER);
         }
@@ -117,7 +136,7 @@ impl Uploads {
 
     /// All requests of a neighbour are over.
     pub(super) fn forget(&mut self, node: NodeId) {
-        self.served.retain(|(of, _), _| *of != node);
+        self.served.retain(|served| served.node != node);
         self.refused.remove(&node);
         self.offers.remove(&node);
     }
@@ -125,7 +144,8 @@ impl Uploads {
     pub(super) fn check(&self, is_neighbour: impl Fn(NodeId) -> bool) {
         assert!(self.served.len() <= UPLOADS_MAX, "uploads are bounded");
         assert!(self.offers.len() <= self.slots, "an offer has a slot");
-        let known = self.served.keys().map(|(node, _)| node).chain(self.refused.keys()).chain(self.offers.keys());
+        assert!(self.served.is_sorted_by_key(|served| served.since), "the oldest is served first");
+        let known = self.served.iter().map(|served| &served.node).chain(self.refused.keys()).chain(self.offers.keys());
         known.for_each(|node| assert!(is_neighbour(*node), "only neighbours are served"));
         assert!(
             self.refused.keys().all(|node| !self.offers.contains_key(node)),
