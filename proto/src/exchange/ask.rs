@@ -3,7 +3,7 @@
 //! Invariant: a request is in its neighbour's table, in the table of all by age, and in its block's state; or in none.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::BinaryHeap;
 
 use super::inflight::Times;
 use super::peers::Neighbour;
@@ -32,9 +32,12 @@ impl Exchange {
         if room == 0 {
             return;
         }
-        let mut turns: BTreeSet<_> = self.ready.iter().map(|node| self.turn(*node)).collect();
+        // Those without room are ready again when they have some.
+        let neighbours = &self.neighbours;
+        self.ready.retain(|node| neighbours[node].has_room(now));
+        let mut turns: BinaryHeap<_> = self.ready.iter().map(|node| Reverse(self.turn(*node))).collect();
         while room > 0
-            && let Some((.., node)) = turns.pop_first()
+            && let Some(Reverse((.., node))) = turns.pop()
         {
             let neighbour = &self.neighbours[&node];
             let picked = if neighbour.has_room(now) { self.pick(node) } else { None };
@@ -44,7 +47,7 @@ impl Exchange {
                     self.blocks[block.index()] = State::Requested { from: node, also: None };
                     self.request(node, block, now);
                     room -= usize::from(!self.is_slow(node));
-                    turns.insert(self.turn(node));
+                    turns.push(Reverse(self.turn(node)));
                 }
                 // When something arrives there is room again, and its neighbour is ready; then so are the others.
                 Some(_) => return,

@@ -94,9 +94,14 @@ impl Uploads {
         if self.refused.is_empty() || !self.has_free_slot(now) {
             return None;
         }
-        self.refused.retain(|node, _| progress(*node).is_some());
-        let (node, _) = self.refused.iter().min_by_key(|(node, turn)| (progress(**node), **turn))?;
-        let node = *node;
+        let mut first = None;
+        self.refused.retain(|node, turn| {
+            let Some(has) = progress(*node) else { return false };
+            let turn = (has, *turn, *node);
+            first = Some(first.map_or(turn, |first| turn.min(first)));
+            true
+        });
+        let (.., node) = first?;
         self.refused.remove(&node);
         self.offers.insert(node, now);
         Some(node)
