@@ -1,19 +1,24 @@
 //! Events in the order of their time; those of the same time in the order in which they were made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use shoal_proto::time::Time;
+
+/// When an event happens, and how many were made before it.
+type Turn = (Time, u64);
 
 /// What is going to happen.
 #[derive(Debug)]
 pub(crate) struct Queue<E> {
-    events: BTreeMap<(Time, u64), E>,
+    events: BTreeMap<Turn, E>,
+    /// Events that were made in the order in which they happen.
+    in_order: VecDeque<(Turn, E)>,
     made: u64,
 }
 
 impl<E> Queue<E> {
     pub(crate) fn new() -> Self {
-        Self { events: BTreeMap::new(), made: 0 }
+        Self { events: BTreeMap::new(), in_order: VecDeque::new(), made: 0 }
     }
 
     pub(crate) fn push(&mut self, at: Time, event: E) {
@@ -21,19 +26,57 @@ impl<E> Queue<E> {
         self.made += 1;
     }
 
+    /// As [`Queue::push`], and cheaper if no event that was put in so before happens later: for what is always made with the
+    /// same delay.
+    pub(crate) fn push_in_order(&mut self, at: Time, event: E) {
+        if self.in_order.back().is_some_and(|((last, _), _)| *last > at) {
+            return self.push(at, event);
+        }
+        self.in_order.push_back(((at, self.made), event));
+        self.made += 1;
+    }
+
     /// When the first of them happens.
     pub(crate) fn next(&self) -> Option<Time> {
-        self.events.first_key_value().map(|((at, _), _)| *at)
+        self.firsts().into_iter().flatten().min().map(|(at, _)| at)
     }
 
     pub(crate) fn pop(&mut self) -> Option<(Time, E)> {
-        self.events.pop_first().map(|((at, _), event)| (at, event))
+        let [one, in_order] = self.firsts();
+        let ordered_first = in_order.is_some_and(|turn| one.is_none_or(|one| turn < one));
+        let first = if ordered_first { self.in_order.pop_front() } else { self.events.pop_first() };
+        first.map(|((at, _), event)| (at, event))
+    }
+
+    /// The first of each kind.
+    fn firsts(&self) -> [Option<Turn>; 2] {
+        [self.events.first_key_value().map(|(turn, _)| *turn), self.in_order.front().map(|(turn, _)| *turn)]
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use shoal_proto::rng::Rng;
+
     use super::*;
+
+    #[test]
+    fn events_happen_by_their_times_however_they_were_put_in() {
+        let (mut queue, mut expected) = (Queue::new(), Vec::new());
+        let mut rng = Rng::new(1);
+        for made in 0..1000 {
+            let at = Time::from_millis(made / 10 + rng.below(3));
+            if rng.below(2) == 0 {
+                queue.push(at, made)
+            } else {
+                queue.push_in_order(at, made)
+            }
+            expected.push((at, made));
+        }
+        expected.sort_unstable();
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+        assert_eq!(order, expected);
+    }
 
     #[test]
     fn events_of_one_time_keep_their_order() {

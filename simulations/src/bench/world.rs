@@ -454,7 +454,7 @@ impl World {
 
     fn send_to_neighbour(&mut self, event: Event) {
         self.messages += 1;
-        self.queue.push(self.now + self.case.to_neighbour, event);
+        self.queue.push_in_order(self.now + self.case.to_neighbour, event);
     }
 
     /// Sends what `from` has of what `to` lacked when it asked, and the rest when it comes.
