@@ -85,7 +85,7 @@ impl Exchange {
         self.outputs.extend(broken.into_iter().map(|(node, request)| Output::BreakOff { node, request }));
         // Nobody else is told: who asks learns of it. But who seems to have everything is told nothing more.
         if seemed_complete {
-            self.outputs.extend(self.neighbours.keys().map(|to| Output::AnnounceAll { to: *to }));
+            self.outputs.extend(self.neighbours.ids().map(|to| Output::AnnounceAll { to }));
         }
     }
 }

@@ -22,10 +22,10 @@ impl Exchange {
     /// Asks neighbours for as much as they have room for, one block at a time, the least busy neighbour first.
     pub(super) fn ask(&mut self, now: Time) {
         if self.missing.is_empty() {
-            self.ready.clear();
+            self.neighbours.retain_ready(|_| false);
             return;
         }
-        if self.ready.is_empty() {
+        if !self.neighbours.has_ready() {
             return;
         }
         let mut room = self.transfers_max.saturating_sub(self.requests_counted(now) + usize::from(self.reads_fast()));
@@ -33,27 +33,24 @@ impl Exchange {
             return;
         }
         // Those without room are ready again when they have some.
-        let neighbours = &self.neighbours;
-        self.ready.retain(|node| neighbours[node].has_room(now));
-        let mut turns: BinaryHeap<_> = self.ready.iter().map(|node| Reverse(self.turn(*node))).collect();
+        self.neighbours.retain_ready(|neighbour| neighbour.has_room(now));
+        let ready = self.neighbours.ready();
+        let mut turns: BinaryHeap<_> = ready.map(|(node, neighbour)| Reverse(self.turn(node, neighbour))).collect();
         while room > 0
             && let Some(Reverse((.., node))) = turns.pop()
         {
-            let neighbour = &self.neighbours[&node];
-            let picked = if neighbour.has_room(now) { self.pick(node) } else { None };
+            let picked = if self.neighbours[node].has_room(now) { self.pick(node) } else { None };
             match picked {
                 Some(block) if self.fits(block) => {
                     self.missing.remove(block);
                     self.blocks[block.index()] = State::Requested { from: node, also: None };
                     self.request(node, block, now);
                     room -= usize::from(!self.is_slow(node));
-                    turns.push(Reverse(self.turn(node)));
+                    turns.push(Reverse(self.turn(node, &self.neighbours[node])));
                 }
                 // When something arrives there is room again, and its neighbour is ready; then so are the others.
                 Some(_) => return,
-                None => {
-                    self.ready.remove(&node);
-                }
+                None => self.neighbours.clear_ready(&node),
             }
         }
     }
@@ -84,12 +81,12 @@ impl Exchange {
     pub(super) fn note_slow(&mut self) {
         let is_slow = |neighbour: &Neighbour| neighbour.pace.is_some_and(|pace| self.times.is_slow(pace));
         let slow = self.neighbours.iter().filter(|(_, neighbour)| is_slow(neighbour));
-        self.slow = slow.map(|(node, _)| *node).collect();
+        self.slow = slow.map(|(node, _)| node).collect();
     }
 
     /// The rarest of the missing blocks of a neighbour.
     fn pick(&self, node: NodeId) -> Option<BlockIndex> {
-        let has = &self.neighbours[&node].has;
+        let has = &self.neighbours[node].has;
         if !self.missing.intersects(has) {
             return None;
         }
@@ -101,7 +98,7 @@ impl Exchange {
     fn only_from(&self, slow: NodeId) -> Option<BlockSet> {
         let neighbour = self.neighbours.get(&slow).filter(|neighbour| neighbour.requests.is_empty())?;
         let wanted = self.missing.intersection(&neighbour.has);
-        let others = self.neighbours.iter().filter(|(node, _)| !self.is_slow(**node));
+        let others = self.neighbours.iter().filter(|(node, _)| !self.is_slow(*node));
         Some(others.fold(wanted, |wanted, (_, other)| wanted.difference(&other.has)))
     }
 
@@ -113,9 +110,8 @@ impl Exchange {
     /// When it is a neighbour's turn to be asked. Of those that are asked for the least, the one that delivered last goes
     /// first: the slot that it had for this node is free, so that pairs stay together for as long as one has what the other
     /// lacks.
-    fn turn(&self, node: NodeId) -> (usize, Reverse<Time>, u64, NodeId) {
+    fn turn(&self, node: NodeId, neighbour: &Neighbour) -> (usize, Reverse<Time>, u64, NodeId) {
         let tie = u64::from_le_bytes(node.0[..8].try_into().expect("a node id has 32 bytes"));
-        let neighbour = &self.neighbours[&node];
         (neighbour.requests.len(), Reverse(neighbour.delivered_at), mix(self.seed ^ tie), node)
     }
 
@@ -137,7 +133,7 @@ impl Exchange {
         };
         self.requests.remove(&(asked, node, block));
         self.requested_bytes -= u64::from(self.block_bytes[block.index()]);
-        self.ready.insert(node);
+        self.neighbours.make_ready(&node);
         true
     }
 
@@ -212,14 +208,14 @@ impl Exchange {
 
     /// Another neighbour with the block and room, with fewer open requests than `node`: one that has delivered.
     fn idler(&self, node: NodeId, block: BlockIndex, now: Time) -> Option<NodeId> {
-        let busy = self.neighbours[&node].requests.len();
+        let busy = self.neighbours[node].requests.len();
         let able = self.neighbours.iter().filter(|(other, neighbour)| {
-            **other != node
+            *other != node
                 && neighbour.has.contains(block)
                 && neighbour.has_room(now)
                 && neighbour.requests.len() < busy
         });
-        able.min_by_key(|(_, neighbour)| neighbour.requests.len()).map(|(other, _)| *other)
+        able.min_by_key(|(_, neighbour)| neighbour.requests.len()).map(|(other, _)| other)
     }
 
     /// The neighbour is not asked for a while.
@@ -258,9 +254,7 @@ impl Exchange {
     pub(super) fn wake_rested(&mut self, now: Time) {
         while let Some((at, node)) = self.resting.first().copied().filter(|(at, _)| *at <= now) {
             self.resting.remove(&(at, node));
-            if self.neighbours.contains_key(&node) {
-                self.ready.insert(node);
-            }
+            self.neighbours.make_ready(&node);
         }
     }
 }

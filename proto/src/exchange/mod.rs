@@ -19,6 +19,7 @@ mod announce;
 mod arriving;
 mod ask;
 mod inflight;
+mod neighbours;
 mod peers;
 mod pick;
 mod serve;

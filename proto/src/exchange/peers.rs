@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::inflight::Window;
+use super::neighbours::Neighbours;
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, NodeId};
 use crate::limits::{
@@ -118,11 +119,11 @@ impl Liars {
         self.known.get(&node).map(|liar| liar.rests_until)
     }
 
-    pub(super) fn check(&self, neighbours: &BTreeMap<NodeId, Neighbour>) {
+    pub(super) fn check(&self, neighbours: &Neighbours) {
         assert!(self.known.len() <= LIARS_MAX, "liars are bounded");
-        for (node, neighbour) in neighbours {
-            assert!(!self.is_banned(*node), "{node} is banned and a neighbour");
-            let rests = self.rests_until(*node).is_none_or(|until| until <= neighbour.rests_until);
+        for (node, neighbour) in neighbours.iter() {
+            assert!(!self.is_banned(node), "{node} is banned and a neighbour");
+            let rests = self.rests_until(node).is_none_or(|until| until <= neighbour.rests_until);
             assert!(rests, "{node} sent wrong bytes and is asked before its rest is over");
         }
     }

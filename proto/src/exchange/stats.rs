@@ -52,18 +52,17 @@ impl Exchange {
         self.check_requests();
         for (index, copies) in self.copies.iter().enumerate() {
             let block = BlockIndex(index as u32);
-            let counted = self.neighbours.values().filter(|neighbour| neighbour.has.contains(block)).count();
+            let counted = self.neighbours.iter().filter(|(_, neighbour)| neighbour.has.contains(block)).count();
             assert_eq!(*copies as usize, counted, "copies of block {block}");
         }
         assert!(self.neighbours.len() <= NEIGHBOURS_MAX, "neighbours are bounded");
         self.liars.check(&self.neighbours);
-        self.ready.iter().for_each(|node| assert!(self.neighbours.contains_key(node), "only neighbours are ready"));
-        for (node, neighbour) in &self.neighbours {
+        for (node, neighbour) in self.neighbours.iter() {
             let slow = neighbour.pace.is_some_and(|pace| self.times.is_slow(pace));
-            assert_eq!(self.slow.contains(node), slow, "{node} is slow");
+            assert_eq!(self.slow.contains(&node), slow, "{node} is slow");
         }
-        self.slow.iter().for_each(|node| assert!(self.neighbours.contains_key(node), "only neighbours are slow"));
-        self.uploads.check(|node| self.neighbours.contains_key(&node));
+        self.slow.iter().for_each(|node| assert!(self.neighbours.contains(node), "only neighbours are slow"));
+        self.uploads.check(|node| self.neighbours.contains(&node));
     }
 
     fn check_blocks(&self) {
@@ -77,7 +76,7 @@ impl Exchange {
             assert!(offered || *state != State::Have, "block {block} is there and not offered");
             assert!(!offered || *state != State::Missing, "block {block} is offered and nobody brings it");
             let asked = self.neighbours.iter().filter(|(_, neighbour)| neighbour.requests.contains_key(&block));
-            let mut asked: Vec<_> = asked.map(|(node, _)| *node).collect();
+            let mut asked: Vec<_> = asked.map(|(node, _)| node).collect();
             let mut expected = match state {
                 State::Requested { from, also } => std::iter::once(*from).chain(*also).collect(),
                 State::Missing | State::Leased | State::Have => Vec::new(),
@@ -91,10 +90,10 @@ impl Exchange {
     fn check_requests(&self) {
         let mut requests = 0;
         let mut bytes = 0;
-        for (node, neighbour) in &self.neighbours {
+        for (node, neighbour) in self.neighbours.iter() {
             requests += neighbour.requests.len();
             for (block, asked) in &neighbour.requests {
-                assert!(self.requests.contains(&(*asked, *node, *block)), "a request is in the table of all");
+                assert!(self.requests.contains(&(*asked, node, *block)), "a request is in the table of all");
                 bytes += u64::from(self.block_bytes[block.index()]);
             }
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::announce::Announcements;
 use super::inflight::{Times, transfers_max};
+use super::neighbours::Neighbours;
 use super::peers::{Liars, Neighbour};
 use super::serve::Uploads;
 use super::{FetchError, Input, Output, Source, Stats, Why};
@@ -27,13 +28,11 @@ pub struct Exchange {
     pub(super) offers: BlockSet,
     /// Bytes lacking of blocks of which neighbours sent parts, unless that was said already.
     pub(super) begun: BTreeMap<BlockIndex, u32>,
-    pub(super) neighbours: BTreeMap<NodeId, Neighbour>,
+    pub(super) neighbours: Neighbours,
     /// How many neighbours have each block.
     pub(super) copies: Vec<u32>,
     /// Of them, those whose pace is slow beside what is usual ([`Exchange::note_slow`]).
     pub(super) slow: BTreeSet<NodeId>,
-    /// Neighbours that may have become able to be asked for something.
-    pub(super) ready: BTreeSet<NodeId>,
     /// Every open request, the oldest first.
     pub(super) requests: BTreeSet<(Time, NodeId, BlockIndex)>,
     pub(super) requested_bytes: u64,
@@ -87,10 +86,9 @@ impl Exchange {
             offers: has.clone(),
             have: has,
             begun: BTreeMap::new(),
-            neighbours: BTreeMap::new(),
+            neighbours: Neighbours::default(),
             copies: vec![0; block_bytes.len()],
             slow: BTreeSet::new(),
-            ready: BTreeSet::new(),
             requests: BTreeSet::new(),
             requested_bytes: 0,
             leased: 0,
@@ -178,7 +176,7 @@ impl Exchange {
         let Some(blocks) = self.announcements.take_due(now) else { return };
         // Who has everything asks for nothing.
         for (node, _) in self.neighbours.iter().filter(|(_, neighbour)| !neighbour.has.is_full()) {
-            self.outputs.push_back(Output::Announce { to: *node, blocks: blocks.clone() });
+            self.outputs.push_back(Output::Announce { to: node, blocks: blocks.clone() });
         }
     }
 
@@ -198,7 +196,7 @@ impl Exchange {
     }
 
     fn neighbour_up(&mut self, node: NodeId, now: Time) {
-        let known = self.neighbours.contains_key(&node);
+        let known = self.neighbours.contains(&node);
         if known || self.liars.is_banned(node) || self.neighbours.len() >= NEIGHBOURS_MAX {
             return;
         }
@@ -221,7 +219,6 @@ impl Exchange {
             self.resting.remove(&(neighbour.rests_until, node));
         }
         self.slow.remove(&node);
-        self.ready.remove(&node);
         self.uploads.forget(node);
     }
 
@@ -236,7 +233,7 @@ impl Exchange {
         neighbour.has.iter().for_each(|block| self.copies[block.index()] -= 1);
         has.iter().for_each(|block| self.copies[block.index()] += 1);
         neighbour.has = has;
-        self.ready.insert(node);
+        self.neighbours.make_ready(&node);
     }
 
     fn neighbour_landed(&mut self, node: NodeId, blocks: &[BlockIndex]) {
@@ -246,7 +243,7 @@ impl Exchange {
                 self.copies[block.index()] += 1;
             }
         }
-        self.ready.insert(node);
+        self.neighbours.make_ready(&node);
     }
 
     fn landed(&mut self, block: BlockIndex, from_wan: bool, now: Time) {
@@ -271,7 +268,7 @@ impl Exchange {
         if let Some(neighbour) = self.neighbours.get_mut(&node) {
             neighbour.delivered(took, now);
             self.times.add(took);
-            self.ready.insert(node);
+            self.neighbours.make_ready(&node);
             self.note_slow();
         }
         if state == State::Have {
@@ -297,7 +294,7 @@ impl Exchange {
                 if neighbour.has.remove(block) {
                     self.copies[block.index()] -= 1;
                 }
-                self.ready.insert(node);
+                self.neighbours.make_ready(&node);
                 if asked && !rests {
                     self.rest(node, now);
                 }
@@ -350,13 +347,12 @@ impl Exchange {
         self.withdraw(block);
         self.blocks[block.index()] = State::Missing;
         self.missing.insert(block);
-        let has = self.neighbours.iter().filter(|(_, neighbour)| neighbour.has.contains(block));
-        self.ready.extend(has.map(|(node, _)| *node));
+        self.neighbours.make_holders_ready(block);
     }
 
     fn upload_asked(&mut self, node: NodeId, request: u64, block: BlockIndex, bytes: u64, now: Time) {
         let progress = progress(&self.neighbours, &self.offers);
-        self.outputs.push_back(if !self.neighbours.contains_key(&node) {
+        self.outputs.push_back(if !self.neighbours.contains(&node) {
             Output::Refuse { node, request }
         } else if !self.offers.contains(block) {
             Output::Decline { node, request }
@@ -376,7 +372,7 @@ impl Exchange {
 
     /// A neighbour that refused has room: it is asked before others, unless it rests for a lie.
     fn offered(&mut self, node: NodeId, now: Time) {
-        if self.liars.rests_until(node).is_some_and(|until| until > now) || !self.neighbours.contains_key(&node) {
+        if self.liars.rests_until(node).is_some_and(|until| until > now) || !self.neighbours.contains(&node) {
             return;
         }
         self.rest_until(node, now);
@@ -387,10 +383,7 @@ impl Exchange {
 }
 
 /// How many blocks a neighbour has, if it lacks one that this node offers.
-fn progress<'a>(
-    neighbours: &'a BTreeMap<NodeId, Neighbour>,
-    offers: &'a BlockSet,
-) -> impl Fn(NodeId) -> Option<u32> + Copy + 'a {
+fn progress<'a>(neighbours: &'a Neighbours, offers: &'a BlockSet) -> impl Fn(NodeId) -> Option<u32> + Copy + 'a {
     |node| {
         neighbours.get(&node).filter(|neighbour| !offers.is_subset(&neighbour.has)).map(|neighbour| neighbour.has.len())
     }
