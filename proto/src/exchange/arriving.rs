@@ -43,6 +43,7 @@ impl Exchange {
         if arrived.from.is_some() && arrived.bytes > 0 {
             let rest = u32::try_from(arrived.of.saturating_sub(arrived.bytes)).unwrap_or(u32::MAX).max(1);
             self.begun.entry(block).and_modify(|least| *least = rest.min(*least)).or_insert(rest);
+            self.may_be_left_off |= state == State::Missing;
         }
         let from_source = match (state, arrived.from) {
             (State::Leased, None) => true,
@@ -65,12 +66,20 @@ impl Exchange {
 
     /// Says what is lacking of blocks of which a part came and that nobody brings.
     pub(super) fn say_left_off(&mut self) {
-        let (blocks, copies) = (&self.blocks, &self.copies);
-        let left = |block: &BlockIndex| blocks[block.index()] == State::Missing && copies[block.index()] == 0;
-        if self.begun.keys().any(left) {
-            let lacking = self.begun.extract_if(.., |block, _| left(block)).collect();
+        if !std::mem::take(&mut self.may_be_left_off) {
+            return;
+        }
+        let mut begun = std::mem::take(&mut self.begun);
+        let lacking: Vec<_> = begun.extract_if(.., |block, _| self.is_left_off(*block)).collect();
+        self.begun = begun;
+        if !lacking.is_empty() {
             self.outputs.push_back(Output::LeftOff { lacking });
         }
+    }
+
+    /// Whether nobody brings the block, and no neighbour could be asked for it.
+    pub(super) fn is_left_off(&self, block: BlockIndex) -> bool {
+        self.missing.contains(block) && self.copies[block.index()] == 0
     }
 
     /// A block does not come from where it came from so far: those who are sent its parts have to look elsewhere.

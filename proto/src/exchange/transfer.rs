@@ -28,6 +28,9 @@ pub struct Exchange {
     pub(super) offers: BlockSet,
     /// Bytes lacking of blocks of which neighbours sent parts, unless that was said already.
     pub(super) begun: BTreeMap<BlockIndex, u32>,
+    /// Whether one of them may have come to be left off ([`Exchange::is_left_off`]) since that was last said: it became
+    /// missing, was put in while it is, or a neighbour has it no more.
+    pub(super) may_be_left_off: bool,
     pub(super) neighbours: Neighbours,
     /// How many neighbours have each block.
     pub(super) copies: Vec<u32>,
@@ -86,6 +89,7 @@ impl Exchange {
             offers: has.clone(),
             have: has,
             begun: BTreeMap::new(),
+            may_be_left_off: false,
             neighbours: Neighbours::default(),
             copies: vec![0; block_bytes.len()],
             slow: BTreeSet::new(),
@@ -215,6 +219,7 @@ impl Exchange {
         let had: Vec<_> = neighbour.has.iter().collect();
         asked.into_iter().for_each(|block| self.end_request(node, block));
         had.into_iter().for_each(|block| self.copies[block.index()] -= 1);
+        self.may_be_left_off = true;
         if let Some(neighbour) = self.neighbours.remove(&node) {
             self.resting.remove(&(neighbour.rests_until, node));
         }
@@ -232,6 +237,7 @@ impl Exchange {
         }
         neighbour.has.iter().for_each(|block| self.copies[block.index()] -= 1);
         has.iter().for_each(|block| self.copies[block.index()] += 1);
+        self.may_be_left_off = true;
         neighbour.has = has;
         self.neighbours.make_ready(&node);
     }
@@ -293,6 +299,7 @@ impl Exchange {
                 }
                 if neighbour.has.remove(block) {
                     self.copies[block.index()] -= 1;
+                    self.may_be_left_off = true;
                 }
                 self.neighbours.make_ready(&node);
                 if asked && !rests {
@@ -347,6 +354,7 @@ impl Exchange {
         self.withdraw(block);
         self.blocks[block.index()] = State::Missing;
         self.missing.insert(block);
+        self.may_be_left_off = true;
         self.neighbours.make_holders_ready(block);
     }
 
