@@ -138,17 +138,24 @@ impl Site {
             return None;
         }
         let ahead = self.members[slot].speed.rate().unwrap_or(0).saturating_mul(2);
-        let ahead = ahead.clamp(2 * LEASE_BYTES_MIN, LEASED_BYTES_PER_NODE_MAX);
+        let least = self.least_lease_bytes();
+        let ahead = ahead.clamp(2 * least, LEASED_BYTES_PER_NODE_MAX.max(2 * least));
         let leased = self.members[slot].leased_bytes;
         let stake = self.stake_room(slot, now)?;
         let readers = self.readers.limit().min(u32::try_from(self.candidates()).unwrap_or(u32::MAX));
         Some(Room {
-            bytes: (ahead / 2).clamp(LEASE_BYTES_MIN, LEASE_BYTES_MAX).min(ahead.saturating_sub(leased)).min(stake),
+            bytes: (ahead / 2).clamp(least, LEASE_BYTES_MAX.max(least)).min(ahead.saturating_sub(leased)).min(stake),
             // Half of a fair share, so that the last leases are small and end together.
             blocks: (self.missing.len() / (2 * readers).max(1)).max(1),
             first_free: self.members[slot].at_stake_bytes == 0,
             strict: true,
         })
+    }
+
+    /// The smallest lease has room for any block: else none could be granted to who has something at stake, and one that is
+    /// alone always has. The blocks of a large package may be larger than [`LEASE_BYTES_MIN`].
+    fn least_lease_bytes(&self) -> u64 {
+        LEASE_BYTES_MIN.max(u64::from(self.largest_block_bytes))
     }
 
     fn candidates(&self) -> usize {
@@ -188,7 +195,7 @@ impl Site {
         // What fits may be less than any block that is missing; then one is put at stake beyond what the budget could pay for.
         let patience = member.stake_changed + REPLICATION_WAIT_MAX;
         if patience <= now {
-            return Some(if fits > 0 { u64::from(self.largest_block_bytes) } else { LEASE_BYTES_MIN });
+            return Some(if fits > 0 { u64::from(self.largest_block_bytes) } else { self.least_lease_bytes() });
         }
         self.timers.insert((patience, Why::CooledDown(member.id)));
         (fits > 0).then_some(fits)

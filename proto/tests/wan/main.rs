@@ -345,3 +345,26 @@ fn a_lease_of_which_a_node_that_came_back_has_most_is_taken_back() {
     table.ends(A, first, 0, &[], Outcome::Revoked);
     assert_eq!(table.ledger.stats().missing_bytes, u64::from(MIB));
 }
+
+/// Blocks of a package of many GiB, each with the segment that ends it.
+#[test]
+fn blocks_larger_than_the_smallest_lease_are_granted_however_slow_the_reader_is() {
+    const LARGE: u32 = 4 * MIB + 100_000;
+    for readers in [1, 2] {
+        let readers = nodes(readers);
+        let mut table = Table::of_blocks(12, LARGE);
+        readers.iter().for_each(|node| table.wants(*node, |_| LARGE, Vec::new()));
+        let mut landed = 0;
+        while let Some((reader, lease, blocks)) = table.grants.first().cloned() {
+            table.grants.remove(0);
+            for block in &blocks {
+                table.pass(Duration::from_secs(4));
+                table.lands(reader, &[*block]);
+                landed += 1;
+            }
+            table.ends(reader, lease, u64::from(LARGE) * blocks.len() as u64, &blocks, Outcome::Done);
+            readers.iter().for_each(|node| table.lands(*node, &blocks));
+        }
+        assert_eq!(landed, 12, "{} readers", readers.len());
+    }
+}

@@ -33,8 +33,13 @@ pub(crate) struct Table {
 impl Table {
     /// A content of `blocks` blocks of 1 MiB.
     pub(crate) fn new(blocks: u32) -> Self {
+        Self::of_blocks(blocks, MIB)
+    }
+
+    /// A content of `blocks` blocks of so many bytes.
+    pub(crate) fn of_blocks(blocks: u32, bytes: u32) -> Self {
         let config = wan::Config { epoch: Epoch(3), swarm: true, seed: 5, resumed: false };
-        let ledger = WanLedger::new(&config, &vec![MIB; blocks as usize]);
+        let ledger = WanLedger::new(&config, &vec![bytes; blocks as usize]);
         let (terms, grants, revoked, credits, notices) = Default::default();
         Self { ledger, now: Time::ZERO, blocks, terms, grants, revoked, credits, notices }
     }
