@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use shoal_proto::limits::{PART_TIME, TRANSFERS_MIN};
 use shoal_proto::rng::Rng;
+use shoal_proto::wan::credit::Terms;
 
 /// Bytes of a segment, on average.
 const SEGMENT_BYTES: f64 = 64.0 * 1024.0;
@@ -69,10 +70,11 @@ impl Case {
     }
 
     /// How many parts a block comes in. A node passes on what it wrote, which is what came within [`PART_TIME`], and one
-    /// segment at least.
+    /// segment at least. Over the WAN parts are read as a whole here, so that a reader's first credit pays for one.
     pub(super) fn parts(&self) -> u32 {
-        let written = (self.lan / BLOCKS_AT_A_TIME * PART_TIME.as_secs_f64()).max(SEGMENT_BYTES);
-        ((f64::from(self.block_bytes) / written).round() as u32).max(1)
+        let credit = Terms::first_step(self.block_bytes) as f64;
+        let written = (self.lan / BLOCKS_AT_A_TIME * PART_TIME.as_secs_f64()).max(SEGMENT_BYTES).min(credit);
+        ((f64::from(self.block_bytes) / written).ceil() as u32).max(1)
     }
 
     /// Bytes of a part.
@@ -145,6 +147,17 @@ mod tests {
         assert_eq!(bound(&quorum, &[1000.0, 1000.0, 1000.0, 100.0]), 100.0, "which the quorum does not need");
         let fast = Case { wan: 10.0, quorum: 0.25, ..case };
         assert_eq!(bound(&fast, &[10.0, 10.0, 10.0, 1000.0]), 100.0);
+    }
+
+    #[test]
+    fn a_readers_first_credit_pays_for_a_part_however_fast_the_links_are() {
+        for (lan, block_bytes) in
+            [(25e6, 1 << 20), (300e6, 1 << 20), (300e6, 3_000_000), (10e9, 4 << 20), (1e9, 1 << 17)]
+        {
+            let case = Case { lan, block_bytes, ..Case::DEFAULT };
+            let parts = (case.part_bytes(), case.parts());
+            assert!(parts.0 <= Terms::first_step(block_bytes) as f64, "{parts:?} of {block_bytes} at {lan}");
+        }
     }
 
     #[test]
