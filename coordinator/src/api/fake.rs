@@ -81,10 +81,7 @@ impl Play {
             Command::Thaw { request, reply, .. } => put(reply, Ok(done(format!("{request:?}"), vec![]))),
             Command::Feeds { reply } => put(reply, Ok(Feeds::default())),
             Command::TestFeed { feed, request, reply } => put(reply, Ok(sample::feed_test(&feed, &request))),
-            Command::AddRecipe { plain, reply, .. } => {
-                let known = Recipe::decode(&plain).map(|recipe| done(format!("package {}", recipe.package()), vec![]));
-                put(reply, known.map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string())));
-            }
+            Command::AddRecipe { plain, reply, .. } => put(reply, recipe_added(&plain)),
             Command::WayBack { id, reply } => put(reply, self.check_id(id).map(|()| sample::way_back(id))),
             Command::Plan { reply, .. } => put(reply, Ok(Box::new(sample::plan()))),
             Command::Deploy { request, reply, .. } => {
@@ -164,6 +161,11 @@ impl Play {
         self.seen = if ended { last } else { self.seen };
         Events { schema: EventsSchema::V1, events: events.into_iter().collect(), next: last.min(after + 1), ended }
     }
+}
+
+fn recipe_added(plain: &[u8]) -> Result<Done, ApiError> {
+    let recipe = Recipe::decode(plain).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
+    Ok(done(format!("package {}", recipe.package()), vec![]))
 }
 
 fn log_lines() -> [LogLine; 2] {
