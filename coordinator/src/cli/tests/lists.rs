@@ -104,7 +104,7 @@ async fn a_limit_is_asked_for_as_it_was_said() {
 
 #[tokio::test]
 async fn a_status_shows_what_goes_on_and_what_it_waits_for() {
-    let fake = Fake::start(all_statuses()).await;
+    let fake = Fake::start(vec![sample::acquiring()]).await;
     insta::assert_snapshot!(shoal(&fake, &["status"]).await.1, @r"
     storefront 2026.11.3 (d12) is running in stage acquire after 4.0 s   8 nodes, 2 sites, 3 steps
     gate: 1 of 8 wanted nodes verified (quorum 100%), opens by itself
@@ -218,7 +218,7 @@ async fn recipes_are_made_and_shown_without_a_coordinator() {
 
 #[tokio::test]
 async fn recipes_are_given_to_the_coordinator() {
-    let fake = Fake::start(vec![sample::acquiring()]).await;
+    let fake = Fake::start(all_statuses()).await;
     let folder = tempfile::tempdir().unwrap();
     let package = folder.path().join("web.bin");
     std::fs::write(&package, b"some bytes").unwrap();
