@@ -284,28 +284,26 @@ impl Catalog {
     /// Keeps the recipe of a package that was resolved.
     fn keep_resolved(&self, resolved: &Resolved, recipe: &Recipe) -> Result<CatalogEntry, CatalogError> {
         let Resolved { description, lineage, .. } = resolved;
-        // Without a validator nobody can tell whether the feed still has these bytes: the entry is for its recipe alone.
-        let key = key(resolved).unwrap_or_else(|| hashed(&format!("{}\n{lineage}", recipe.package())));
-        self.keep_recipe(key, recipe, description.clone(), lineage.clone())
+        let entry = self.keep_recipe(recipe, description.clone(), lineage.clone())?;
+        self.keep_entry(entry_key(resolved, recipe.package()), entry)
     }
 
-    /// Writes a recipe, then the entry that speaks of it.
-    fn keep_recipe(
-        &self,
-        key: Key,
-        recipe: &Recipe,
-        description: String,
-        lineage: String,
-    ) -> Result<CatalogEntry, CatalogError> {
+    /// Writes a recipe; the entry that may then speak of it.
+    fn keep_recipe(&self, recipe: &Recipe, description: String, lineage: String) -> Result<CatalogEntry, CatalogError> {
         let plain = recipe.encode();
-        let recipe_path = self.0.recipe_path(recipe.id());
-        let compressed = compress(&plain, None).map_err(failed("compress", &recipe_path))?;
-        self.0.write(&recipe_path, &compressed, &description)?;
+        let path = self.0.recipe_path(recipe.id());
+        let compressed = compress(&plain, None).map_err(failed("compress", &path))?;
+        self.0.write(&path, &compressed, &description)?;
         let (package, size, outline) = (recipe.package(), recipe.size(), Outline::of_plain_form(&plain));
-        let entry = CatalogEntry { description, lineage, package, size, outline, read_at: wall_now() };
+        Ok(CatalogEntry { description, lineage, package, size, outline, read_at: wall_now() })
+    }
+
+    /// Keeps an entry whose recipe is there.
+    fn keep_entry(&self, key: Key, entry: CatalogEntry) -> Result<CatalogEntry, CatalogError> {
+        let path = self.0.entry_path(&key);
         let bytes = codec::encode(&entry, CATALOG_ENTRY_BYTES_MAX)
-            .map_err(|error| failed("encode", &recipe_path)(io::Error::other(error)))?;
-        self.0.write(&self.0.entry_path(&key), &bytes, &entry.description)?;
+            .map_err(|error| failed("encode", &path)(io::Error::other(error)))?;
+        self.0.write(&path, &bytes, &entry.description)?;
         self.0.entries().insert(key, entry.clone());
         self.0.evict();
         Ok(entry)
@@ -383,6 +381,12 @@ fn key(resolved: &Resolved) -> Option<Key> {
     let Resolved { description, digests, .. } = resolved;
     let digests: Vec<_> = digests.iter().map(ToString::to_string).collect();
     Some(hashed(&format!("{description}\n{}\n{}", resolved.validator()?, digests.join(" "))))
+}
+
+/// The key of an entry for what was resolved. Without a validator nobody can tell whether the feed still has these bytes: the
+/// entry is then for its recipe alone.
+fn entry_key(resolved: &Resolved, package: PackageId) -> Key {
+    key(resolved).unwrap_or_else(|| hashed(&format!("{package}\n{}", resolved.lineage)))
 }
 
 fn hashed(text: &str) -> Key {

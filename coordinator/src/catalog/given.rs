@@ -9,7 +9,7 @@ use shoal_proto::id::PackageId;
 
 use super::error::CatalogError;
 use super::reading::blocking;
-use super::{Catalog, CatalogEntry, Key, hashed};
+use super::{Catalog, CatalogEntry, Key, entry_key, hashed, wall_now};
 use crate::feeds::Resolved;
 
 impl Catalog {
@@ -21,8 +21,8 @@ impl Catalog {
         let recipe = Recipe::decode(plain)?;
         let package = recipe.package();
         // No feed has named it yet: its lineage is its own.
-        let (description, lineage) = (format!("recipe of package {package}"), format!("given {package}"));
-        self.keep_recipe(given_key(package), &recipe, description, lineage)
+        let entry = self.keep_recipe(&recipe, format!("recipe of package {package}"), own_lineage(package))?;
+        self.keep_entry(given_key(package), entry)
     }
 
     /// The entry for a package that is `wanted` by its hash, if its recipe was given.
@@ -39,8 +39,12 @@ impl Catalog {
             return Ok(None);
         }
         let (catalog, resolved) = (self.clone(), resolved.clone());
-        blocking(move || match catalog.recipe(given.outline.recipe) {
-            Ok(recipe) => catalog.keep_resolved(&resolved, &recipe).map(Some),
+        blocking(move || match catalog.recipe_bytes(given.outline.recipe) {
+            Ok(_) => {
+                let key = entry_key(&resolved, given.package);
+                let Resolved { description, lineage, .. } = resolved;
+                catalog.keep_entry(key, CatalogEntry { description, lineage, read_at: wall_now(), ..given }).map(Some)
+            }
             // Damaged or gone, it is made again.
             Err(CatalogError::NoRecipe { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -50,5 +54,9 @@ impl Catalog {
 }
 
 fn given_key(package: PackageId) -> Key {
-    hashed(&format!("given {package}"))
+    hashed(&own_lineage(package))
+}
+
+fn own_lineage(package: PackageId) -> String {
+    format!("given {package}")
 }

@@ -252,8 +252,11 @@ pub(super) fn feed_error(error: FeedError) -> ApiError {
     ApiError::new(code, error.to_string())
 }
 
-fn catalog_error(error: CatalogError) -> ApiError {
-    let wrong = matches!(error, CatalogError::WrongHash { .. });
-    let code = if wrong { ErrorCode::Integrity } else { ErrorCode::Failed };
+pub(super) fn catalog_error(error: CatalogError) -> ApiError {
+    let code = match error {
+        CatalogError::WrongHash { .. } => ErrorCode::Integrity,
+        CatalogError::Recipe(_) => ErrorCode::BadRequest,
+        _ => ErrorCode::Failed,
+    };
     ApiError::new(code, error.to_string())
 }

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 
 use super::acts::done;
+use super::deploy::catalog_error;
 use super::{Event, ServeError, Server};
+use crate::api::ApiError;
 use crate::api::command::Reply;
 use crate::api::types::{Done, DoneSchema};
-use crate::api::{ApiError, ErrorCode};
 use crate::catalog::{CatalogEntry, CatalogError};
 use crate::cli::units;
 use crate::trail::By;
@@ -24,10 +25,7 @@ impl Server {
         let (catalog, events) = (self.catalog.clone(), self.events_sender.clone());
         tokio::spawn(async move {
             let kept = tokio::task::spawn_blocking(move || catalog.give(&plain)).await;
-            let result = kept.unwrap_or(Err(CatalogError::Stopping)).map_err(|error| {
-                let bad = matches!(error, CatalogError::Recipe(_));
-                ApiError::new(if bad { ErrorCode::BadRequest } else { ErrorCode::Failed }, error.to_string())
-            });
+            let result = kept.unwrap_or(Err(CatalogError::Stopping)).map_err(catalog_error);
             let _ = events.send(Event::RecipeKept(RecipeKept { result, by, reply })).await;
         });
     }

@@ -52,12 +52,15 @@ pub(super) struct TlsUpgrade {
 impl TlsUpgrade {
     /// `read_bytes` are read from the socket at a time, and at most `write_bytes` written.
     pub(super) fn new(identity: &Keypair, read_bytes: usize, write_bytes: usize) -> Result<Self, TlsSetupError> {
-        let upgrade = Self::with_suites(identity, cipher_suites(cpu_has_aes()))?;
-        Ok(Self { read_bytes, write_bytes, ..upgrade })
+        Self::with_suites(identity, cipher_suites(cpu_has_aes()), read_bytes, write_bytes)
     }
 
-    /// With rustls's own sizes.
-    fn with_suites(identity: &Keypair, suites: Vec<SupportedCipherSuite>) -> Result<Self, TlsSetupError> {
+    fn with_suites(
+        identity: &Keypair,
+        suites: Vec<SupportedCipherSuite>,
+        read_bytes: usize,
+        write_bytes: usize,
+    ) -> Result<Self, TlsSetupError> {
         let provider = Arc::new(CryptoProvider { cipher_suites: suites, ..aws_lc_rs::default_provider() });
         let (certificate, key) = certificate::generate(identity)?;
         let resolver = Arc::new(SingleCertAndKey::from(certified(certificate, &key)?));
@@ -75,7 +78,7 @@ impl TlsUpgrade {
         // A resumed session would skip the certificate, which is all that tells who the other side is.
         client.resumption = Resumption::disabled();
         server.send_tls13_tickets = 0;
-        Ok(Self { server: Arc::new(server), client: Arc::new(client), read_bytes: 4 * 1024, write_bytes: 64 * 1024 })
+        Ok(Self { server: Arc::new(server), client: Arc::new(client), read_bytes, write_bytes })
     }
 }
 
@@ -283,8 +286,8 @@ mod tests {
     /// The suite that `client` and `server` agree on over a loopback socket, after they saw each other's identity.
     async fn negotiated(client: Vec<SupportedCipherSuite>, server: Vec<SupportedCipherSuite>) -> CipherSuite {
         let (client_key, server_key) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
-        let client = TlsUpgrade::with_suites(&client_key, client).unwrap();
-        let server = TlsUpgrade::with_suites(&server_key, server).unwrap();
+        let client = TlsUpgrade::with_suites(&client_key, client, 4096, 4096).unwrap();
+        let server = TlsUpgrade::with_suites(&server_key, server, 4096, 4096).unwrap();
         let (dialed, accepted) = socket_pair().await;
         let (dialed, accepted) =
             tokio::join!(client.upgrade_outbound(dialed, ""), server.upgrade_inbound(accepted, ""));

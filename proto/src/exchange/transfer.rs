@@ -34,7 +34,7 @@ pub struct Exchange {
     pub(super) neighbours: Neighbours,
     /// How many neighbours have each block.
     pub(super) copies: Vec<u32>,
-    /// Of them, those whose pace is slow beside what is usual ([`Exchange::note_slow`]).
+    /// Neighbours whose pace is slow beside what is usual ([`Exchange::note_slow`]).
     pub(super) slow: BTreeSet<NodeId>,
     /// Every open request, the oldest first.
     pub(super) requests: BTreeSet<(Time, NodeId, BlockIndex)>,
