@@ -49,7 +49,7 @@ impl LeaseCredit {
             state.credit.confirm(*self.told.borrow());
             state.taken_bytes = state.taken_bytes.saturating_add(bytes);
             let taken = state.taken_bytes;
-            (taken.saturating_add(more), state.credit.ask(taken))
+            (taken.saturating_add(more), state.credit.ask(taken, more))
         };
         if let (Some(bytes), Some(asks)) = (ask, &self.ask) {
             // Its receiver is gone only when the process ends, and so is who tells.

@@ -123,11 +123,13 @@ impl Host {
         let first = self.next_part;
         self.next_part += more;
         lease.asked_parts += more;
-        let asks = lease.credit.ask(lease.read_bytes as u64).map(|bytes| (lease.lease, bytes));
+        let read_bytes = lease.read_bytes as u64;
+        let next_bytes = (part_bytes as u64).min(lease.bytes.saturating_sub(read_bytes));
+        let asks = lease.credit.ask(read_bytes, next_bytes).map(|bytes| (lease.lease, bytes));
         let ends = asks.is_some_and(|(_, bytes)| bytes > lease.bytes);
         // The one behind it is asked for in time, as in `shoal_proto::node`.
         let behind = self.leases.get_mut(1).filter(|_| ends);
-        let behind = behind.and_then(|lease| Some((lease.lease, lease.credit.ask(0)?)));
+        let behind = behind.and_then(|lease| Some((lease.lease, lease.credit.ask(0, 0)?)));
         Some(Next { block, parts: first..self.next_part, asks: asks.into_iter().chain(behind).collect() })
     }
 
