@@ -262,7 +262,7 @@ fn grant(origin: Origin) -> ToNode {
         blocks: blocks(),
         origin,
         whole: false,
-        terms: Terms::new(1 << 20, true),
+        terms: Terms::new(1 << 20, 4 << 20, true),
     })
 }
 

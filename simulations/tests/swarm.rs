@@ -30,6 +30,14 @@ fn a_few_nodes_and_a_full_mesh_come_near_the_bound() {
     within(1.21, &Case { nodes: 24, wan: 1.0, ..SMALL });
 }
 
+/// A reader asks the coordinator before it reads on: with 20 ms to the answer and 25 to 50 MB/s, far ahead.
+#[test]
+fn a_few_nodes_far_from_the_coordinator_fill_a_fast_wan() {
+    let fast = Case { blocks: 1024, block_bytes: 256 * 1024, lan: 100e6, ..Case::DEFAULT };
+    within(1.06, &Case { nodes: 4, ..fast.clone() });
+    within(1.06, &Case { nodes: 2, blocks: 4096, ..fast });
+}
+
 #[test]
 fn all_end_near_together() {
     let outcome = within(1.12, &Case { wan: 4.0, ..SMALL });

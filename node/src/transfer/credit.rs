@@ -1,9 +1,23 @@
 //! How far a read of a lease may go before the coordinator has heard that it does ([`shoal_proto::wan::credit`]).
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use shoal_proto::wan::credit::{Credit, Terms};
+use shoal_proto::wan::credit::{Credit, Habit, Terms};
 use tokio::sync::{mpsc, watch};
+
+/// How far ahead the readers of a node ask. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Habits(Arc<Mutex<Habit>>);
+
+impl Habits {
+    fn latest(&self) -> Habit {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn learn(&self, habit: Habit) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = habit;
+    }
+}
 
 /// The credit of one lease. Everything that is read for the lease is taken from it.
 pub struct LeaseCredit {
@@ -12,6 +26,7 @@ pub struct LeaseCredit {
     told: watch::Receiver<u64>,
     /// Asks for more; none where nobody can be asked, and what came is all there is.
     ask: Option<mpsc::Sender<u64>>,
+    habits: Habits,
 }
 
 struct State {
@@ -21,15 +36,22 @@ struct State {
 
 impl LeaseCredit {
     /// For a lease of so many bytes, on `terms` until more is `told`, which `ask` asks for.
-    pub fn new(terms: Terms, lease_bytes: u64, told: watch::Receiver<u64>, ask: mpsc::Sender<u64>) -> Self {
-        let state = Mutex::new(State { credit: Credit::new(terms, lease_bytes), taken_bytes: 0 });
-        Self { state, told, ask: Some(ask) }
+    pub fn new(
+        terms: Terms,
+        lease_bytes: u64,
+        told: watch::Receiver<u64>,
+        ask: mpsc::Sender<u64>,
+        habits: Habits,
+    ) -> Self {
+        let state = Mutex::new(State { credit: Credit::new(terms, lease_bytes, habits.latest()), taken_bytes: 0 });
+        Self { state, told, ask: Some(ask), habits }
     }
 
     /// Credit for all.
     pub fn unlimited() -> Self {
-        let (credit, told) = (Credit::new(Terms::UNLIMITED, u64::MAX), watch::channel(u64::MAX).1);
-        Self { state: Mutex::new(State { credit, taken_bytes: 0 }), told, ask: None }
+        let credit = Credit::new(Terms::UNLIMITED, u64::MAX, Habit::default());
+        let (state, told) = (Mutex::new(State { credit, taken_bytes: 0 }), watch::channel(u64::MAX).1);
+        Self { state, told, ask: None, habits: Habits::default() }
     }
 
     /// Waits until more may be read.
@@ -49,7 +71,9 @@ impl LeaseCredit {
             state.credit.confirm(*self.told.borrow());
             state.taken_bytes = state.taken_bytes.saturating_add(bytes);
             let taken = state.taken_bytes;
-            (taken.saturating_add(more), state.credit.ask(taken, more))
+            let asked = state.credit.ask(taken, more);
+            self.habits.learn(state.credit.habit());
+            (taken.saturating_add(more), asked)
         };
         if let (Some(bytes), Some(asks)) = (ask, &self.ask) {
             // Its receiver is gone only when the process ends, and so is who tells.
@@ -67,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    const TERMS: Terms = Terms { first_bytes: 100, step_bytes: 100 };
+    const TERMS: Terms = Terms { first_bytes: 100, step_bytes: 100, step_max_bytes: 100 };
 
     async fn waits(take: impl Future<Output = ()>) -> bool {
         timeout(Duration::from_millis(20), take).await.is_err()
@@ -77,7 +101,7 @@ mod tests {
     async fn a_read_goes_as_far_as_was_confirmed() {
         let (told, heard) = watch::channel(TERMS.first_bytes);
         let (ask, mut asked) = mpsc::channel(8);
-        let credit = LeaseCredit::new(TERMS, 1000, heard, ask);
+        let credit = LeaseCredit::new(TERMS, 1000, heard, ask, Habits::default());
         assert!(!waits(credit.take(40)).await);
         assert!(asked.try_recv().is_err(), "most of the first step is left");
         assert!(!waits(credit.take(40)).await);
@@ -94,7 +118,7 @@ mod tests {
     async fn a_read_that_waits_goes_on_when_it_is_told() {
         let (told, heard) = watch::channel(0);
         let (ask, mut asked) = mpsc::channel(8);
-        let credit = LeaseCredit::new(Terms { first_bytes: 0, ..TERMS }, 1000, heard, ask);
+        let credit = LeaseCredit::new(Terms { first_bytes: 0, ..TERMS }, 1000, heard, ask, Habits::default());
         let (_, ()) = tokio::join!(
             async {
                 let bytes = asked.recv().await.unwrap();
@@ -105,7 +129,7 @@ mod tests {
         );
         let (_told, heard) = watch::channel(0);
         let (ask, mut asked) = mpsc::channel(8);
-        let waiting = LeaseCredit::new(Terms { first_bytes: 0, ..TERMS }, 1000, heard, ask);
+        let waiting = LeaseCredit::new(Terms { first_bytes: 0, ..TERMS }, 1000, heard, ask, Habits::default());
         assert!(waits(waiting.ready()).await, "it waits behind another lease");
         assert_eq!(asked.try_recv(), Ok(100));
         assert!(!waits(LeaseCredit::unlimited().take(u64::MAX)).await);

@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use super::assemble::{Assembler, Batch};
 use super::buffers::Buffers;
-use super::credit::LeaseCredit;
+use super::credit::{Habits, LeaseCredit};
 use super::pacer::{Pacer, piece_of_all, read_payload, take_all};
 use super::runs;
 use crate::net::{BlockClient, BlockError, BulkMesh, ConnectError, Multiaddr};
@@ -141,6 +141,7 @@ pub struct Readers {
     buffers: Buffers,
     /// Bytes read by all reads so far.
     read_bytes: WanBytes,
+    habits: Habits,
 }
 
 impl Readers {
@@ -155,7 +156,8 @@ impl Readers {
     ) -> Self {
         let (addresses, idle) = (Arc::new(watch::Sender::default()), Arc::default());
         let http = http.paced(pacers.clone());
-        Self { store, http, bulk, coordinator, addresses, idle, pacers, buffers, read_bytes: WanBytes::default() }
+        let (read_bytes, habits) = (WanBytes::default(), Habits::default());
+        Self { store, http, bulk, coordinator, addresses, idle, pacers, buffers, read_bytes, habits }
     }
 
     /// Bytes that crossed the WAN so far, for all leases.
@@ -192,7 +194,7 @@ impl Readers {
         let (ask, more_asked) = mpsc::channel(1);
         let of_lease = leased(&grant);
         let lease_bytes = of_lease.iter().map(|block| u64::from(content.missing_of(*block))).sum();
-        let credit = LeaseCredit::new(grant.terms, lease_bytes, told.credit, ask);
+        let credit = LeaseCredit::new(grant.terms, lease_bytes, told.credit, ask, self.habits.clone());
         let reading = async {
             match &grant.origin {
                 Origin::Http(origin) => {

@@ -10,7 +10,6 @@
 //! is which runs of steps it started ([`StepRecord`]): the shell gives them back to [`Node::new`] after a restart.
 
 mod contents;
-mod credits;
 mod deputy;
 mod input;
 mod pins;

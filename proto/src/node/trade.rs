@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::credits::Credits;
 use super::deputy::run_starts;
 use super::{Opened, Output, REPORT_BLOCKS, REPORT_DELAY, Why};
 use crate::content::BlockSet;
@@ -12,6 +11,7 @@ use crate::id::{BlockIndex, ContentId, LeaseId, NodeId};
 use crate::limits::{ANNOUNCED_AT_ONCE_COPIES, LEASES_KEPT_MAX};
 use crate::time::Time;
 use crate::wan::credit::Terms;
+use crate::wan::credits::Credits;
 use crate::wan::{BlockRange, HeldLease, Lacking};
 use crate::wire::{LeaseEnd, ToCoordinator, ToNeighbour};
 
@@ -236,7 +236,7 @@ impl Trade {
         while let Some(output) = self.exchange.poll() {
             self.on_exchange(output, content, out);
         }
-        if let Some((lease, bytes)) = self.credits.due() {
+        while let Some((lease, bytes)) = self.credits.due() {
             out.push_back(Output::Coordinator(ToCoordinator::CreditWanted { content, lease, bytes }));
         }
         if self.say_at.is_some_and(|at| at <= now) {

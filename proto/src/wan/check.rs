@@ -26,7 +26,7 @@ impl Site {
             if entry.holders > 0 {
                 in_site_bytes += u64::from(self.block_bytes[index]);
             }
-            if let Some((reader, _)) = entry.at_stake {
+            if let Some((reader, _)) = entry.at_stake.filter(|_| entry.lease.is_none()) {
                 assert!(entry.holders == 1, "block {block} at stake has one holder");
                 assert!(self.members[reader].has.contains(block), "block {block}: its reader has it");
             }
@@ -35,6 +35,10 @@ impl Site {
                 assert!(lease.state != State::Lost, "block {block}: a lost lease owns nothing");
                 assert!(lease.blocks.iter().any(|(of, _)| *of == block), "block {block} is of its lease");
                 assert!(!self.members[lease.node].has.contains(block), "block {block}: its holder does not have it");
+                let at_stake = entry.at_stake.is_some_and(|(reader, _)| reader == lease.node);
+                let alone = entry.holders == 0 && !lease.for_stuck;
+                assert!(at_stake || !alone, "block {block} is read, and at stake");
+                assert!(!at_stake || entry.holders == 0, "block {block} is at stake while nobody else has it");
             }
         }
         assert_eq!(self.in_site_bytes, in_site_bytes, "bytes in the site");
@@ -58,9 +62,7 @@ impl Site {
         let mut at_stake: BTreeMap<usize, u64> = BTreeMap::new();
         for (index, entry) in self.blocks.iter().enumerate() {
             if let Some(lease) = entry.lease.map(|id| &self.leases[&id]) {
-                let charge = u64::from(lease.charge(BlockIndex(index as u32)));
-                *leased.entry(lease.node).or_default() += charge;
-                *at_stake.entry(lease.node).or_default() += charge;
+                *leased.entry(lease.node).or_default() += u64::from(lease.charge(BlockIndex(index as u32)));
             }
             if let Some((reader, bytes)) = entry.at_stake {
                 *at_stake.entry(reader).or_default() += u64::from(bytes);

@@ -169,10 +169,7 @@ impl Site {
         if self.is_alone(slot) {
             return Some(u64::MAX);
         }
-        let away = self.members.iter().filter(|member| member.away_until.is_some());
-        let away: u64 = away.map(|member| member.at_stake_bytes).sum();
-        let shares = (self.candidates() as u64 / NODES_PER_STAKE_SHARE).clamp(1, STAKE_SHARES_MAX);
-        let bound = self.budget.left_bytes().saturating_sub(away) / shares;
+        let bound = self.stake_bound();
         let member = &self.members[slot];
         let room = bound.saturating_sub(member.at_stake_bytes);
         if member.at_stake_bytes == 0 {
@@ -199,6 +196,14 @@ impl Site {
         }
         self.timers.insert((patience, Why::CooledDown(member.id)));
         (fits > 0).then_some(fits)
+    }
+
+    /// What one member may have at stake: what the budget has left for it when those that are away are lost.
+    fn stake_bound(&self) -> u64 {
+        let away = self.members.iter().filter(|member| member.away_until.is_some());
+        let away: u64 = away.map(|member| member.at_stake_bytes).sum();
+        let shares = (self.candidates() as u64 / NODES_PER_STAKE_SHARE).clamp(1, STAKE_SHARES_MAX);
+        self.budget.left_bytes().saturating_sub(away) / shares
     }
 
     /// How many of those that read are going to be lost, if nodes go on to be lost as they were while the site got what it has.
@@ -290,6 +295,8 @@ impl Site {
             if choice.for_stuck {
                 self.stuck.remove(block);
                 self.stuck_granted.insert(*block, now);
+            } else {
+                self.put_at_stake(slot, *block, *bytes);
             }
         }
         if self.members[slot].queue.is_empty() {
@@ -303,7 +310,6 @@ impl Site {
         let member = &mut self.members[slot];
         member.queue.push(id);
         member.leased_bytes += choice.bytes;
-        member.at_stake_bytes += choice.bytes;
         member.granted_bytes += choice.bytes;
         member.stake_changed = now;
         let patience = patience(member.leased_bytes, member.speed.rate(), self.allowed);
@@ -329,10 +335,14 @@ impl Site {
         self.leases.insert(id, lease);
     }
 
-    /// How much of a lease a member may read before it asks for more: all, if nobody else could read what it loses.
+    /// How much of a lease a member may read before it asks for more: all, if nobody else could read what it loses. How far
+    /// ahead it asks is lost with it, so that it is a part of what the budget could pay for if nodes go on to be lost.
     fn terms(&self, slot: usize, at_once: bool) -> Terms {
-        let all = self.origin.ignores_ranges || self.is_alone(slot);
-        Terms::new(if all { u64::MAX } else { self.credit_step_bytes }, at_once)
+        if self.origin.ignores_ranges || self.is_alone(slot) {
+            return Terms::new(u64::MAX, u64::MAX, at_once);
+        }
+        let affordable = self.stake_bound() / (2 * (1 + 2 * self.losses_to_come()));
+        Terms::new(Terms::first_step(self.largest_block_bytes), affordable, at_once)
     }
 
     fn is_alone(&self, slot: usize) -> bool {

@@ -26,6 +26,7 @@ mod budget;
 pub mod calendar;
 mod check;
 pub mod credit;
+pub mod credits;
 mod facts;
 mod grant;
 mod late;

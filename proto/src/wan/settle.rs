@@ -86,7 +86,9 @@ impl Site {
             if entry.lease == Some(id) {
                 entry.lease = None;
                 member.leased_bytes -= u64::from(*charge);
-                member.at_stake_bytes -= u64::from(*charge);
+                if let Some((_, bytes)) = entry.at_stake.take_if(|(reader, _)| *reader == slot) {
+                    member.at_stake_bytes -= u64::from(bytes);
+                }
             }
         }
         if stopped {
@@ -147,7 +149,9 @@ impl Site {
         match self.leases.get_mut(&id).filter(|lease| lease.node == slot && lease.state == State::Held) {
             Some(lease) => {
                 let step = bytes.saturating_sub(lease.credit_bytes).min(LEASE_BYTES_MAX);
-                self.credit_step_bytes = self.credit_step_bytes.max(step);
+                if lease.credit_bytes > 0 {
+                    self.credit_step_bytes = self.credit_step_bytes.max(step);
+                }
                 lease.credit_bytes = lease.credit_bytes.max(bytes);
                 self.outputs.push_back(Output::Credit { node, lease: id, bytes });
             }
@@ -231,7 +235,7 @@ impl Site {
             self.blocks[block.index()].lease = Some(id);
             self.missing.remove(block);
             self.members[slot].leased_bytes += u64::from(charge);
-            self.members[slot].at_stake_bytes += u64::from(charge);
+            self.put_at_stake(slot, block, charge);
         }
         let member = &mut self.members[slot];
         member.stake_changed = now;

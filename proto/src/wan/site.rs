@@ -58,7 +58,7 @@ pub(super) struct Site {
     /// Leased blocks that landed, ever.
     pub(super) landings: u64,
     pub(super) readers: Readers,
-    /// How far ahead readers ask: as far as one ever did that had to wait for an answer.
+    /// How far ahead readers ask: as far as any did.
     pub(super) credit_step_bytes: u64,
     pub(super) origin: Origin,
     /// Blocks that the site has and a member cannot get.
@@ -91,7 +91,7 @@ pub(super) struct Block {
     pub(super) holders: u32,
     /// The lease that owns it.
     pub(super) lease: Option<LeaseId>,
-    /// Who read it and has it at stake, and for how much: until a second member has it.
+    /// Who reads it or read it and has it at stake, and for how much: until another member has it.
     pub(super) at_stake: Option<(usize, u32)>,
 }
 
@@ -280,7 +280,7 @@ impl Site {
         (member.up, member.away_until) = (true, None);
         if !counted {
             let kept: Vec<_> = member.has.iter().collect();
-            kept.into_iter().for_each(|block| self.count_holder(block, now));
+            kept.into_iter().for_each(|block| self.count_holder(slot, block, now));
         }
         for block in has.difference(&self.members[slot].has).iter() {
             self.landed(slot, block, now);
@@ -328,7 +328,7 @@ impl Site {
             self.leased_block_landed(slot, id, block, now);
         }
         if counts {
-            self.count_holder(block, now);
+            self.count_holder(slot, block, now);
         }
         if self.members[slot].has.is_full() {
             self.least_stale |= !self.missing.is_empty();
@@ -342,9 +342,9 @@ impl Site {
         let charge = lease.charge(block);
         let entry = &mut self.blocks[block.index()];
         entry.lease = None;
-        // A stuck node read what another has at stake: there are two holders.
-        if let Some((reader, bytes)) = entry.at_stake.replace((slot, charge)) {
-            self.members[reader].at_stake_bytes -= u64::from(bytes);
+        // Whoever had it besides may be gone again.
+        if entry.holders == 0 && entry.at_stake.is_none() {
+            self.put_at_stake(slot, block, charge);
         }
         let member = &mut self.members[slot];
         member.leased_bytes -= u64::from(charge);
@@ -359,19 +359,35 @@ impl Site {
         }
     }
 
-    fn count_holder(&mut self, block: BlockIndex, now: Time) {
+    /// A member that counts has the block. One that got it of its reader may say so first.
+    fn count_holder(&mut self, slot: usize, block: BlockIndex, now: Time) {
         let entry = &mut self.blocks[block.index()];
         entry.holders += 1;
         if entry.holders == 1 {
             self.in_site_bytes += u64::from(self.block_bytes[block.index()]);
             self.missing.remove(block);
             self.budget.expect(block, 0);
-        } else if let Some((reader, bytes)) = entry.at_stake.take() {
-            let reader_slot = &mut self.members[reader];
-            reader_slot.at_stake_bytes -= u64::from(bytes);
-            reader_slot.stake_changed = now;
+        }
+        let entry = &self.blocks[block.index()];
+        if entry.at_stake.is_some_and(|(reader, _)| reader != slot || entry.holders > 1)
+            && let Some(reader) = self.take_off_stake(block)
+        {
+            self.members[reader].stake_changed = now;
             self.ready.insert(reader);
         }
+    }
+
+    /// A member reads the block, or alone has it: if it is lost, so is what it was charged for.
+    pub(super) fn put_at_stake(&mut self, slot: usize, block: BlockIndex, charge: u32) {
+        self.blocks[block.index()].at_stake = Some((slot, charge));
+        self.members[slot].at_stake_bytes += u64::from(charge);
+    }
+
+    /// The block is not at stake any more; says who had it at stake.
+    pub(super) fn take_off_stake(&mut self, block: BlockIndex) -> Option<usize> {
+        let (reader, bytes) = self.blocks[block.index()].at_stake.take()?;
+        self.members[reader].at_stake_bytes -= u64::from(bytes);
+        Some(reader)
     }
 
     /// A member that counted no longer has the block, or no longer counts.
@@ -381,15 +397,23 @@ impl Site {
         if entry.holders > 0 {
             return;
         }
-        if let Some((reader, bytes)) = entry.at_stake.take() {
-            self.members[reader].at_stake_bytes -= u64::from(bytes);
-        }
+        self.take_off_stake(block);
+        self.put_back_at_stake(block);
         self.in_site_bytes -= u64::from(self.block_bytes[block.index()]);
         self.stuck.remove(&block);
         if self.resumed {
             self.budget.was_read_before(block);
         }
         self.note_missing(block);
+    }
+
+    /// Nobody else has what is read of the block any more.
+    fn put_back_at_stake(&mut self, block: BlockIndex) {
+        let lease = self.blocks[block.index()].lease.map(|id| &self.leases[&id]);
+        if let Some(lease) = lease.filter(|lease| !lease.for_stuck) {
+            let (slot, charge) = (lease.node, lease.charge(block));
+            self.put_at_stake(slot, block, charge);
+        }
     }
 
     /// Puts the block among the missing if it is.
@@ -514,9 +538,9 @@ impl Site {
             if at_stake <= self.budget.left_bytes() {
                 return;
             }
-            let owned =
-                self.leases[&id].blocks.iter().filter(|(block, _)| self.blocks[block.index()].lease == Some(id));
-            at_stake -= owned.map(|(_, charge)| u64::from(*charge)).sum::<u64>();
+            let blocks = self.leases[&id].blocks.iter().map(|(block, _)| self.blocks[block.index()]);
+            let owned = blocks.filter(|block| block.lease == Some(id)).filter_map(|block| block.at_stake);
+            at_stake -= owned.filter(|(reader, _)| *reader == alone).map(|(_, bytes)| u64::from(bytes)).sum::<u64>();
             self.revoke(id, now);
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use shoal_proto::id::{BlockIndex, LeaseId};
 use shoal_proto::limits::{LEASE_TIME_MIN, READERS_MIN, REPLICATION_WAIT_MAX, REVOKE_ANSWER_MAX};
 use shoal_proto::time::Time;
-use shoal_proto::wan::{self, BlockRange, HeldLease, Input, Notice, Outcome};
+use shoal_proto::wan::{self, Absence, BlockRange, HeldLease, Input, Notice, Outcome};
 use table::{A, B, MIB, Table, nodes};
 
 #[test]
@@ -52,6 +52,22 @@ fn no_node_has_more_at_stake_than_the_budget_once_it_is_not_alone() {
     assert_eq!(table.granted_to(A), [] as [u32; 0]);
     table.lands(B, &to_a);
     assert_eq!(table.granted_to(A).len(), to_a.len());
+    assert_eq!(table.ledger.stats().budget_used_bytes, 0);
+}
+
+#[test]
+fn what_another_node_has_is_not_at_stake_whoever_says_so_first() {
+    let mut table = Table::together(&[A, B], 400);
+    let to_a = table.granted_to(A);
+    assert_eq!(table.granted_to(A), [] as [u32; 0], "all that it may have at stake: {to_a:?}");
+    // Readers tell of what landed a moment later than who got it of them.
+    table.lands(B, &to_a);
+    let more = table.granted_to(A);
+    assert_eq!(more.len(), to_a.len());
+    // It is lost with B, and at stake again.
+    table.tell(Input::NodeDown { node: B, absence: Absence::Unheard });
+    table.lands(A, &to_a);
+    table.lands(A, &more);
     assert_eq!(table.ledger.stats().budget_used_bytes, 0);
 }
 

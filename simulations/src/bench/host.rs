@@ -7,7 +7,8 @@ use std::time::Duration;
 use shoal_proto::exchange::Exchange;
 use shoal_proto::id::{BlockIndex, LeaseId, NodeId};
 use shoal_proto::time::Time;
-use shoal_proto::wan::credit::{Credit, Terms};
+use shoal_proto::wan::credit::{Credit, Habit, Terms};
+use shoal_proto::wan::credits::Credits;
 
 use super::wires::Part;
 
@@ -27,7 +28,9 @@ pub(super) struct HeldLease {
     /// What it was granted for.
     bytes: u64,
     pub(super) read_bytes: f64,
-    pub(super) credit: Credit,
+    terms: Terms,
+    /// Once it is read.
+    credit: Option<Credit>,
 }
 
 /// What a node reads next.
@@ -35,13 +38,21 @@ pub(super) struct HeldLease {
 pub(super) struct Next {
     pub(super) block: BlockIndex,
     pub(super) parts: Range<u32>,
-    /// The leases that it wants to read on for, and up to how many bytes of each.
-    pub(super) asks: Vec<(LeaseId, u64)>,
+    /// Up to how many bytes of its lease it wants to read on, if it asks.
+    pub(super) asks: Option<(LeaseId, u64)>,
 }
 
 impl HeldLease {
-    pub(super) fn new(lease: LeaseId, blocks: VecDeque<BlockIndex>, terms: Terms, bytes: u64) -> Self {
-        Self { lease, blocks, bytes, asked_parts: 0, read_bytes: 0.0, credit: Credit::new(terms, bytes) }
+    fn new(lease: LeaseId, blocks: VecDeque<BlockIndex>, terms: Terms, bytes: u64) -> Self {
+        Self { lease, blocks, bytes, asked_parts: 0, read_bytes: 0.0, terms, credit: None }
+    }
+
+    /// Up to `bytes` may be read.
+    pub(super) fn confirm(&mut self, bytes: u64) {
+        match &mut self.credit {
+            Some(credit) => credit.confirm(bytes),
+            None => self.terms.first_bytes = self.terms.first_bytes.max(bytes),
+        }
     }
 }
 
@@ -60,6 +71,9 @@ pub(super) struct Host {
     pub(super) neighbours: BTreeSet<usize>,
     /// Read one after the other.
     pub(super) leases: VecDeque<HeldLease>,
+    /// What it asks for of them.
+    pub(super) credits: Credits,
+    habit: Habit,
     /// The block that is on its way over the WAN.
     pub(super) reading: Option<Since>,
     /// The next of its parts to read.
@@ -82,6 +96,8 @@ impl Host {
             alive: true,
             neighbours: BTreeSet::new(),
             leases: VecDeque::new(),
+            credits: Credits::default(),
+            habit: Habit::default(),
             reading: None,
             next_part: 0,
             asked: BTreeMap::new(),
@@ -110,6 +126,12 @@ impl Host {
         Since { at, parts: self.parts[block.index()] }
     }
 
+    /// A lease came.
+    pub(super) fn granted(&mut self, lease: LeaseId, blocks: VecDeque<BlockIndex>, terms: Terms, bytes: u64) {
+        self.credits.granted(lease, bytes, terms);
+        self.leases.push_back(HeldLease::new(lease, blocks, terms, bytes));
+    }
+
     /// What to read of the first lease, whose blocks come in so many `parts`, as far as its credit goes.
     pub(super) fn read_on(&mut self, parts: u32, part_bytes: f64, now: Time) -> Option<Next> {
         let block = *self.leases.front()?.blocks.front()?;
@@ -118,19 +140,20 @@ impl Host {
             (self.reading, self.next_part) = (Some(since), since.parts);
         }
         let lease = self.leases.front_mut()?;
-        let affords = (lease.credit.confirmed_bytes() as f64 / part_bytes) as u32;
+        let credit = lease.credit.get_or_insert_with(|| Credit::new(lease.terms, lease.bytes, self.habit));
+        let affords = (credit.confirmed_bytes() as f64 / part_bytes) as u32;
         let more = affords.saturating_sub(lease.asked_parts).min(parts - self.next_part);
         let first = self.next_part;
         self.next_part += more;
         lease.asked_parts += more;
         let read_bytes = lease.read_bytes as u64;
         let next_bytes = (part_bytes as u64).min(lease.bytes.saturating_sub(read_bytes));
-        let asks = lease.credit.ask(read_bytes, next_bytes).map(|bytes| (lease.lease, bytes));
-        let ends = asks.is_some_and(|(_, bytes)| bytes > lease.bytes);
-        // The one behind it is asked for in time, as in `shoal_proto::node`.
-        let behind = self.leases.get_mut(1).filter(|_| ends);
-        let behind = behind.and_then(|lease| Some((lease.lease, lease.credit.ask(0, 0)?)));
-        Some(Next { block, parts: first..self.next_part, asks: asks.into_iter().chain(behind).collect() })
+        let asks = credit.ask(read_bytes, next_bytes).map(|bytes| (lease.lease, bytes));
+        self.habit = credit.habit();
+        if let Some((lease, bytes)) = asks {
+            self.credits.wanted(lease, bytes);
+        }
+        Some(Next { block, parts: first..self.next_part, asks })
     }
 
     /// A part of a block came; who waits for it, unless it came before.

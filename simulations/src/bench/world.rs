@@ -263,6 +263,7 @@ impl World {
         outcome: LeaseOutcome,
     ) {
         let landed = self.hosts[reader].report();
+        self.hosts[reader].credits.ended(lease);
         let node = id(reader);
         self.send_to_ledger(wan::Input::LeaseEnded {
             node,
@@ -279,7 +280,14 @@ impl World {
         let (parts, part_bytes) = (self.case.parts(), self.case.part_bytes());
         let Some(Next { block, parts, asks }) = self.hosts[reader].read_on(parts, part_bytes, self.now) else { return };
         self.send(Sender::Wan, reader, block, parts);
-        for (lease, bytes) in asks {
+        if let Some((lease, bytes)) = asks {
+            self.send_to_ledger(wan::Input::CreditWanted { node: id(reader), lease, bytes });
+        }
+        self.ask_for_leases_behind(reader);
+    }
+
+    fn ask_for_leases_behind(&mut self, reader: usize) {
+        while let Some((lease, bytes)) = self.hosts[reader].credits.due() {
             self.send_to_ledger(wan::Input::CreditWanted { node: id(reader), lease, bytes });
         }
     }
@@ -339,13 +347,14 @@ impl World {
                     return self.lease_ends(node, lease, 0, Vec::new(), LeaseOutcome::Done);
                 }
                 let bytes = blocks.len() as u64 * u64::from(self.case.block_bytes);
-                self.hosts[node].leases.push_back(HeldLease::new(lease, blocks, terms, bytes));
+                self.hosts[node].granted(lease, blocks, terms, bytes);
                 self.tell(node, exchange::Input::LeaseHeld { blocks: all });
                 self.read_on(node);
             }
             wan::Output::Credit { lease, bytes, .. } => {
                 if let Some(held) = self.hosts[node].leases.iter_mut().find(|held| held.lease == lease) {
-                    held.credit.confirm(bytes);
+                    held.confirm(bytes);
+                    self.hosts[node].credits.confirmed(lease);
                     self.read_on(node);
                 }
             }

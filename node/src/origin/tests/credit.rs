@@ -5,6 +5,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::*;
+use crate::transfer::credit::Habits;
 
 const MB: u64 = 1_000_000;
 
@@ -17,7 +18,13 @@ async fn a_read_stops_where_its_credit_ends_and_goes_on_with_more() {
     let (server, origin) = twisted(&package, |_, reply| reply).await;
     let (told, heard) = watch::channel(MB);
     let (ask, mut asked) = mpsc::channel(8);
-    let credit = LeaseCredit::new(Terms { first_bytes: MB, step_bytes: MB }, 8 * MB, heard, ask);
+    let credit = LeaseCredit::new(
+        Terms { first_bytes: MB, step_bytes: MB, step_max_bytes: MB },
+        8 * MB,
+        heard,
+        ask,
+        Habits::default(),
+    );
     let (sink, mut chunks) = mpsc::channel::<Chunk>(4);
     let collecting = tokio::spawn(async move {
         let mut bytes = 0;
