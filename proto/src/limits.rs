@@ -519,11 +519,11 @@ pub const UPLOADS_MAX: usize = 32;
 /// all end, and the more pairs are parted.
 pub const BEHIND_BLOCKS_MAX: u32 = 2;
 
-/// How long a slot is left to the node that it served: a round trip, and some time to write what came.
+/// How long a slot is left to the node that it served, at most: a round trip, and some time to write what came.
 pub const OFFER_AFTER: Duration = Duration::from_micros(2500);
 
-/// How long a slot is kept for the node that it was offered to: a round trip, and some time to choose.
-pub const OFFER_STANDS: Duration = Duration::from_millis(4);
+/// The same at least, however soon nodes ask again.
+pub const OFFER_AFTER_MIN: Duration = Duration::from_micros(500);
 
 /// Blocks that wait to be announced: a message for each block would cost more than it tells.
 pub const ANNOUNCED_BLOCKS: usize = 8;

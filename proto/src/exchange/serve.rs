@@ -3,7 +3,8 @@
 //!
 //! A request that waited here would be one that its node does not make elsewhere: requests would gather at some nodes while
 //! others idle. Pairs stay together: a slot that became free is left to the node that it served, for the time of a
-//! question, before it is offered to those that were refused, the one with the fewest blocks first. One that is far behind
+//! question, before it is offered to those that were refused, the one with the fewest blocks first. That time is measured:
+//! where a block takes a few milliseconds, slots would else be free for as long as they are used. One that is far behind
 //! goes before the pair, so that all end together. An upload that takes far longer than others holds no slot: it is the
 //! receiver that is slow, and the uplink has room for somebody else.
 
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use super::inflight::Times;
 use crate::id::{BlockIndex, NodeId};
-use crate::limits::{BEHIND_BLOCKS_MAX, OFFER_AFTER, OFFER_STANDS, UPLOADS_MAX};
+use crate::limits::{BEHIND_BLOCKS_MAX, OFFER_AFTER, OFFER_AFTER_MIN, UPLOADS_MAX};
 use crate::time::Time;
 
 /// Requests of neighbours that are served, and neighbours that would like to be.
@@ -29,6 +30,10 @@ pub(super) struct Uploads {
     offers: BTreeMap<NodeId, Time>,
     /// No slot is offered before this.
     offer_from: Option<Time>,
+    /// Who was served last, until when.
+    last_done: Option<(NodeId, Time)>,
+    /// How long nodes take to ask again, of late.
+    asks_after: Duration,
 }
 
 /// A request that is served.
@@ -48,8 +53,27 @@ impl Served {
 
 impl Uploads {
     pub(super) fn new(slots: usize) -> Self {
-        let (served, times) = (Vec::new(), Times::default());
-        Self { slots, served, times, refused: BTreeMap::new(), refusals: 0, offers: BTreeMap::new(), offer_from: None }
+        Self {
+            slots,
+            served: Vec::new(),
+            times: Times::default(),
+            refused: BTreeMap::new(),
+            refusals: 0,
+            offers: BTreeMap::new(),
+            offer_from: None,
+            last_done: None,
+            asks_after: OFFER_AFTER,
+        }
+    }
+
+    /// How long a slot is left to the node that it served: half as long again as they take to ask.
+    fn offer_after(&self) -> Duration {
+        (self.asks_after * 3 / 2).clamp(OFFER_AFTER_MIN, OFFER_AFTER)
+    }
+
+    /// How long a slot is kept for the node that it was offered to: it has to choose as well.
+    fn offer_stands(&self) -> Duration {
+        self.offer_after() * 8 / 5
     }
 
     /// Whether there is room for a request; it is then served. `progress` says how many blocks a neighbour has that lacks
@@ -64,6 +88,9 @@ impl Uploads {
     ) -> bool {
         if self.served.iter().any(|served| served.is(node, request)) {
             return false;
+        }
+        if let Some((_, done)) = self.last_done.take_if(|(last, _)| *last == node) {
+            self.asks_after = (self.asks_after * 3 + now.since(done).min(OFFER_AFTER)) / 4;
         }
         let offered = self.offers.remove(&node).is_some();
         let free = self.served.len() < UPLOADS_MAX && self.has_free_slot(now);
@@ -86,7 +113,8 @@ impl Uploads {
 
     /// The neighbour to offer a slot to, if one is free and was not just now.
     pub(super) fn offer(&mut self, now: Time, progress: impl Fn(NodeId) -> Option<u32>) -> Option<NodeId> {
-        self.offers.retain(|_, since| *since + OFFER_STANDS > now);
+        let stands = self.offer_stands();
+        self.offers.retain(|_, since| *since + stands > now);
         if self.offer_from.is_some_and(|from| from > now) {
             return None;
         }
@@ -112,7 +140,7 @@ impl Uploads {
         if self.refused.is_empty() {
             return None;
         }
-        let stands = self.offers.values().map(|since| *since + OFFER_STANDS);
+        let stands = self.offers.values().map(|since| *since + self.offer_stands());
         stands.chain(self.offer_from).min()
     }
 
@@ -135,7 +163,8 @@ impl Uploads {
         if let Some(at) = self.served.iter().position(|served| served.is(node, request)) {
             let Served { since, .. } = self.served.remove(at);
             self.times.add(now.since(since).max(Duration::from_nanos(1)));
-            self.offer_from = Some(now + OFFER_AFTER);
+            self.offer_from = Some(now + self.offer_after());
+            self.last_done = Some((node, now));
         }
     }
 
@@ -203,11 +232,29 @@ mod tests {
         assert_eq!(uploads.offer(later, alike), Some(B));
         assert_eq!(uploads.offer(later, alike), None, "the only free slot");
         assert!(!uploads.ask(A, 9, BLOCK, later, alike), "it is kept for B");
-        let over = later + OFFER_STANDS;
+        let over = later + uploads.offer_stands();
         assert_eq!(uploads.next_wake(), Some(over));
         assert_eq!(uploads.offer(over, alike), Some(C), "B did not take it");
         assert!(uploads.ask(C, 0, BLOCK, over, alike));
         uploads.check(|_| true);
+    }
+
+    #[test]
+    fn a_slot_is_left_for_half_as_long_again_as_nodes_take_to_ask_within_bounds() {
+        let mut uploads = full();
+        let mut now = NOW;
+        let mut asks_after = |micros: u64| {
+            for request in 100..120 {
+                let (node, number) = uploads.served.first().map(|served| (served.node, served.request)).unwrap();
+                uploads.done(node, number, now);
+                now = now + Duration::from_micros(micros);
+                assert!(uploads.ask(node, request + micros * 1000, BLOCK, now, alike));
+            }
+            uploads.offer_after().as_micros()
+        };
+        assert!((1500..1520).contains(&asks_after(1000)));
+        assert_eq!(asks_after(10), OFFER_AFTER_MIN.as_micros());
+        assert_eq!(asks_after(50_000), OFFER_AFTER.as_micros());
     }
 
     #[test]
