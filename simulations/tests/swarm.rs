@@ -34,7 +34,7 @@ fn a_few_nodes_and_a_full_mesh_come_near_the_bound() {
 #[test]
 fn a_few_nodes_far_from_the_coordinator_fill_a_fast_wan() {
     let fast = Case { blocks: 1024, block_bytes: 256 * 1024, lan: 100e6, ..Case::DEFAULT };
-    within(1.06, &Case { nodes: 4, ..fast.clone() });
+    within(1.06, &Case { nodes: 4, ..fast });
     within(1.06, &Case { nodes: 2, blocks: 4096, ..fast });
 }
 
