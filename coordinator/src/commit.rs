@@ -57,7 +57,8 @@ fn entry(record: &Record) -> Entry {
         Record::Rollout { deployment, .. }
         | Record::Acquired { deployment, .. }
         | Record::Read { deployment, .. }
-        | Record::Budget { deployment, .. } => deployment.to_string(),
+        | Record::Budget { deployment, .. }
+        | Record::Came { deployment, .. } => deployment.to_string(),
         Record::Step(_) => "steps".to_owned(),
     };
     let bytes = codec::encode(record, RECORD_BYTES_MAX).expect("records are made of bounded parts");

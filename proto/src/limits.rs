@@ -423,6 +423,9 @@ pub const CLOSED_HOLDER_GRACE: Duration = Duration::from_secs(3);
 /// The same at the end of a content, when the site waits for nothing but what such a node read.
 pub const CLOSED_HOLDER_GRACE_AT_END: Duration = Duration::from_secs(1);
 
+/// How long blocks that came to a site wait to be put on record, for others.
+pub const CAME_TOLD_EVERY: Duration = Duration::from_secs(2);
+
 /// How long a coordinator that was restarted waits for the nodes of a site before it grants what they may already hold
 /// or read: the longest wait between two dials, and the dial.
 pub const RETURN_MAX: Duration = Duration::from_secs(15);

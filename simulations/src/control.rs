@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use shoal_proto::coordinator::{
-    AllowReading, BudgetWait, Config, Coordinator, Created, DeploymentView, Input, Notice, Output, Record,
+    AllowReading, BudgetOf, BudgetWait, Config, Coordinator, Created, DeploymentView, Input, Notice, Output, Record,
 };
 use shoal_proto::directory::{DirectoryRecord, Token};
 use shoal_proto::id::{DeploymentId, Epoch, NodeId};
@@ -206,6 +206,11 @@ impl World {
         self.carry_out_coordinator();
     }
 
+    fn way_of(&self, of: &BudgetOf) -> Way {
+        let site = self.scenario.sites.iter().position(|site| site.name == of.site).unwrap_or_default();
+        Way { site, alone: of.node.and_then(|node| self.scenario.node(node)), content: of.content }
+    }
+
     fn became_durable(&mut self, record: Record) {
         let verdict = self.checks.gate.durable(&record);
         self.verify("GATE", verdict);
@@ -213,6 +218,9 @@ impl World {
         self.verify("HOURS", verdict);
         self.checks.pinned.durable(&record);
         self.checks.handed.durable(&record);
+        if let Record::Came { of, blocks, .. } = &record {
+            self.checks.wan.came(self.way_of(of), blocks);
+        }
         if let Record::Rollout { deployment, record } = &record {
             self.count_passed_over(*deployment, &record.change);
             match &record.change {
@@ -519,9 +527,7 @@ impl World {
         self.trace.note(self.now, format_args!("operator: {id} {allow:?} {answer:?}"));
         self.totals.overrides += 1;
         for of in answer.unwrap_or_default() {
-            let site = self.scenario.sites.iter().position(|site| site.name == of.site).unwrap_or_default();
-            let alone = of.node.and_then(|node| self.scenario.node(node));
-            self.checks.wan.allowed(Way { site, alone, content: of.content }, allow.bytes);
+            self.checks.wan.allowed(self.way_of(&of), allow.bytes);
         }
         self.settle_coordinator();
     }

@@ -56,7 +56,8 @@ impl Server {
         let (Record::Rollout { deployment, .. }
         | Record::Acquired { deployment, .. }
         | Record::Read { deployment, .. }
-        | Record::Budget { deployment, .. }) = record
+        | Record::Budget { deployment, .. }
+        | Record::Came { deployment, .. }) = record
         else {
             return;
         };

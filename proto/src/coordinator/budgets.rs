@@ -1,14 +1,17 @@
 //! What sites may read beyond what they lacked, across restarts of the coordinator (WAN-ONCE).
 //!
-//! Ledgers keep budgets; here their sums are put on record before the grants that spend them, given to the ledgers of the
-//! next run, and added to by operators. An operator's word is on record before it is answered (ACKED-IS-KEPT), whether or
+//! Ledgers keep budgets; here their sums are put on record before the grants that spend them, and so is which blocks came,
+//! given to the ledgers of the next run, and added to by operators. An operator's word is on record before it is answered (ACKED-IS-KEPT), whether or
 //! not there is a ledger yet.
 
+use std::collections::BTreeSet;
+
+use super::ledgers::Key;
 use super::supply::Purpose;
 use super::{AllowReading, BudgetOf, Coordinator, OperateError, Record};
-use crate::id::{ContentId, DeploymentId, Name, PackageIndex};
+use crate::id::{DeploymentId, Name, NodeId, PackageIndex};
 use crate::rollout::Now;
-use crate::wan::{self, BudgetSums, WanLedger};
+use crate::wan::{self, BlockRange, BudgetSums, WanLedger};
 
 /// A budget that is spent while there is more to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,8 +88,8 @@ impl Coordinator {
         let supply = self.ledgers.get(&key);
         // The first deployment that wants a content has its ledger.
         let deployment = supply.map_or(id, |supply| supply.purpose.deployment);
-        let live = supply.and_then(|supply| supply.ledger.budgets().find(|(node, _)| *node == of.node));
-        let known = live.map(|(_, sums)| sums).or_else(|| self.recorded_budget(deployment, of)).unwrap_or_default();
+        let live = supply.and_then(|supply| supply.ledger.budget(of.node));
+        let known = live.or_else(|| self.recorded_budget(deployment, of)).unwrap_or_default();
         let added_bytes = known.added_bytes.saturating_add(bytes);
         let bytes = added_bytes - known.added_bytes;
         self.record(Record::Budget { deployment, of: of.clone(), sums: BudgetSums { added_bytes, ..known } });
@@ -98,10 +101,34 @@ impl Coordinator {
     }
 
     /// Gives a new ledger what earlier runs of the coordinator left of its budgets.
-    pub(super) fn carry_budgets(&self, id: DeploymentId, key: &(Name, ContentId), ledger: &mut WanLedger) {
+    pub(super) fn carry_budgets(&self, id: DeploymentId, key: &Key, ledger: &mut WanLedger) {
         let Some(deployment) = self.deployments.get(&id) else { return };
-        let of_it = deployment.budgets.iter().filter(|(of, _)| (&of.site, of.content) == (&key.0, key.1));
-        of_it.for_each(|(of, sums)| ledger.carry(of.node, *sums));
+        let of_it = |of: &&BudgetOf| (&of.site, of.content) == (&key.0, key.1);
+        let budgets: BTreeSet<_> = deployment.budgets.keys().chain(deployment.came.keys()).filter(of_it).collect();
+        for of in budgets {
+            let sums = deployment.budgets.get(of).copied().unwrap_or_default();
+            ledger.carry(of.node, sums, deployment.came.get(of).map_or(&[], Vec::as_slice));
+        }
+    }
+
+    /// Has what came to a site made durable. With it what its share of the budget is: the next run will not know how much
+    /// the site lacked.
+    pub(super) fn record_came(&mut self, key: &Key, node: Option<NodeId>, blocks: Vec<BlockRange>) {
+        let Some(supply) = self.ledgers.get(key) else { return };
+        let deployment = supply.purpose.deployment;
+        let of = BudgetOf { site: key.0.clone(), content: key.1, node };
+        let sums = supply.ledger.budget(node).filter(|sums| self.recorded_budget(deployment, &of) != Some(*sums));
+        if let Some(sums) = sums {
+            self.record(Record::Budget { deployment, of: of.clone(), sums });
+        }
+        self.record(Record::Came { deployment, of, blocks });
+    }
+
+    /// What is on record as come to a site for a deployment.
+    pub(super) fn recorded_came(&self, id: DeploymentId, key: &Key) -> Vec<(Option<NodeId>, Vec<BlockRange>)> {
+        let came = self.deployments.get(&id).into_iter().flat_map(|deployment| &deployment.came);
+        let of_it = came.filter(|(of, _)| (&of.site, of.content) == (&key.0, key.1));
+        of_it.map(|(of, blocks)| (of.node, blocks.clone())).collect()
     }
 
     /// Has what was spent of budgets made durable where it changed: what follows may be the grants that spend it.

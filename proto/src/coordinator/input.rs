@@ -16,7 +16,7 @@ use crate::rollout::variables::Variables;
 use crate::rollout::{self, Options, Outcome, StepOutcome};
 use crate::runs::StepRecord;
 use crate::wan::calendar::Override;
-use crate::wan::{self, Absence, BudgetSums};
+use crate::wan::{self, Absence, BlockRange, BudgetSums};
 use crate::wire::{AcquireStats, Grant, OutputStream, Standby, StepRun, ToCoordinator, ToNode};
 
 /// What happened.
@@ -183,6 +183,15 @@ pub enum Record {
         of: BudgetOf,
         /// How it stands.
         sums: BudgetSums,
+    },
+    /// Blocks came to a site: if nobody there has them any more, reading them again is paid from the budget (WAN-ONCE).
+    Came {
+        /// For which deployment.
+        deployment: DeploymentId,
+        /// Whose budget.
+        of: BudgetOf,
+        /// The blocks, without those of earlier records.
+        blocks: Vec<BlockRange>,
     },
 }
 

@@ -49,9 +49,9 @@ use crate::manifest::Manifest;
 use crate::rollout::{self, Now, Operator, Rollout};
 use crate::runs::{RunEffect, Runs, StepRecord};
 use crate::time::Time;
-use crate::wan::BudgetSums;
 use crate::wan::calendar::Override;
 use crate::wan::shares::Shares;
+use crate::wan::{BlockRange, BudgetSums};
 use crate::wire::{AcquireStats, Inventory, WanRates};
 
 /// How a coordinator is set up.
@@ -154,6 +154,7 @@ struct Deployment {
     /// The greatest limit of each site while it was live; none for none. A site whose limit did not change is left out.
     wan_bounds: BTreeMap<Name, Option<u64>>,
     budgets: BTreeMap<BudgetOf, BudgetSums>,
+    came: BTreeMap<BudgetOf, Vec<BlockRange>>,
     over: bool,
 }
 
@@ -363,6 +364,7 @@ impl Coordinator {
                     wan: BTreeMap::new(),
                     wan_bounds: BTreeMap::new(),
                     budgets: BTreeMap::new(),
+                    came: BTreeMap::new(),
                     over: false,
                 };
                 self.deployments.insert(deployment.manifest.deployment, deployment);
@@ -393,6 +395,11 @@ impl Coordinator {
             Record::Budget { deployment, of, sums } => {
                 if let Some(deployment) = self.deployments.get_mut(deployment) {
                     deployment.budgets.insert(of.clone(), *sums);
+                }
+            }
+            Record::Came { deployment, of, blocks } => {
+                if let Some(deployment) = self.deployments.get_mut(deployment) {
+                    deployment.came.entry(of.clone()).or_default().extend(blocks);
                 }
             }
         }

@@ -183,6 +183,7 @@ impl Coordinator {
                     let message = ToNode::Revoke { content, lease };
                     self.outbox.push_back(Output::Node { to: node, message });
                 }
+                wan::Output::Came { node, blocks } => self.record_came(&key, node, blocks),
                 wan::Output::Notice(notice) => {
                     self.outbox.push_back(Output::Notice(Notice::Wan { site: key.0, content, notice }));
                 }
@@ -232,7 +233,11 @@ impl Coordinator {
         let keys: Vec<_> = of_it.map(|(key, _)| key.clone()).collect();
         for key in keys {
             match self.purpose(key.1, None) {
-                Some(purpose) => self.ledgers.reassign(&key, purpose),
+                Some(purpose) => {
+                    let came = self.recorded_came(over, &key);
+                    self.ledgers.reassign(&key, purpose);
+                    came.into_iter().for_each(|(node, blocks)| self.record_came(&key, node, blocks));
+                }
                 None => self.ledgers.remove(&key),
             }
         }

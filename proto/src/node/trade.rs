@@ -301,16 +301,9 @@ impl Trade {
 
 /// Blocks as runs; they are sorted first.
 pub(super) fn ranges(blocks: impl Iterator<Item = BlockIndex>) -> Vec<BlockRange> {
-    let mut blocks: Vec<u32> = blocks.map(|block| block.0).collect();
+    let mut blocks: Vec<_> = blocks.collect();
     blocks.sort_unstable();
-    let mut runs: Vec<BlockRange> = Vec::new();
-    for block in blocks {
-        match runs.last_mut() {
-            Some(run) if run.end.0 >= block => run.end = BlockIndex(block + 1),
-            _ => runs.push(BlockRange { start: BlockIndex(block), end: BlockIndex(block + 1) }),
-        }
-    }
-    runs
+    BlockRange::runs(blocks)
 }
 
 #[cfg(test)]

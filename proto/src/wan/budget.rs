@@ -48,7 +48,7 @@ struct Entry {
     expected: u32,
     /// Charged and not refunded.
     spent: u64,
-    /// Read before anything of it was charged here, by a grant of an earlier run of the coordinator.
+    /// Came to the site by a grant of an earlier run of the coordinator: what is granted of it is beyond what the site lacked.
     read_before: bool,
 }
 
@@ -155,16 +155,6 @@ impl Budget {
     /// Charges a grant that the ledger chose to make. The caller has seen that [`Budget::cost`] is within what is left.
     pub(super) fn charge(&mut self, block: BlockIndex, bytes: u32) {
         self.used_bytes_allowed = self.used_bytes_allowed.max(self.limit_bytes());
-        self.spend(block, bytes);
-    }
-
-    /// Charges what a node reads already, granted by an earlier run of the coordinator: a fact, whatever is left.
-    pub(super) fn charge_fact(&mut self, block: BlockIndex, bytes: u32) {
-        self.spend(block, bytes);
-        self.used_bytes_allowed = self.used_bytes_allowed.max(self.used_bytes);
-    }
-
-    fn spend(&mut self, block: BlockIndex, bytes: u32) {
         self.expect(block, 0);
         self.change(block, |entry| {
             if entry.spent == 0 && !entry.read_before {
@@ -172,6 +162,19 @@ impl Budget {
             }
             entry.spent += u64::from(bytes);
         });
+    }
+
+    /// Charges what a node reads already, granted by an earlier run of the coordinator: a fact, whatever is left. The first
+    /// that is told of a block is what that run granted for nothing.
+    pub(super) fn charge_fact(&mut self, block: BlockIndex, bytes: u32) {
+        self.expect(block, 0);
+        self.change(block, |entry| {
+            if entry.spent == 0 || entry.read_before && entry.allowance == 0 {
+                entry.allowance = bytes;
+            }
+            entry.spent += u64::from(bytes);
+        });
+        self.used_bytes_allowed = self.used_bytes_allowed.max(self.used_bytes);
     }
 
     /// Takes back a charge for what was not read.
@@ -254,6 +257,17 @@ mod tests {
         assert_eq!((budget.base_bytes(), budget.used_bytes()), (u64::from(MIB), u64::from(MIB)));
         budget.refund(BlockIndex(1), MIB);
         assert_eq!(budget.cost(BlockIndex(1), MIB), 0, "this run knows what that cost");
+        budget.check();
+    }
+
+    #[test]
+    fn what_an_earlier_run_granted_for_nothing_is_told_late_and_not_paid_for() {
+        let mut budget = Budget::new(1);
+        budget.was_read_before(BlockIndex(0));
+        budget.charge_fact(BlockIndex(0), MIB);
+        assert_eq!((budget.base_bytes(), budget.used_bytes()), (u64::from(MIB), 0), "the reading that made it come");
+        budget.charge_fact(BlockIndex(0), MIB);
+        assert_eq!(budget.used_bytes(), u64::from(MIB), "another one");
         budget.check();
     }
 

@@ -10,6 +10,7 @@ use crate::id::BlockIndex;
 impl Site {
     pub(super) fn check(&self) {
         self.budget.check();
+        self.came.check();
         self.check_blocks();
         self.check_leases();
         self.check_members();
@@ -24,6 +25,7 @@ impl Site {
             let missing = entry.holders == 0 && entry.lease.is_none();
             assert_eq!(self.missing.contains(block), missing, "block {block} is in the site, leased or missing");
             if entry.holders > 0 {
+                assert!(self.came.contains(block), "block {block} came");
                 in_site_bytes += u64::from(self.block_bytes[index]);
             }
             if let Some((reader, _)) = entry.at_stake.filter(|_| entry.lease.is_none()) {

@@ -315,7 +315,7 @@ impl Site {
         let patience = patience(member.leased_bytes, member.speed.rate(), self.allowed);
         let deadline = now + patience;
         self.timers.insert((deadline, Why::LeaseDeadline(id)));
-        let blocks = runs(&choice.blocks);
+        let blocks = BlockRange::runs(choice.blocks.iter().map(|(block, _)| *block));
         let at_once = member.queue.len() == 1;
         let terms = self.terms(slot, at_once);
         let member = &self.members[slot];
@@ -422,33 +422,12 @@ pub(super) fn patience(bytes: u64, rate: Option<u64>, allowed: Option<u64>) -> D
     Duration::from_millis(bytes.saturating_mul(3_000) / rate).max(LEASE_TIME_MIN)
 }
 
-/// The maximal runs of ascending `blocks`.
-fn runs(blocks: &[(BlockIndex, u32)]) -> Vec<BlockRange> {
-    let mut runs: Vec<BlockRange> = Vec::new();
-    for (block, _) in blocks {
-        let after = BlockIndex(block.0 + 1);
-        match runs.last_mut().filter(|run| run.end == *block) {
-            Some(run) => run.end = after,
-            None => runs.push(BlockRange { start: *block, end: after }),
-        }
-    }
-    runs
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{Config, Input, Lacking};
     use super::*;
     use crate::id::{Epoch, NodeId};
     use crate::limits::SLOW_READER_REST;
-
-    #[test]
-    fn runs_are_maximal() {
-        let blocks: Vec<_> = [1, 2, 3, 7, 9, 10].map(|block| (BlockIndex(block), 1)).into();
-        let found: Vec<_> = runs(&blocks).iter().map(|run| (run.start.0, run.end.0)).collect();
-        assert_eq!(found, [(1, 4), (7, 8), (9, 11)]);
-        assert_eq!(runs(&[]), []);
-    }
 
     #[test]
     fn patience_is_three_times_the_expected_time() {
@@ -463,7 +442,7 @@ mod tests {
         const MIB: u32 = 1 << 20;
         let (a, b) = (NodeId([1; 32]), NodeId([2; 32]));
         let config = Config { epoch: Epoch(1), swarm: true, seed: 7, resumed: false };
-        let mut site = Site::new(&[MIB; 4], &config);
+        let mut site = Site::new(&[MIB; 4], &config, None);
         let mut next_lease = 1 << 32;
         let mut tell = |site: &mut Site, input| site.handle(input, Time::ZERO, &mut next_lease);
         let wants = |node, first: u32| {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::site::Site;
-use super::{BudgetSums, Config, Input, Output, Stats, Why};
+use super::{BlockRange, BudgetSums, Config, Input, Output, Stats, Why};
 use crate::id::{BlockIndex, LeaseId, NodeId};
 use crate::limits::NODES_MAX;
 use crate::time::Time;
@@ -48,7 +48,7 @@ impl WanLedger {
     /// A ledger for a content whose blocks have these sizes in bytes, that knows of no node.
     pub fn new(config: &Config, block_bytes: &[u32]) -> Self {
         let sites = if config.swarm {
-            Sites::Shared(Box::new(Site::new(block_bytes, config)))
+            Sites::Shared(Box::new(Site::new(block_bytes, config, None)))
         } else {
             Sites::Apart(BTreeMap::new())
         };
@@ -83,7 +83,7 @@ impl WanLedger {
             (Sites::Apart(sites), Some(node)) => {
                 let begins = matches!(input, Input::Wants { .. } | Input::Override { .. });
                 if begins && sites.len() < NODES_MAX {
-                    sites.entry(node).or_insert_with(|| Site::new(&self.block_bytes, &self.config));
+                    sites.entry(node).or_insert_with(|| Site::new(&self.block_bytes, &self.config, Some(node)));
                 }
                 let Some(site) = sites.get_mut(&node) else { return };
                 site.handle(input, now, &mut self.next_lease);
@@ -116,17 +116,23 @@ impl WanLedger {
         sums.filter(|(_, sums)| sums.used_bytes > 0 || sums.added_bytes > 0)
     }
 
-    /// Goes on from what a ledger of an earlier run of the coordinator had spent, before anything else is told.
-    pub fn carry(&mut self, node: Option<NodeId>, sums: BudgetSums) {
-        match (&mut self.sites, node) {
-            (Sites::Shared(site), None) => site.budget.carry(sums),
+    /// How a budget stands: what the site's, or with `swarm` off the node's, next run is to go on from.
+    pub fn budget(&self, node: Option<NodeId>) -> Option<BudgetSums> {
+        self.budgeted().find(|(of, _)| *of == node).map(|(_, site)| site.budget.sums())
+    }
+
+    /// Goes on from what a ledger of an earlier run of the coordinator had spent, and from the blocks that had come to it,
+    /// before anything else is told.
+    pub fn carry(&mut self, node: Option<NodeId>, sums: BudgetSums, came: &[BlockRange]) {
+        let site = match (&mut self.sites, node) {
+            (Sites::Shared(site), None) => site,
             (Sites::Apart(sites), Some(node)) => {
-                let site = sites.entry(node).or_insert_with(|| Site::new(&self.block_bytes, &self.config));
-                site.budget.carry(sums);
+                sites.entry(node).or_insert_with(|| Site::new(&self.block_bytes, &self.config, Some(node)))
             }
             // Kept for the same deployment, whose `swarm` does not change.
-            (Sites::Shared(_), Some(_)) | (Sites::Apart(_), None) => {}
-        }
+            (Sites::Shared(_), Some(_)) | (Sites::Apart(_), None) => return,
+        };
+        site.carry(sums, came);
     }
 
     /// What waits because the budget does not pay for it.

@@ -8,7 +8,8 @@
 //!   beyond the allowance is paid from the budget: 1 % of all allowances (those of blocks that were never granted are
 //!   estimated by what the site lacks), at least [`WAN_BUDGET_BYTES_MIN`](crate::limits::WAN_BUDGET_BYTES_MIN), and what
 //!   an operator added. No grant is made that the budget does not cover.
-//!   What was spent of the budget outlives the run of the coordinator: [`WanLedger::budgets`], [`WanLedger::carry`].
+//!   What was spent of the budget outlives the run of the coordinator, and so does which blocks came to the site, since
+//!   reading them again is paid from it: [`WanLedger::budgets`], [`Output::Came`], [`WanLedger::carry`].
 //! - What was granted and not read is refunded when the holder says how much it read. Of a holder that ends without a
 //!   word, what it had no credit to read is refunded ([`credit`]), and the rest once it comes back and says what it has.
 //!   One that may be reading on where nobody hears it keeps its charge.
@@ -22,8 +23,10 @@
 //! Not guaranteed: that nodes tell the truth. Left to the shell: carrying messages, the WAN limit of the hour, and which
 //! request a lease becomes. With `swarm` off each node is a site of its own.
 
+mod absent;
 mod budget;
 pub mod calendar;
+mod came;
 mod check;
 pub mod credit;
 pub mod credits;
@@ -76,6 +79,19 @@ impl BlockRange {
     /// The blocks, in order.
     pub fn iter(self) -> impl Iterator<Item = BlockIndex> {
         (self.start.0..self.end.0).map(BlockIndex)
+    }
+
+    /// Ascending blocks as runs, none of which touches the next.
+    pub fn runs(blocks: impl IntoIterator<Item = BlockIndex>) -> Vec<Self> {
+        let mut runs: Vec<Self> = Vec::new();
+        for block in blocks {
+            let end = BlockIndex(block.0 + 1);
+            match runs.last_mut().filter(|run| run.end >= block) {
+                Some(run) => run.end = end,
+                None => runs.push(Self { start: block, end }),
+            }
+        }
+        runs
     }
 }
 
@@ -257,6 +273,14 @@ pub enum Output {
         /// The lease.
         lease: LeaseId,
     },
+    /// Blocks are in the site, or were, and were not told before: to be put on record, and given to [`WanLedger::carry`]
+    /// with the budget after a restart.
+    Came {
+        /// Which node's, with `swarm` off.
+        node: Option<NodeId>,
+        /// The blocks, as ascending runs.
+        blocks: Vec<BlockRange>,
+    },
     /// Something that an operator may want to know; each is said when it begins.
     Notice(Notice),
 }
@@ -303,6 +327,8 @@ pub enum Why {
     OriginRetry,
     /// Nodes are waited for no longer after a restart.
     AwaitOver,
+    /// What came to the site is to be put on record.
+    Came,
 }
 
 /// The sums of one ledger, in bytes unless named otherwise. With `swarm` off, of all nodes.
@@ -330,4 +356,19 @@ pub struct Stats {
     pub missing_blocks: u32,
     /// Leases that nodes hold.
     pub leases: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_maximal() {
+        let runs = |blocks: &[u32]| -> Vec<(u32, u32)> {
+            let runs = BlockRange::runs(blocks.iter().copied().map(BlockIndex));
+            runs.iter().map(|run| (run.start.0, run.end.0)).collect()
+        };
+        assert_eq!(runs(&[1, 2, 2, 3, 7, 9, 10]), [(1, 4), (7, 8), (9, 11)]);
+        assert_eq!(runs(&[]), []);
+    }
 }

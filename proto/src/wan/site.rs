@@ -4,28 +4,24 @@
 //! is neither in the site nor owned by a lease. `grant.rs` gives missing blocks away, `settle.rs` ends leases.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
 
 use super::budget::Budget;
+use super::came::Came;
 use super::credit::Terms;
 use super::lease::{Lease, State};
 use super::member::Member;
 use super::meter::Meter;
 use super::readers::Readers;
-use super::{Absence, Config, HeldLease, Input, Lacking, Output, Why};
+use super::{BlockRange, BudgetSums, Config, HeldLease, Input, Lacking, Output, Why};
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, LeaseId, NodeId};
 use crate::limits::{
-    CLOSED_HOLDER_GRACE, CLOSED_HOLDER_GRACE_AT_END, HOLDER_GRACE, LEASE_RUNS_MAX, LEASES_PER_NODE_MAX, NODES_MAX,
-    REVOKE_ANSWER_MAX, SEGMENT_BYTES_MAX, STUCK_GRANT_EVERY,
+    LEASE_RUNS_MAX, LEASES_PER_NODE_MAX, NODES_MAX, REVOKE_ANSWER_MAX, SEGMENT_BYTES_MAX, STUCK_GRANT_EVERY,
 };
 use crate::time::Time;
 
 /// Bytes that a lease would read needlessly before it is worth to stop it: more than stopping may waste.
 const NEEDLESS_BYTES_MIN: u64 = 2 * SEGMENT_BYTES_MAX as u64;
-
-/// How often it is seen whether the site waits for nothing but a node that is away.
-const ABSENT_LOOKED_AT_EVERY: Duration = Duration::from_millis(250);
 
 /// The leases of one site.
 #[derive(Debug)]
@@ -40,6 +36,9 @@ pub(super) struct Site {
     pub(super) least: Vec<u32>,
     pub(super) least_stale: bool,
     pub(super) budget: Budget,
+    pub(super) came: Came,
+    /// The only node of the site, where nodes do not trade.
+    alone: Option<NodeId>,
     /// How fast a node may read at present, in bytes a second.
     pub(super) allowed: Option<u64>,
     pub(super) members: Vec<Member>,
@@ -111,7 +110,7 @@ pub(super) struct Origin {
 }
 
 impl Site {
-    pub(super) fn new(block_bytes: &[u32], config: &Config) -> Self {
+    pub(super) fn new(block_bytes: &[u32], config: &Config, alone: Option<NodeId>) -> Self {
         let count = u32::try_from(block_bytes.len()).unwrap_or(u32::MAX);
         let largest_block_bytes = block_bytes.iter().copied().max().unwrap_or(0);
         Self {
@@ -123,6 +122,8 @@ impl Site {
             least: block_bytes.to_vec(),
             least_stale: false,
             budget: Budget::new(block_bytes.len()),
+            came: Came::new(count),
+            alone,
             allowed: None,
             members: Vec::new(),
             slots: BTreeMap::new(),
@@ -192,7 +193,25 @@ impl Site {
             }
             Input::Tick => {}
         }
+        self.tell_what_came(now);
         self.grant_all(now, next_lease);
+    }
+
+    /// Goes on from what an earlier run of the coordinator left.
+    pub(super) fn carry(&mut self, sums: BudgetSums, came: &[BlockRange]) {
+        self.budget.carry(sums);
+        let count = self.missing.count();
+        for block in came.iter().flat_map(|range| range.start.0..range.end.0.min(count)).map(BlockIndex) {
+            self.came.know(block);
+            self.budget.was_read_before(block);
+        }
+    }
+
+    fn tell_what_came(&mut self, now: Time) {
+        let blocks = BlockRange::runs(self.came.take_due(now));
+        if !blocks.is_empty() {
+            self.outputs.push_back(Output::Came { node: self.alone, blocks });
+        }
     }
 
     /// Leases that have not ended, with who holds them.
@@ -212,6 +231,8 @@ impl Site {
                 }
                 Why::ReaderLate(node) => self.look_at_reader(node, now),
                 Why::OriginRetry => self.ready_all(),
+                // Told after any input.
+                Why::Came => {}
                 Why::AwaitOver => {
                     self.awaited.clear();
                     self.ready_all();
@@ -273,7 +294,7 @@ impl Site {
         for block in gone.iter() {
             self.members[slot].has.remove(block);
             if counted {
-                self.uncount_holder(block);
+                self.uncount_holder(block, now);
             }
         }
         let member = &mut self.members[slot];
@@ -367,6 +388,8 @@ impl Site {
             self.in_site_bytes += u64::from(self.block_bytes[block.index()]);
             self.missing.remove(block);
             self.budget.expect(block, 0);
+            let due = self.came.note(block, now);
+            self.timers.extend(due.map(|due| (due, Why::Came)));
         }
         let entry = &self.blocks[block.index()];
         if entry.at_stake.is_some_and(|(reader, _)| reader != slot || entry.holders > 1)
@@ -391,7 +414,7 @@ impl Site {
     }
 
     /// A member that counted no longer has the block, or no longer counts.
-    pub(super) fn uncount_holder(&mut self, block: BlockIndex) {
+    pub(super) fn uncount_holder(&mut self, block: BlockIndex, now: Time) {
         let entry = &mut self.blocks[block.index()];
         entry.holders -= 1;
         if entry.holders > 0 {
@@ -404,6 +427,7 @@ impl Site {
         if self.resumed {
             self.budget.was_read_before(block);
         }
+        self.came.hurry(now);
         self.note_missing(block);
     }
 
@@ -424,75 +448,6 @@ impl Site {
             self.least_stale = true;
             self.ready_all();
         }
-    }
-
-    fn node_up(&mut self, node: NodeId) {
-        let Some(slot) = self.slots.get(&node).copied() else { return };
-        let member = &mut self.members[slot];
-        member.up |= member.away_until.take().is_some();
-        // It is about to say what it wants and which leases it holds: what it were granted now would cross that on the way,
-        // and be taken for a lease that it does not hold (WAN-ONCE).
-        member.interested = false;
-        self.least_stale = true;
-        self.ready_all();
-    }
-
-    fn node_down(&mut self, node: NodeId, absence: Absence, now: Time) {
-        let Some(slot) = self.slots.get(&node).copied() else { return };
-        let member = &mut self.members[slot];
-        if member.up {
-            member.up = false;
-            self.lost = self.lost.saturating_add(u32::from(absence == Absence::Unheard));
-            let grace = match absence {
-                Absence::Closed => CLOSED_HOLDER_GRACE,
-                Absence::Unheard => HOLDER_GRACE,
-            };
-            member.away_until = Some(now + grace);
-            member.absence = absence;
-            self.timers.insert((now + grace, Why::GraceOver(node)));
-            self.timers.insert((now + grace.min(CLOSED_HOLDER_GRACE_AT_END), Why::GraceOver(node)));
-            self.least_stale = true;
-            self.ready_all();
-        }
-    }
-
-    /// A member has been away for a while. At the end of the content, when nothing is left to grant, a reader whose process
-    /// ended is waited for no longer if somebody else could read.
-    fn look_at_absent(&mut self, slot: usize, now: Time) {
-        let member = &self.members[slot];
-        let Some(until) = member.away_until else { return };
-        if until <= now {
-            return self.lose_member(slot);
-        }
-        let others_wait = member.absence == Absence::Closed && member.at_stake_bytes > 0;
-        if !others_wait {
-            return;
-        }
-        if self.missing.is_empty() && self.stuck.is_empty() && self.members.iter().any(Member::trusted) {
-            return self.lose_member(slot);
-        }
-        self.timers.insert((now + ABSENT_LOOKED_AT_EVERY, Why::GraceOver(member.id)));
-    }
-
-    /// The time of grace is over: what the member has and holds counts no more.
-    fn lose_member(&mut self, slot: usize) {
-        self.members[slot].away_until = None;
-        let reads_on = self.members[slot].absence == Absence::Unheard;
-        for lease in self.members[slot].queue.clone() {
-            self.lose_lease(lease, reads_on);
-        }
-        let had: Vec<_> = self.members[slot].has.iter().collect();
-        had.into_iter().for_each(|block| self.uncount_holder(block));
-    }
-
-    fn release(&mut self, node: NodeId, now: Time) {
-        let Some(slot) = self.slots.get(&node).copied() else { return };
-        self.members[slot].interested = false;
-        self.least_stale = true;
-        for lease in self.members[slot].queue.clone() {
-            self.revoke(lease, now);
-        }
-        self.ready_all();
     }
 
     fn note_stuck(&mut self, node: NodeId, blocks: &[BlockIndex], now: Time) {

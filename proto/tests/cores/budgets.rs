@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shoal_proto::coordinator::{AllowReading, OperateError};
 use shoal_proto::id::{DeploymentId, PackageIndex};
-use shoal_proto::limits::{HOLDER_GRACE, WAN_BUDGET_BYTES_MIN};
+use shoal_proto::limits::{HOLDER_GRACE, RETURN_MAX, WAN_BUDGET_BYTES_MIN};
 use shoal_proto::rollout::Operator;
 
 use crate::plan::{A, B, MIB, deployment, name, package};
@@ -39,6 +39,28 @@ fn what_was_spent_is_spent_after_a_restart() {
     assert!(after.budget_used_bytes >= before.budget_used_bytes, "{before:?} {after:?}");
     assert_eq!(after.budget_bytes, before.budget_bytes, "and 1 % is of all that was lacking at first");
     site.finish();
+}
+
+#[test]
+fn what_came_and_is_gone_is_read_again_from_the_budget_also_after_a_restart() {
+    let web = package("web", 400);
+    let mut site = Site::new(2);
+    site.create(&deployment(1, &[&web], &[A, B]));
+    site.crash(A);
+    assert_eq!(site.read(B, 1), 1);
+    site.pass(Duration::from_millis(300));
+    site.crash(B);
+    site.crash_coordinator();
+    site.start_coordinator();
+    site.start(A);
+    site.connect(A);
+    site.pass(RETURN_MAX + Duration::from_secs(1));
+    while site.read(A, 64) > 0 {
+        site.pass(Duration::from_millis(300));
+    }
+    let after = site.live(1);
+    assert_eq!(after.missing_bytes, 0, "{after:?}");
+    assert_eq!(after.budget_used_bytes, u64::from(MIB), "what B had alone: {after:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shoal_proto::id::{BlockIndex, LeaseId, NodeId};
 use shoal_proto::limits::{
-    CLOSED_HOLDER_GRACE, CLOSED_HOLDER_GRACE_AT_END, HOLDER_GRACE, READERS_MIN, SEGMENT_BYTES_MAX,
+    CAME_TOLD_EVERY, CLOSED_HOLDER_GRACE, CLOSED_HOLDER_GRACE_AT_END, HOLDER_GRACE, READERS_MIN, SEGMENT_BYTES_MAX,
 };
 use shoal_proto::wan::{Absence, BlockRange, HeldLease, Input, Lacking, Outcome};
 
@@ -231,4 +231,33 @@ fn a_holder_that_comes_back_without_its_leases_is_refunded_but_for_a_segment() {
     let stats = table.ledger.stats();
     assert!(stats.budget_used_bytes <= SEGMENT_BYTES_MAX as u64, "{stats:?}");
     assert_eq!(stats.read_bytes, u64::from(MIB) + SEGMENT_BYTES_MAX as u64, "what it landed, and what is in doubt");
+}
+
+#[test]
+fn what_came_before_a_restart_and_is_gone_is_paid_for() {
+    for told in [false, true] {
+        let nodes = nodes(3);
+        let mut table = Table::together(&nodes, 400);
+        let (reader, _, blocks) = table.grants[0].clone();
+        table.lands(reader, &blocks[..1]);
+        assert_eq!(table.came, [], "told with others");
+        // Who leaves may be the only one who can say that it came.
+        let span = if told { CAME_TOLD_EVERY } else { Duration::from_millis(1) };
+        table.pass(span);
+        if !told {
+            table.tell(Input::Release { node: reader });
+        }
+        let range = BlockRange { start: BlockIndex(blocks[0]), end: BlockIndex(blocks[0] + 1) };
+        assert_eq!(table.came, [range]);
+        let mut table = table.restarted();
+        let others = nodes.iter().copied().filter(|node| *node != reader);
+        others.for_each(|node| table.wants(node, |_| MIB, Vec::new()));
+        table.pass(Duration::from_secs(1));
+        assert!(table.grants.iter().any(|(_, _, granted)| granted.contains(&blocks[0])), "{:?}", table.grants);
+        let stats = table.ledger.stats();
+        assert_eq!(stats.budget_used_bytes, u64::from(MIB), "of all blocks only that one came before");
+        assert_eq!(stats.budget_bytes, 4 * u64::from(MIB), "1 % of all that was lacking at first");
+        table.pass(CAME_TOLD_EVERY);
+        assert_eq!(table.came, [], "what is on record is not told again");
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shoal_proto::id::{BlockIndex, Epoch, LeaseId, NodeId};
 use shoal_proto::time::Time;
 use shoal_proto::wan::credit::Terms;
-use shoal_proto::wan::{self, HeldLease, Input, Lacking, Notice, Outcome, Output, WanLedger};
+use shoal_proto::wan::{self, BlockRange, HeldLease, Input, Lacking, Notice, Outcome, Output, WanLedger};
 
 pub(crate) const MIB: u32 = 1024 * 1024;
 pub(crate) const A: NodeId = NodeId([1; 32]);
@@ -28,6 +28,8 @@ pub(crate) struct Table {
     /// What was confirmed of leases.
     pub(crate) credits: Vec<(LeaseId, u64)>,
     pub(crate) notices: Vec<Notice>,
+    /// What is to be put on record as come.
+    pub(crate) came: Vec<BlockRange>,
 }
 
 impl Table {
@@ -40,8 +42,16 @@ impl Table {
     pub(crate) fn of_blocks(blocks: u32, bytes: u32) -> Self {
         let config = wan::Config { epoch: Epoch(3), swarm: true, seed: 5, resumed: false };
         let ledger = WanLedger::new(&config, &vec![bytes; blocks as usize]);
-        let (terms, grants, revoked, credits, notices) = Default::default();
-        Self { ledger, now: Time::ZERO, blocks, terms, grants, revoked, credits, notices }
+        let (terms, grants, revoked, credits, notices, came) = Default::default();
+        Self { ledger, now: Time::ZERO, blocks, terms, grants, revoked, credits, notices, came }
+    }
+
+    /// The coordinator is restarted: all that it keeps is what was put on record.
+    pub(crate) fn restarted(self) -> Self {
+        let config = wan::Config { epoch: Epoch(4), swarm: true, seed: 5, resumed: true };
+        let mut ledger = WanLedger::new(&config, &vec![MIB; self.blocks as usize]);
+        ledger.carry(None, self.ledger.budget(None).unwrap_or_default(), &self.came);
+        Self { ledger, now: self.now, ..Self::new(self.blocks) }
     }
 
     pub(crate) fn tell(&mut self, input: Input) {
@@ -56,6 +66,7 @@ impl Table {
                 }
                 Output::Revoke { lease, .. } => self.revoked.push(lease),
                 Output::Credit { lease, bytes, .. } => self.credits.push((lease, bytes)),
+                Output::Came { blocks, .. } => self.came.extend(blocks),
                 Output::Notice(notice) => self.notices.push(notice),
             }
         }

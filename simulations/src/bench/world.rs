@@ -359,7 +359,8 @@ impl World {
                 }
             }
             wan::Output::Revoke { lease, .. } => self.revoked(node, lease),
-            wan::Output::Notice(_) => {}
+            // Nothing restarts here.
+            wan::Output::Came { .. } | wan::Output::Notice(_) => {}
         }
     }
 

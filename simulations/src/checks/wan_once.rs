@@ -3,8 +3,9 @@
 //! A second account, kept from what was read and not from what was leased. Each block may be read once, as much as its
 //! first reader lacked of it. On top comes the budget of 1 % of the content with its floor, once for each deployment, however
 //! often the coordinator is restarted. Allowances are for each ledger that there was, which is one for each run of the coordinator and
-//! each deployment: a later ledger cannot know what was read before it, so a block may be read once more for it, but only
-//! if no node of the site that was connected when the lease was granted, and still is, holds it or reads it. Bytes that were
+//! each deployment: a later ledger may not know what was read before it, so a block may be read once more for it, but only
+//! if it is not on record as come for the deployment, and if no node of the site that was connected when the lease was
+//! granted, and still is, holds it or reads it. Bytes that were
 //! read in vain and that nobody could report (their reader crashed, or the report was lost) are nobody's fault; those
 //! that were reported are the budget's.
 
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_proto::id::{BlockIndex, ContentId, LeaseId};
 use shoal_proto::limits::{WAN_BUDGET_BYTES_MIN, WAN_BUDGET_DIVISOR};
+use shoal_proto::wan::BlockRange;
 
 /// A content's way into a site, or to one node where nodes do not trade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +54,8 @@ struct Account {
     unreported: u64,
     /// Blocks that deputies read.
     own: BTreeSet<BlockIndex>,
+    /// Blocks that are on record as come, and for which deployment that was.
+    came: BTreeMap<BlockIndex, u64>,
 }
 
 impl WanOnce {
@@ -88,8 +92,10 @@ impl WanOnce {
         let ledger = self.ledgers(way.content);
         let account = self.ways.entry(way).or_default();
         let before = account.allowances.get(&block).copied();
+        let deployments = self.contents.get(&way.content).map_or(0, |brought| brought.deployments);
+        let forgotten = account.came.get(&block).is_none_or(|came| *came < deployments);
         let first = before.is_none() && !(there[0] && account.own.contains(&block));
-        if first || before.is_some_and(|before| before < ledger) && there != [true; 2] {
+        if first || before.is_some_and(|before| before < ledger) && forgotten && there != [true; 2] {
             account.allowances.insert(block, ledger);
             account.allowed += u64::from(lacking);
         }
@@ -124,6 +130,13 @@ impl WanOnce {
     /// A node's report that it has a block arrived.
     pub(crate) fn said(&mut self, node: usize, content: ContentId, block: BlockIndex) {
         self.said.insert((node, content, block));
+    }
+
+    /// It is on record that blocks came: a restart is no reason to read them again.
+    pub(crate) fn came(&mut self, way: Way, blocks: &[BlockRange]) {
+        let deployments = self.contents.get(&way.content).map_or(0, |brought| brought.deployments);
+        let account = self.ways.entry(way).or_default();
+        account.came.extend(blocks.iter().flat_map(|range| range.iter()).map(|block| (block, deployments)));
     }
 
     /// A node lost what it had of a block: nobody can know that it was read, unless it was said.
@@ -179,6 +192,19 @@ mod tests {
             check.coordinator_started();
             check.begin(WAY, BlockIndex(0), 5_000_000, [there; 2]);
             assert_eq!(check.read(WAY, LeaseId(2), 5_000_000, 0).is_err(), there);
+        }
+    }
+
+    #[test]
+    fn a_restart_allows_nothing_that_is_on_record_but_another_deployment_does() {
+        for deployments in [1, 2] {
+            let mut check = begun(5_000_000);
+            assert_eq!(check.read(WAY, LeaseId(1), 5_000_000, 0), Ok(()));
+            check.came(WAY, &[BlockRange { start: BlockIndex(0), end: BlockIndex(1) }]);
+            check.coordinator_started();
+            (1..deployments).for_each(|_| check.deployed(WAY.content, 5_000_000));
+            check.begin(WAY, BlockIndex(0), 5_000_000, [false; 2]);
+            assert_eq!(check.read(WAY, LeaseId(2), 5_000_000, 0).is_err(), deployments == 1);
         }
     }
 
