@@ -111,6 +111,25 @@ fn common_blocks_are_announced_together() {
     assert_eq!(said(&mut core), 5, "one message to each neighbour");
 }
 
+#[test]
+fn who_lacks_a_block_is_told_at_once_and_who_has_it_with_others() {
+    let mut table = Table::new(4, &[], &[0, 1], &[]);
+    let told = |outputs: Vec<Output>| -> Vec<(NodeId, Vec<BlockIndex>)> {
+        let told = outputs.into_iter().filter_map(|output| match output {
+            Output::Announce { to, blocks } => Some((to, blocks)),
+            _ => None,
+        });
+        told.collect()
+    };
+    let landed = |block: u32| Input::Landed { block: BlockIndex(block), from: Source::Wan };
+    let blocks = |blocks: &[u32]| -> Vec<BlockIndex> { blocks.iter().copied().map(BlockIndex).collect() };
+    assert_eq!(told(table.tell(landed(0))), [(B, blocks(&[0]))]);
+    assert_eq!(told(table.tell(landed(1))), [(B, blocks(&[1]))]);
+    assert_eq!(told(table.pass(ANNOUNCE_EVERY)), [(A, blocks(&[0, 1]))]);
+    assert_eq!(told(table.tell(landed(2))), [(A, blocks(&[2])), (B, blocks(&[2]))]);
+    assert_eq!(told(table.pass(ANNOUNCE_EVERY)), []);
+}
+
 /// A neighbour sent wrong bytes of a block.
 fn corrupt(node: NodeId, block: u32) -> Input {
     Input::FetchFailed { node, block: BlockIndex(block), why: FetchError::Corrupt }

@@ -1,10 +1,10 @@
-//! When neighbours are told what they may ask for: every 100 ms or 8 blocks, and at once what nobody else can have.
+//! When a neighbour is told what it may ask for: every 100 ms or 8 blocks, and at once what it waits for.
 
 use crate::id::BlockIndex;
 use crate::limits::{ANNOUNCE_EVERY, ANNOUNCED_BLOCKS};
 use crate::time::Time;
 
-/// The blocks that no neighbour was told of yet.
+/// The blocks that a neighbour was not told of yet.
 #[derive(Debug, Default)]
 pub(super) struct Announcements {
     blocks: Vec<BlockIndex>,
@@ -12,11 +12,14 @@ pub(super) struct Announcements {
 }
 
 impl Announcements {
-    pub(super) fn add(&mut self, block: BlockIndex, at_once: bool, now: Time) {
+    /// Adds a block; when it is time then.
+    pub(super) fn add(&mut self, block: BlockIndex, at_once: bool, now: Time) -> Time {
         self.blocks.push(block);
         let wait = now + ANNOUNCE_EVERY;
         let due = if at_once || self.blocks.len() >= ANNOUNCED_BLOCKS { now } else { wait };
-        self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
+        let due = self.due.map_or(due, |earlier| earlier.min(due));
+        self.due = Some(due);
+        due
     }
 
     /// A block is not to be announced any more.

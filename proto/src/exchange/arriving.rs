@@ -56,11 +56,19 @@ impl Exchange {
         }
     }
 
-    /// Neighbours may ask for a block: they are told, `at_once` or if it is rare, unless they were.
-    pub(super) fn offer_block(&mut self, block: BlockIndex, at_once: bool, now: Time) {
-        if self.offers.insert(block) {
-            let rare = self.copies[block.index()] <= ANNOUNCED_AT_ONCE_COPIES;
-            self.announcements.add(block, at_once || rare, now);
+    /// Neighbours may ask for a block: they are told, unless they were. Who lacks it is told at once if it was just
+    /// `read` or is rare; all are, when it is the last one, so that they say nothing more to this node.
+    pub(super) fn offer_block(&mut self, block: BlockIndex, read: bool, now: Time) {
+        if !self.offers.insert(block) {
+            return;
+        }
+        let wanted = read || self.copies[block.index()] <= ANNOUNCED_AT_ONCE_COPIES;
+        let complete = self.have.is_full();
+        // Who has everything asks for nothing.
+        for (_, neighbour) in self.neighbours.iter_mut().filter(|(_, neighbour)| !neighbour.has.is_full()) {
+            let at_once = complete || wanted && !neighbour.has.contains(block);
+            let due = neighbour.untold.add(block, at_once, now);
+            self.announce_at = Some(self.announce_at.map_or(due, |earlier| earlier.min(due)));
         }
     }
 
@@ -89,7 +97,7 @@ impl Exchange {
         }
         let seemed_complete = self.offers.is_full();
         self.offers.remove(block);
-        self.announcements.forget(block);
+        self.neighbours.iter_mut().for_each(|(_, neighbour)| neighbour.untold.forget(block));
         let broken = self.uploads.of_block(block);
         self.outputs.extend(broken.into_iter().map(|(node, request)| Output::BreakOff { node, request }));
         // Nobody else is told: who asks learns of it. But who seems to have everything is told nothing more.

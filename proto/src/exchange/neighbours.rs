@@ -61,6 +61,11 @@ impl Neighbours {
         self.ids().zip(&self.neighbours)
     }
 
+    /// By their ids, ascending.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (NodeId, &mut Neighbour)> {
+        self.ids.iter().copied().zip(&mut self.neighbours)
+    }
+
     pub(super) fn has_ready(&self) -> bool {
         self.ready.contains(&true)
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::announce::Announcements;
 use super::inflight::Window;
 use super::neighbours::Neighbours;
 use crate::content::BlockSet;
@@ -17,6 +18,8 @@ use crate::time::Time;
 #[derive(Debug)]
 pub(super) struct Neighbour {
     pub(super) has: BlockSet,
+    /// What it is not told of yet that this node offers.
+    pub(super) untold: Announcements,
     /// What it was asked for, and when.
     pub(super) requests: BTreeMap<BlockIndex, Time>,
     pub(super) window: Window,
@@ -36,6 +39,7 @@ impl Neighbour {
     pub(super) fn new(blocks: u32) -> Self {
         Self {
             has: BlockSet::new(blocks),
+            untold: Announcements::default(),
             requests: BTreeMap::new(),
             window: Window::new(REQUESTS_PER_NEIGHBOUR_MIN..=REQUESTS_PER_NEIGHBOUR_MAX),
             delivered_at: Time::ZERO,

@@ -55,6 +55,8 @@ impl Exchange {
             let counted = self.neighbours.iter().filter(|(_, neighbour)| neighbour.has.contains(block)).count();
             assert_eq!(*copies as usize, counted, "copies of block {block}");
         }
+        let due = self.neighbours.iter().filter_map(|(_, neighbour)| neighbour.untold.due()).min();
+        assert!(due.is_none_or(|due| self.announce_at.is_some_and(|at| at <= due)), "who is untold is told in time");
         let left_off = self.begun.keys().find(|block| self.is_left_off(**block));
         assert!(left_off.is_none() || self.may_be_left_off, "block {left_off:?} is left off, and that was not said");
         assert!(self.neighbours.len() <= NEIGHBOURS_MAX, "neighbours are bounded");

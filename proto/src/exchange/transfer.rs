@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::announce::Announcements;
 use super::inflight::{Times, transfers_max};
 use super::neighbours::Neighbours;
 use super::peers::{Liars, Neighbour};
@@ -54,7 +53,8 @@ pub struct Exchange {
     pub(super) outputs: VecDeque<Output>,
     pub(super) seed: u64,
     pub(super) stats: Stats,
-    pub(super) announcements: Announcements,
+    /// No neighbour is to be told anything before this.
+    pub(super) announce_at: Option<Time>,
     pub(super) liars: Liars,
     stuck_at: Time,
     times_stuck: u32,
@@ -105,7 +105,7 @@ impl Exchange {
             outputs: VecDeque::new(),
             seed: mix(seed),
             stats: Stats::default(),
-            announcements: Announcements::default(),
+            announce_at: None,
             liars: Liars::default(),
             stuck_at: Time::ZERO,
             times_stuck: 0,
@@ -144,7 +144,7 @@ impl Exchange {
 
     /// When [`Input::Tick`] is due unless another input comes first, and why.
     pub fn next_wake(&self) -> Option<(Time, Why)> {
-        let announce = self.announcements.due().map(|due| (due, Why::Announce));
+        let announce = self.announce_at.map(|at| (at, Why::Announce));
         let stuck = self.may_be_stuck().then_some((self.stuck_at, Why::Stuck));
         let slow = self.slow_wake().map(|at| (at, Why::Slow));
         let offer = self.uploads.next_wake().map(|at| (at, Why::Offer));
@@ -177,11 +177,15 @@ impl Exchange {
     }
 
     fn announce(&mut self, now: Time) {
-        let Some(blocks) = self.announcements.take_due(now) else { return };
-        // Who has everything asks for nothing.
-        for (node, _) in self.neighbours.iter().filter(|(_, neighbour)| !neighbour.has.is_full()) {
-            self.outputs.push_back(Output::Announce { to: node, blocks: blocks.clone() });
+        if self.announce_at.is_none_or(|at| at > now) {
+            return;
         }
+        for (node, neighbour) in self.neighbours.iter_mut() {
+            if let Some(blocks) = neighbour.untold.take_due(now).filter(|_| !neighbour.has.is_full()) {
+                self.outputs.push_back(Output::Announce { to: node, blocks });
+            }
+        }
+        self.announce_at = self.neighbours.iter().filter_map(|(_, neighbour)| neighbour.untold.due()).min();
     }
 
     fn may_be_stuck(&self) -> bool {
