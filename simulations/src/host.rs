@@ -49,6 +49,8 @@ pub(crate) struct Process {
     pub(crate) cut_at: Time,
     /// Contents that it opened, and when that was done.
     pub(crate) open: BTreeMap<ContentId, Option<Time>>,
+    /// Contents that it could not open when it last tried: what it has of them is no use to anybody.
+    pub(crate) unopened: BTreeSet<ContentId>,
     /// Contents that it is a deputy for.
     pub(crate) standbys: BTreeSet<ContentId>,
     /// Since when each neighbour is connected.
@@ -95,6 +97,7 @@ impl World {
             reached: None,
             cut_at: self.now,
             open: BTreeMap::new(),
+            unopened: BTreeSet::new(),
             standbys: BTreeSet::new(),
             met: BTreeMap::new(),
             dials: 0,
@@ -342,12 +345,16 @@ impl World {
         let input = if content != recipe && !disk.is_sealed(recipe) {
             Input::RecipeWanted { content }
         } else if self.mishap(self.scenario.mishaps.store_fails) {
+            if let Some(process) = &mut self.hosts[node].process {
+                process.unopened.insert(content);
+            }
             Input::OpenFailed { content, cause: "no space left on device".to_owned() }
         } else {
             let Some(opened) = self.hosts[node].disk.opened(content) else { return };
             let at = self.now;
-            if let Some(since) = self.hosts[node].process.as_mut().and_then(|process| process.open.get_mut(&content)) {
-                *since = Some(at);
+            if let Some(process) = &mut self.hosts[node].process {
+                process.unopened.remove(&content);
+                process.open.entry(content).and_modify(|since| *since = Some(at));
             }
             Input::Opened { content, opened }
         };

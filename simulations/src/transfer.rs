@@ -211,7 +211,8 @@ impl World {
         (0..self.hosts.len()).filter(near).filter(|other| self.is_connected(*other)).any(|other| {
             let reads = |read: &Read| read.has_yet(content, block);
             let host = &self.hosts[other];
-            host.disk.has(content, block) || host.process.as_ref().is_some_and(|p| p.reads.iter().any(reads))
+            let opens = host.process.as_ref().is_some_and(|process| !process.unopened.contains(&content));
+            opens && host.disk.has(content, block) || host.process.as_ref().is_some_and(|p| p.reads.iter().any(reads))
         })
     }
 
