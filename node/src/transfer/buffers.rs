@@ -35,6 +35,18 @@ impl Buffers {
     }
 }
 
+impl Buffer {
+    /// Room for `len` bytes behind the first `start`. Where it holds any from its last use, they are left: zeroing what is
+    /// filled at once would be a second write of each byte.
+    pub(super) fn room(&mut self, start: usize, len: usize) -> &mut [u8] {
+        let end = start + len;
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        &mut self.bytes[start..end]
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         let mut spare = self.home.spare();

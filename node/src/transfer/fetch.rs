@@ -309,22 +309,22 @@ impl<E: From<Input>> Task<E> {
         open: &mut Open,
         count: usize,
     ) -> Result<(Vec<usize>, Buffer), BlockError> {
-        let mut buffer = self.buffers.take();
-        buffer.clear();
+        let (mut buffer, mut filled) = (self.buffers.take(), 0);
         let (begun, in_parts) = (Instant::now(), open.of >= PASSED_ON_BYTES_MIN);
         let mut batch = Vec::new();
         while let Some(segment) = open.wanted.front().copied().filter(|_| batch.len() < count) {
-            let (before, len) = (buffer.len(), open.len_of(segment));
-            let full = before + len > BUFFER_BYTES || in_parts && begun.elapsed() >= PART_TIME;
+            let len = open.len_of(segment);
+            let full = filled + len > BUFFER_BYTES || in_parts && begun.elapsed() >= PART_TIME;
             if full && !batch.is_empty() {
                 break;
             }
-            buffer.resize(before + len, 0);
-            read_payload(client, &mut buffer[before..], std::slice::from_ref(&self.pacer)).await?;
+            read_payload(client, buffer.room(filled, len), std::slice::from_ref(&self.pacer)).await?;
             open.wanted.pop_front();
             open.bytes += len as u64;
+            filled += len;
             batch.push(segment);
         }
+        buffer.truncate(filled);
         Ok((batch, buffer))
     }
 
