@@ -47,7 +47,9 @@ impl Exchange {
         }
         let from_source = match (state, arrived.from) {
             (State::Leased, None) => true,
-            (State::Requested { from, also }, Some(node)) => node == from || also == Some(node),
+            (State::Requested { from, also }, Some(node)) => {
+                self.neighbours.place(&node).is_some_and(|sender| sender == from || also == Some(sender))
+            }
             _ => false,
         };
         let soon = self.times.usual().is_none_or(|usual| arrived.rest() <= usual * SOON.0 / SOON.1);

@@ -3,19 +3,18 @@
 //! Invariant: a request is in its neighbour's table, in the table of all by age, and in its block's state; or in none.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 
 use super::inflight::Times;
+use super::neighbours::Place;
 use super::peers::Neighbour;
 use super::pick::rarest;
 use super::transfer::{Exchange, State};
 use super::{Output, Why};
 use crate::content::BlockSet;
-use crate::id::{BlockIndex, NodeId};
+use crate::id::BlockIndex;
 use crate::limits::{
     ENDGAME_BLOCKS_MAX, NEIGHBOUR_REST_MAX, READ_SLACK, REFUSALS_FREE, REQUESTED_BYTES_MAX, SLOW_AGE_MIN,
 };
-use crate::rng::mix;
 use crate::time::Time;
 
 impl Exchange {
@@ -34,23 +33,20 @@ impl Exchange {
         }
         // Those without room are ready again when they have some.
         self.neighbours.retain_ready(|neighbour| neighbour.has_room(now));
-        let ready = self.neighbours.ready();
-        let mut turns: BinaryHeap<_> = ready.map(|(node, neighbour)| Reverse(self.turn(node, neighbour))).collect();
         while room > 0
-            && let Some(Reverse((.., node))) = turns.pop()
+            && let Some((from, neighbour)) = self.neighbours.ready().min_by_key(|(place, it)| turn(*place, it))
         {
-            let picked = if self.neighbours[node].has_room(now) { self.pick(node) } else { None };
+            let picked = if neighbour.has_room(now) { self.pick(from) } else { None };
             match picked {
                 Some(block) if self.fits(block) => {
                     self.missing.remove(block);
-                    self.blocks[block.index()] = State::Requested { from: node, also: None };
-                    self.request(node, block, now);
-                    room -= usize::from(!self.is_slow(node));
-                    turns.push(Reverse(self.turn(node, &self.neighbours[node])));
+                    self.blocks[block.index()] = State::Requested { from, also: None };
+                    self.request(from, block, now);
+                    room -= usize::from(!self.is_slow(from));
                 }
                 // When something arrives there is room again, and its neighbour is ready; then so are the others.
                 Some(_) => return,
-                None => self.neighbours.clear_ready(&node),
+                None => self.neighbours.clear_ready(from),
             }
         }
     }
@@ -58,12 +54,12 @@ impl Exchange {
     /// Open requests, without those that take far longer than others or will: it is their neighbours that are slow.
     fn requests_counted(&self, now: Time) -> usize {
         let patience = self.times.patience(false);
-        let is_recent = |(asked, _, _): &(Time, NodeId, BlockIndex)| *asked + patience > now;
+        let is_recent = |(asked, _, _): &(Time, Place, BlockIndex)| *asked + patience > now;
         if self.slow.is_empty() && self.requests.first().is_none_or(is_recent) {
             return self.requests.len();
         }
         let recent = self.requests.iter().rev().take_while(|request| is_recent(request));
-        recent.filter(|(_, node, _)| !self.is_slow(*node)).count()
+        recent.filter(|(_, from, _)| !self.is_slow(*from)).count()
     }
 
     /// Whether what this node reads over the WAN is one more transfer, as fast as the others. It shares the link with them:
@@ -73,32 +69,31 @@ impl Exchange {
         self.times.usual().is_none_or(|usual| pace <= usual + usual / READ_SLACK)
     }
 
-    fn is_slow(&self, node: NodeId) -> bool {
-        self.slow.contains(&node)
+    fn is_slow(&self, neighbour: Place) -> bool {
+        self.slow.contains(&neighbour)
     }
 
     /// A neighbour's pace changed, or what is usual did: says again who is slow. That is asked for at each message.
     pub(super) fn note_slow(&mut self) {
         let is_slow = |neighbour: &Neighbour| neighbour.pace.is_some_and(|pace| self.times.is_slow(pace));
         let slow = self.neighbours.iter().filter(|(_, neighbour)| is_slow(neighbour));
-        self.slow = slow.map(|(node, _)| node).collect();
+        self.slow.clear();
+        self.slow.extend(slow.map(|(place, _)| place));
     }
 
     /// The rarest of the missing blocks of a neighbour.
-    fn pick(&self, node: NodeId) -> Option<BlockIndex> {
-        let has = &self.neighbours[node].has;
-        if !self.missing.intersects(has) {
-            return None;
+    fn pick(&self, from: Place) -> Option<BlockIndex> {
+        if self.is_slow(from) {
+            return rarest(self.only_from(from)?.iter(), &self.copies, self.seed);
         }
-        let wanted = if self.is_slow(node) { self.only_from(node)? } else { self.missing.intersection(has) };
-        rarest(&wanted, &self.copies, self.seed)
+        rarest(self.missing.common(&self.neighbours[from].has), &self.copies, self.seed)
     }
 
     /// What a slow neighbour is asked for, one block at a time: what no other has.
-    fn only_from(&self, slow: NodeId) -> Option<BlockSet> {
-        let neighbour = self.neighbours.get(&slow).filter(|neighbour| neighbour.requests.is_empty())?;
+    fn only_from(&self, slow: Place) -> Option<BlockSet> {
+        let neighbour = Some(&self.neighbours[slow]).filter(|neighbour| neighbour.requests.is_empty())?;
         let wanted = self.missing.intersection(&neighbour.has);
-        let others = self.neighbours.iter().filter(|(node, _)| !self.is_slow(*node));
+        let others = self.neighbours.iter().filter(|(other, _)| !self.is_slow(*other));
         Some(others.fold(wanted, |wanted, (_, other)| wanted.difference(&other.has)))
     }
 
@@ -107,46 +102,38 @@ impl Exchange {
         self.requests.is_empty() || self.requested_bytes + bytes <= REQUESTED_BYTES_MAX
     }
 
-    /// When it is a neighbour's turn to be asked. Of those that are asked for the least, the one that delivered last goes
-    /// first: the slot that it had for this node is free, so that pairs stay together for as long as one has what the other
-    /// lacks.
-    fn turn(&self, node: NodeId, neighbour: &Neighbour) -> (usize, Reverse<Time>, u64, NodeId) {
-        let tie = u64::from_le_bytes(node.0[..8].try_into().expect("a node id has 32 bytes"));
-        (neighbour.requests.len(), Reverse(neighbour.delivered_at), mix(self.seed ^ tie), node)
-    }
-
-    fn request(&mut self, node: NodeId, block: BlockIndex, now: Time) {
-        let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
+    fn request(&mut self, from: Place, block: BlockIndex, now: Time) {
+        let neighbour = &mut self.neighbours[from];
         if neighbour.requests.is_empty() {
             neighbour.window.begin(now);
         }
-        neighbour.requests.insert(block, now);
-        self.requests.insert((now, node, block));
+        neighbour.asked(block, now);
+        let request = (now, from, block);
+        self.requests.insert(self.requests.partition_point(|other| *other < request), request);
         self.requested_bytes += u64::from(self.block_bytes[block.index()]);
-        self.outputs.push_back(Output::Fetch { node, block });
+        self.outputs.push_back(Output::Fetch { node: self.neighbours.id(from), block });
     }
 
     /// Takes a request out of the tables; whether there was one. The block's state is the caller's.
-    pub(super) fn forget_request(&mut self, node: NodeId, block: BlockIndex) -> bool {
-        let Some(asked) = self.neighbours.get_mut(&node).and_then(|it| it.requests.remove(&block)) else {
-            return false;
-        };
-        self.requests.remove(&(asked, node, block));
+    pub(super) fn forget_request(&mut self, from: Place, block: BlockIndex) -> bool {
+        let Some(asked) = self.neighbours[from].take_request(block) else { return false };
+        let at = self.requests.binary_search(&(asked, from, block)).expect("a request is in the table of all");
+        self.requests.remove(at);
         self.requested_bytes -= u64::from(self.block_bytes[block.index()]);
-        self.neighbours.make_ready(&node);
+        self.neighbours.make_ready(from);
         true
     }
 
     /// Takes back a request. The block's state is the caller's.
-    pub(super) fn cancel(&mut self, node: NodeId, block: BlockIndex) {
-        if self.forget_request(node, block) {
-            self.outputs.push_back(Output::Cancel { node, block });
+    pub(super) fn cancel(&mut self, from: Place, block: BlockIndex) {
+        if self.forget_request(from, block) {
+            self.outputs.push_back(Output::Cancel { node: self.neighbours.id(from), block });
         }
     }
 
     /// A request is over without the block having landed yet.
-    pub(super) fn end_request(&mut self, node: NodeId, block: BlockIndex) {
-        if !self.forget_request(node, block) {
+    pub(super) fn end_request(&mut self, ended: Place, block: BlockIndex) {
+        if !self.forget_request(ended, block) {
             return;
         }
         let State::Requested { from, also } = self.blocks[block.index()] else { return };
@@ -155,7 +142,7 @@ impl Exchange {
             Some(other) => {
                 // Parts came from the one or the other, and it may be the other that waits for this node.
                 self.withdraw(block);
-                let from = if from == node { other } else { from };
+                let from = if from == ended { other } else { from };
                 self.blocks[block.index()] = State::Requested { from, also: None };
             }
         }
@@ -185,19 +172,19 @@ impl Exchange {
         let patience = self.patience();
         let slow: Vec<_> = self.requests.iter().take_while(|(asked, _, _)| *asked + patience <= now).copied().collect();
         let endgame = self.endgame();
-        for (_, node, block) in slow {
+        for (_, asked, block) in slow {
             let State::Requested { from, also: None } = self.blocks[block.index()] else { continue };
-            let Some(other) = self.idler(node, block, now) else { continue };
+            let Some(other) = self.idler(asked, block, now) else { continue };
             if endgame && !self.fits(block) {
                 continue;
             }
             if endgame {
                 self.blocks[block.index()] = State::Requested { from, also: Some(other) };
             } else {
-                self.cancel(node, block);
+                self.cancel(asked, block);
                 self.withdraw(block);
-                self.rest(node, now);
-                self.neighbours.get_mut(&node).into_iter().for_each(|slow| slow.lags(patience));
+                self.rest(asked, now);
+                self.neighbours[asked].lags(patience);
                 self.note_slow();
                 self.blocks[block.index()] = State::Requested { from: other, also: None };
                 self.stats.steals += 1;
@@ -206,11 +193,12 @@ impl Exchange {
         }
     }
 
-    /// Another neighbour with the block and room, with fewer open requests than `node`: one that has delivered.
-    fn idler(&self, node: NodeId, block: BlockIndex, now: Time) -> Option<NodeId> {
-        let busy = self.neighbours[node].requests.len();
+    /// Another neighbour with the block and room, with fewer open requests than the one that was `asked`: one that has
+    /// delivered.
+    fn idler(&self, asked: Place, block: BlockIndex, now: Time) -> Option<Place> {
+        let busy = self.neighbours[asked].requests.len();
         let able = self.neighbours.iter().filter(|(other, neighbour)| {
-            *other != node
+            *other != asked
                 && neighbour.has.contains(block)
                 && neighbour.has_room(now)
                 && neighbour.requests.len() < busy
@@ -219,42 +207,61 @@ impl Exchange {
     }
 
     /// The neighbour is not asked for a while.
-    pub(super) fn rest(&mut self, node: NodeId, now: Time) {
-        let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
-        self.resting.remove(&(neighbour.rests_until, node));
+    pub(super) fn rest(&mut self, place: Place, now: Time) {
+        let neighbour = &mut self.neighbours[place];
+        let before = neighbour.rests_until;
         neighbour.rest(now);
-        self.resting.insert((neighbour.rests_until, node));
+        let until = neighbour.rests_until;
+        self.note_rest(place, before, until);
     }
 
     /// The neighbour has no slot free: others are asked meanwhile. One that goes on to refuse is asked ever more rarely: it
     /// says when it has room, unless it does not know this node.
-    pub(super) fn refused(&mut self, node: NodeId, now: Time) {
-        let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
+    pub(super) fn refused(&mut self, place: Place, now: Time) {
+        let neighbour = &mut self.neighbours[place];
         neighbour.window.shrink();
         self.stats.refused += 1;
         let rest = self.times.busy_rest() * (1 << neighbour.refused(now).saturating_sub(REFUSALS_FREE).min(16));
         let until = neighbour.rests_until.max(now + rest.min(NEIGHBOUR_REST_MAX));
-        self.rest_until(node, until);
+        self.rest_until(place, until);
     }
 
     /// The neighbour is not asked before `until`.
-    pub(super) fn rest_until(&mut self, node: NodeId, until: Time) {
-        let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
-        self.resting.remove(&(neighbour.rests_until, node));
-        neighbour.rests_until = until;
-        self.resting.insert((until, node));
+    pub(super) fn rest_until(&mut self, place: Place, until: Time) {
+        let before = std::mem::replace(&mut self.neighbours[place].rests_until, until);
+        self.note_rest(place, before, until);
+    }
+
+    fn note_rest(&mut self, place: Place, before: Time, until: Time) {
+        self.forget_rest(place, before);
+        let rest = (until, place);
+        self.resting.insert(self.resting.partition_point(|other| *other < rest), rest);
+    }
+
+    /// The neighbour does not rest any more, if it did.
+    pub(super) fn forget_rest(&mut self, place: Place, until: Time) {
+        if let Ok(at) = self.resting.binary_search(&(until, place)) {
+            self.resting.remove(at);
+        }
     }
 
     /// When the first of the neighbours that rest may be asked again.
     pub(super) fn retry_wake(&self) -> Option<(Time, Why)> {
-        self.resting.first().map(|(at, node)| (*at, Why::Retry(*node)))
+        self.resting.first().map(|(at, place)| (*at, Why::Retry(self.neighbours.id(*place))))
     }
 
     /// Neighbours whose rest is over may be asked again.
     pub(super) fn wake_rested(&mut self, now: Time) {
-        while let Some((at, node)) = self.resting.first().copied().filter(|(at, _)| *at <= now) {
-            self.resting.remove(&(at, node));
-            self.neighbours.make_ready(&node);
+        let over = self.resting.iter().take_while(|(at, _)| *at <= now).count();
+        for (_, place) in self.resting.drain(..over) {
+            self.neighbours.make_ready(place);
         }
     }
+}
+
+/// When it is a neighbour's turn to be asked. Of those that are asked for the least, the one that delivered last goes
+/// first: the slot that it had for this node is free, so that pairs stay together for as long as one has what the other
+/// lacks.
+fn turn(place: Place, neighbour: &Neighbour) -> (usize, Reverse<Time>, u64, Place) {
+    (neighbour.requests.len(), Reverse(neighbour.delivered_at), neighbour.tie, place)
 }

@@ -5,12 +5,11 @@
 //! window.
 
 use std::collections::VecDeque;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::limits::{
-    BUSY_REST_MAX, BUSY_REST_MIN, SLOW_AGE_FIRST, SLOW_AGE_MIN, SLOW_FACTOR, TRANSFERS_BYTES_MIN, TRANSFERS_MIN,
-    UPLOADS_MAX,
+    BUSY_REST_MAX, BUSY_REST_MIN, REQUESTS_PER_NEIGHBOUR_MAX, REQUESTS_PER_NEIGHBOUR_MIN, SLOW_AGE_FIRST, SLOW_AGE_MIN,
+    SLOW_FACTOR, TRANSFERS_BYTES_MIN, TRANSFERS_MIN, UPLOADS_MAX,
 };
 use crate::time::Time;
 
@@ -26,15 +25,14 @@ pub(super) fn transfers_max(block_bytes: &[u32]) -> usize {
 #[derive(Debug)]
 pub(super) struct Window {
     size: usize,
-    bounds: RangeInclusive<usize>,
     shortest: Option<Duration>,
     since: Option<Time>,
     arrived: u32,
 }
 
 impl Window {
-    pub(super) fn new(bounds: RangeInclusive<usize>) -> Self {
-        Self { size: *bounds.start(), bounds, shortest: None, since: None, arrived: 0 }
+    pub(super) fn new() -> Self {
+        Self { size: REQUESTS_PER_NEIGHBOUR_MIN, shortest: None, since: None, arrived: 0 }
     }
 
     pub(super) fn size(&self) -> usize {
@@ -58,14 +56,14 @@ impl Window {
         }
         let on_the_way = u128::from(self.arrived) * 3 * shortest.as_nanos() / (2 * span.as_nanos());
         let size = usize::try_from(on_the_way).unwrap_or(usize::MAX).saturating_add(1);
-        self.size = size.clamp(*self.bounds.start(), *self.bounds.end());
+        self.size = size.clamp(REQUESTS_PER_NEIGHBOUR_MIN, REQUESTS_PER_NEIGHBOUR_MAX);
         self.begin(now);
     }
 
     /// The neighbour has no room, or failed: what was measured of the way no longer holds.
     pub(super) fn shrink(&mut self) {
         self.shortest = None;
-        self.size = (self.size / 2).max(*self.bounds.start());
+        self.size = (self.size / 2).max(REQUESTS_PER_NEIGHBOUR_MIN);
     }
 }
 
@@ -88,9 +86,11 @@ impl Times {
             self.recent.pop_front();
         }
         self.recent.push_back(took);
-        let mut sorted: Vec<_> = self.recent.iter().copied().collect();
-        sorted.sort_unstable();
-        self.median = sorted.get(sorted.len() / 2).copied();
+        let mut times = [Duration::ZERO; Self::KEPT];
+        let times = &mut times[..self.recent.len()];
+        times.iter_mut().zip(&self.recent).for_each(|(time, recent)| *time = *recent);
+        let (_, median, _) = times.select_nth_unstable(times.len() / 2);
+        self.median = Some(*median);
     }
 
     /// The median, if one is known.
@@ -122,7 +122,7 @@ mod tests {
 
     /// The window after many blocks on a way with this round trip that passes `per_second` blocks.
     fn window_found(round_trip: Duration, per_second: u32) -> usize {
-        let mut window = Window::new(2..=16);
+        let mut window = Window::new();
         let mut now = Time::ZERO;
         window.begin(now);
         let sending = Duration::from_secs(1) / per_second;

@@ -8,10 +8,7 @@ use super::inflight::Window;
 use super::neighbours::Neighbours;
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, NodeId};
-use crate::limits::{
-    LIAR_REST, LIARS_MAX, LIES_MAX, NEIGHBOUR_REST_MAX, NEIGHBOUR_REST_MIN, REQUESTS_PER_NEIGHBOUR_MAX,
-    REQUESTS_PER_NEIGHBOUR_MIN,
-};
+use crate::limits::{LIAR_REST, LIARS_MAX, LIES_MAX, NEIGHBOUR_REST_MAX, NEIGHBOUR_REST_MIN};
 use crate::time::Time;
 
 /// One neighbour.
@@ -20,8 +17,8 @@ pub(super) struct Neighbour {
     pub(super) has: BlockSet,
     /// What it is not told of yet that this node offers.
     pub(super) untold: Announcements,
-    /// What it was asked for, and when.
-    pub(super) requests: BTreeMap<BlockIndex, Time>,
+    /// What it was asked for, ascending, and when.
+    pub(super) requests: Vec<(BlockIndex, Time)>,
     pub(super) window: Window,
     /// When it last delivered, or said that it has room.
     pub(super) delivered_at: Time,
@@ -33,21 +30,46 @@ pub(super) struct Neighbour {
     failures: u32,
     /// How often it refused since it last delivered, and when it last did: requests that were made together count once.
     refusals: (u32, Time),
+    /// Orders neighbours that are alike in all else.
+    pub(super) tie: u64,
 }
 
 impl Neighbour {
-    pub(super) fn new(blocks: u32) -> Self {
+    pub(super) fn new(blocks: u32, tie: u64) -> Self {
         Self {
             has: BlockSet::new(blocks),
             untold: Announcements::default(),
-            requests: BTreeMap::new(),
-            window: Window::new(REQUESTS_PER_NEIGHBOUR_MIN..=REQUESTS_PER_NEIGHBOUR_MAX),
+            requests: Vec::new(),
+            window: Window::new(),
             delivered_at: Time::ZERO,
             rests_until: Time::ZERO,
             pace: None,
             failures: 0,
             refusals: (0, Time::ZERO),
+            tie,
         }
+    }
+
+    /// It is asked for a block that it was not asked for.
+    pub(super) fn asked(&mut self, block: BlockIndex, now: Time) {
+        let at = self.requests.partition_point(|(other, _)| *other < block);
+        self.requests.insert(at, (block, now));
+    }
+
+    /// Whether it was asked for a block.
+    pub(super) fn was_asked(&self, block: BlockIndex) -> bool {
+        self.requests.iter().any(|(asked, _)| *asked == block)
+    }
+
+    /// A request is over; when it was made, if there was one.
+    pub(super) fn take_request(&mut self, block: BlockIndex) -> Option<Time> {
+        let at = self.requests.iter().position(|(asked, _)| *asked == block)?;
+        Some(self.requests.remove(at).1)
+    }
+
+    /// What it was asked for, ascending.
+    pub(super) fn asked_blocks(&self) -> impl Iterator<Item = BlockIndex> {
+        self.requests.iter().map(|(block, _)| *block)
     }
 
     /// Whether it may be asked for one block more.
@@ -125,7 +147,8 @@ impl Liars {
 
     pub(super) fn check(&self, neighbours: &Neighbours) {
         assert!(self.known.len() <= LIARS_MAX, "liars are bounded");
-        for (node, neighbour) in neighbours.iter() {
+        for (place, neighbour) in neighbours.iter() {
+            let node = neighbours.id(place);
             assert!(!self.is_banned(node), "{node} is banned and a neighbour");
             let rests = self.rests_until(node).is_none_or(|until| until <= neighbour.rests_until);
             assert!(rests, "{node} sent wrong bytes and is asked before its rest is over");
@@ -159,7 +182,7 @@ mod tests {
 
     #[test]
     fn who_fails_rests_longer_each_time_until_it_delivers() {
-        let mut neighbour = Neighbour::new(1);
+        let mut neighbour = Neighbour::new(1, 0);
         let mut rests = || {
             neighbour.rest(Time::ZERO);
             neighbour.rests_until.since(Time::ZERO).as_millis()

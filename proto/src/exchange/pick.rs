@@ -2,16 +2,15 @@
 //!
 //! Nodes with the same view so ask for different blocks, and each becomes another source soon.
 
-use crate::content::BlockSet;
 use crate::id::BlockIndex;
 use crate::rng::mix;
 
 /// Of the blocks that may be asked for, the one that the fewest neighbours have.
-pub(super) fn rarest(candidates: &BlockSet, copies: &[u32], seed: u64) -> Option<BlockIndex> {
+pub(super) fn rarest(candidates: impl Iterator<Item = BlockIndex>, copies: &[u32], seed: u64) -> Option<BlockIndex> {
     let tie = |block: &BlockIndex| mix(seed ^ u64::from(block.0));
     let rarer =
         |a: &BlockIndex, b: &BlockIndex| copies[a.index()].cmp(&copies[b.index()]).then_with(|| tie(a).cmp(&tie(b)));
-    candidates.iter().min_by(rarer)
+    candidates.min_by(rarer)
 }
 
 #[cfg(test)]
@@ -19,6 +18,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::content::BlockSet;
 
     fn set(blocks: &[u32]) -> BlockSet {
         let mut set = BlockSet::new(8);
@@ -37,7 +37,7 @@ mod tests {
         ];
         for (missing, has, picked) in cases {
             assert_eq!(
-                rarest(&set(missing).intersection(&set(has)), &copies, 7),
+                rarest(set(missing).common(&set(has)), &copies, 7),
                 picked.map(BlockIndex),
                 "{missing:?} {has:?}"
             );
@@ -47,7 +47,7 @@ mod tests {
     #[test]
     fn nodes_break_ties_differently() {
         let all = set(&[0, 1, 2, 3, 4, 5, 6, 7]);
-        let picks: BTreeSet<_> = (0..100).filter_map(|seed| rarest(&all, &[1; 8], mix(seed))).collect();
+        let picks: BTreeSet<_> = (0..100).filter_map(|seed| rarest(all.iter(), &[1; 8], mix(seed))).collect();
         assert_eq!(picks.len(), 8);
     }
 }

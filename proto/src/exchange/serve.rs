@@ -8,7 +8,7 @@
 //! goes before the pair, so that all end together. An upload that takes far longer than others holds no slot: it is the
 //! receiver that is slow, and the uplink has room for somebody else.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::inflight::Times;
@@ -24,10 +24,10 @@ pub(super) struct Uploads {
     served: Vec<Served>,
     times: Times,
     /// Who was refused and neither served nor offered a slot since, numbered in their order.
-    refused: BTreeMap<NodeId, u64>,
+    refused: Vec<(NodeId, u64)>,
     refusals: u64,
     /// Slots that are kept free for a while for these, and since when.
-    offers: BTreeMap<NodeId, Time>,
+    offers: Vec<(NodeId, Time)>,
     /// No slot is offered before this.
     offer_from: Option<Time>,
     /// Who was served last, until when.
@@ -57,9 +57,9 @@ impl Uploads {
             slots,
             served: Vec::new(),
             times: Times::default(),
-            refused: BTreeMap::new(),
+            refused: Vec::new(),
             refusals: 0,
-            offers: BTreeMap::new(),
+            offers: Vec::new(),
             offer_from: None,
             last_done: None,
             asks_after: OFFER_AFTER,
@@ -92,14 +92,14 @@ impl Uploads {
         if let Some((_, done)) = self.last_done.take_if(|(last, _)| *last == node) {
             self.asks_after = (self.asks_after * 3 + now.since(done).min(OFFER_AFTER)) / 4;
         }
-        let offered = self.offers.remove(&node).is_some();
+        let offered = take_out(&mut self.offers, node);
         let free = self.served.len() < UPLOADS_MAX && self.has_free_slot(now);
         let somebody_is_behind = || {
-            let least = self.refused.keys().filter_map(|refused| progress(*refused)).min();
+            let least = self.refused.iter().filter_map(|(refused, _)| progress(*refused)).min();
             least.is_some_and(|least| progress(node).is_some_and(|has| has > least + BEHIND_BLOCKS_MAX))
         };
         if free && (offered || !somebody_is_behind()) {
-            self.refused.remove(&node);
+            take_out(&mut self.refused, node);
             self.served.push(Served { node, request, block, since: now });
             return true;
         }
@@ -107,14 +107,16 @@ impl Uploads {
             self.offer_from = None;
         }
         self.refusals += 1;
-        self.refused.entry(node).or_insert(self.refusals);
+        if self.refused.iter().all(|(refused, _)| *refused != node) {
+            self.refused.push((node, self.refusals));
+        }
         false
     }
 
     /// The neighbour to offer a slot to, if one is free and was not just now.
     pub(super) fn offer(&mut self, now: Time, progress: impl Fn(NodeId) -> Option<u32>) -> Option<NodeId> {
         let stands = self.offer_stands();
-        self.offers.retain(|_, since| *since + stands > now);
+        self.offers.retain(|(_, since)| *since + stands > now);
         if self.offer_from.is_some_and(|from| from > now) {
             return None;
         }
@@ -123,15 +125,15 @@ impl Uploads {
             return None;
         }
         let mut first = None;
-        self.refused.retain(|node, turn| {
+        self.refused.retain(|(node, turn)| {
             let Some(has) = progress(*node) else { return false };
             let turn = (has, *turn, *node);
             first = Some(first.map_or(turn, |first| turn.min(first)));
             true
         });
         let (.., node) = first?;
-        self.refused.remove(&node);
-        self.offers.insert(node, now);
+        take_out(&mut self.refused, node);
+        self.offers.push((node, now));
         Some(node)
     }
 
@@ -140,7 +142,7 @@ impl Uploads {
         if self.refused.is_empty() {
             return None;
         }
-        let stands = self.offers.values().map(|since| *since + self.offer_stands());
+        let stands = self.offers.iter().map(|(_, since)| *since + self.offer_stands());
         stands.chain(self.offer_from).min()
     }
 
@@ -171,21 +173,27 @@ impl Uploads {
     /// All requests of a neighbour are over.
     pub(super) fn forget(&mut self, node: NodeId) {
         self.served.retain(|served| served.node != node);
-        self.refused.remove(&node);
-        self.offers.remove(&node);
+        take_out(&mut self.refused, node);
+        take_out(&mut self.offers, node);
     }
 
     pub(super) fn check(&self, is_neighbour: impl Fn(NodeId) -> bool) {
         assert!(self.served.len() <= UPLOADS_MAX, "uploads are bounded");
         assert!(self.offers.len() <= self.slots, "an offer has a slot");
         assert!(self.served.is_sorted_by_key(|served| served.since), "the oldest is served first");
-        let known = self.served.iter().map(|served| &served.node).chain(self.refused.keys()).chain(self.offers.keys());
+        let refused: BTreeSet<_> = self.refused.iter().map(|(node, _)| *node).collect();
+        let offered: BTreeSet<_> = self.offers.iter().map(|(node, _)| *node).collect();
+        let known = self.served.iter().map(|served| &served.node).chain(&refused).chain(&offered);
         known.for_each(|node| assert!(is_neighbour(*node), "only neighbours are served"));
-        assert!(
-            self.refused.keys().all(|node| !self.offers.contains_key(node)),
-            "who has an offer does not wait for one"
-        );
+        assert!(refused.is_disjoint(&offered), "who has an offer does not wait for one");
+        assert_eq!((refused.len(), offered.len()), (self.refused.len(), self.offers.len()), "nobody waits twice");
     }
+}
+
+/// Takes a node out of a list; whether it was there.
+fn take_out<T>(list: &mut Vec<(NodeId, T)>, node: NodeId) -> bool {
+    let at = list.iter().position(|(other, _)| *other == node);
+    at.map(|at| list.swap_remove(at)).is_some()
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::neighbours::Place;
 use super::transfer::{Exchange, State};
 use crate::id::BlockIndex;
 use crate::limits::{NEIGHBOURS_MAX, REQUESTED_BYTES_MAX};
+use crate::time::Time;
 
 /// The sums of one exchange, in bytes unless named otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,11 +63,12 @@ impl Exchange {
         assert!(left_off.is_none() || self.may_be_left_off, "block {left_off:?} is left off, and that was not said");
         assert!(self.neighbours.len() <= NEIGHBOURS_MAX, "neighbours are bounded");
         self.liars.check(&self.neighbours);
-        for (node, neighbour) in self.neighbours.iter() {
-            let slow = neighbour.pace.is_some_and(|pace| self.times.is_slow(pace));
-            assert_eq!(self.slow.contains(&node), slow, "{node} is slow");
-        }
-        self.slow.iter().for_each(|node| assert!(self.neighbours.contains(node), "only neighbours are slow"));
+        let slow =
+            self.neighbours.iter().filter(|(_, neighbour)| neighbour.pace.is_some_and(|it| self.times.is_slow(it)));
+        assert_eq!(self.slow, slow.map(|(place, _)| place).collect::<Vec<_>>(), "who is slow");
+        assert!(self.resting.is_sorted(), "whose rest ends first is asked first");
+        let rests = |(until, place): &(Time, Place)| self.neighbours[*place].rests_until == *until;
+        assert!(self.resting.iter().all(rests), "who rests is known");
         self.uploads.check(|node| self.neighbours.contains(&node));
     }
 
@@ -79,8 +82,8 @@ impl Exchange {
             let offered = self.offers.contains(block);
             assert!(offered || *state != State::Have, "block {block} is there and not offered");
             assert!(!offered || *state != State::Missing, "block {block} is offered and nobody brings it");
-            let asked = self.neighbours.iter().filter(|(_, neighbour)| neighbour.requests.contains_key(&block));
-            let mut asked: Vec<_> = asked.map(|(node, _)| node).collect();
+            let asked = self.neighbours.iter().filter(|(_, neighbour)| neighbour.was_asked(block));
+            let mut asked: Vec<_> = asked.map(|(place, _)| place).collect();
             let mut expected = match state {
                 State::Requested { from, also } => std::iter::once(*from).chain(*also).collect(),
                 State::Missing | State::Leased | State::Have => Vec::new(),
@@ -94,10 +97,11 @@ impl Exchange {
     fn check_requests(&self) {
         let mut requests = 0;
         let mut bytes = 0;
-        for (node, neighbour) in self.neighbours.iter() {
+        assert!(self.requests.is_sorted(), "the oldest request is the first");
+        for (place, neighbour) in self.neighbours.iter() {
             requests += neighbour.requests.len();
             for (block, asked) in &neighbour.requests {
-                assert!(self.requests.contains(&(*asked, node, *block)), "a request is in the table of all");
+                assert!(self.requests.contains(&(*asked, place, *block)), "a request is in the table of all");
                 bytes += u64::from(self.block_bytes[block.index()]);
             }
         }

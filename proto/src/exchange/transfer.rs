@@ -1,10 +1,10 @@
 //! [`Exchange`]: the state of each block, and what each input does to it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::inflight::{Times, transfers_max};
-use super::neighbours::Neighbours;
+use super::neighbours::{Neighbours, Place};
 use super::peers::{Liars, Neighbour};
 use super::serve::Uploads;
 use super::{FetchError, Input, Output, Source, Stats, Why};
@@ -34,9 +34,9 @@ pub struct Exchange {
     /// How many neighbours have each block.
     pub(super) copies: Vec<u32>,
     /// Neighbours whose pace is slow beside what is usual ([`Exchange::note_slow`]).
-    pub(super) slow: BTreeSet<NodeId>,
+    pub(super) slow: Vec<Place>,
     /// Every open request, the oldest first.
-    pub(super) requests: BTreeSet<(Time, NodeId, BlockIndex)>,
+    pub(super) requests: Vec<(Time, Place, BlockIndex)>,
     pub(super) requested_bytes: u64,
     /// How many blocks this node reads over the WAN or is about to.
     pub(super) leased: usize,
@@ -44,8 +44,8 @@ pub struct Exchange {
     pub(super) read_pace: Option<Duration>,
     /// How many requests may be open, and how many are served at a time.
     pub(super) transfers_max: usize,
-    /// Neighbours that rest, and until when.
-    pub(super) resting: BTreeSet<(Time, NodeId)>,
+    /// Neighbours that rest, and until when: whose rest ends first is the first.
+    pub(super) resting: Vec<(Time, Place)>,
     pub(super) times: Times,
     /// No request is looked at for being slow before this.
     pub(super) slow_from: Time,
@@ -68,8 +68,8 @@ pub(super) enum State {
     Leased,
     /// Asked of `from`, and of `also` when the end is near.
     Requested {
-        from: NodeId,
-        also: Option<NodeId>,
+        from: Place,
+        also: Option<Place>,
     },
     Have,
 }
@@ -92,12 +92,12 @@ impl Exchange {
             may_be_left_off: false,
             neighbours: Neighbours::default(),
             copies: vec![0; block_bytes.len()],
-            slow: BTreeSet::new(),
-            requests: BTreeSet::new(),
+            slow: Vec::new(),
+            requests: Vec::new(),
             requested_bytes: 0,
             leased: 0,
             read_pace: None,
-            resting: BTreeSet::new(),
+            resting: Vec::new(),
             times: Times::default(),
             slow_from: Time::ZERO,
             uploads: Uploads::new(transfers_max),
@@ -208,31 +208,45 @@ impl Exchange {
         if known || self.liars.is_banned(node) || self.neighbours.len() >= NEIGHBOURS_MAX {
             return;
         }
-        let mut neighbour = Neighbour::new(self.have.count());
+        let tie = u64::from_le_bytes(node.0[..8].try_into().expect("a node id has 32 bytes"));
+        let mut neighbour = Neighbour::new(self.have.count(), mix(self.seed ^ tie));
         neighbour.window.begin(now);
-        self.neighbours.insert(node, neighbour);
+        let Some(came) = self.neighbours.insert(node, neighbour) else { return };
+        self.move_places(|place| place.behind(came));
         if let Some(until) = self.liars.rests_until(node) {
-            self.rest_until(node, until);
+            self.rest_until(came, until);
         }
         self.outputs.push_back(Output::AnnounceAll { to: node });
     }
 
     fn drop_neighbour(&mut self, node: NodeId) {
-        let Some(neighbour) = self.neighbours.get(&node) else { return };
-        let asked: Vec<_> = neighbour.requests.keys().copied().collect();
-        let had: Vec<_> = neighbour.has.iter().collect();
-        asked.into_iter().for_each(|block| self.end_request(node, block));
-        had.into_iter().for_each(|block| self.copies[block.index()] -= 1);
+        let Some(gone) = self.neighbours.place(&node) else { return };
+        let asked: Vec<_> = self.neighbours[gone].asked_blocks().collect();
+        asked.into_iter().for_each(|block| self.end_request(gone, block));
         self.may_be_left_off = true;
-        if let Some(neighbour) = self.neighbours.remove(&node) {
-            self.resting.remove(&(neighbour.rests_until, node));
-        }
-        self.slow.remove(&node);
+        self.slow.retain(|slow| *slow != gone);
+        let neighbour = self.neighbours.remove(gone);
+        neighbour.has.iter().for_each(|block| self.copies[block.index()] -= 1);
+        self.forget_rest(gone, neighbour.rests_until);
+        self.move_places(|place| place.without(gone));
         self.uploads.forget(node);
     }
 
+    /// Neighbours stand elsewhere than they did.
+    fn move_places(&mut self, moved: impl Fn(Place) -> Place) {
+        for state in &mut self.blocks {
+            if let State::Requested { from, also } = state {
+                (*from, *also) = (moved(*from), also.map(&moved));
+            }
+        }
+        self.requests.iter_mut().for_each(|(_, from, _)| *from = moved(*from));
+        self.resting.iter_mut().for_each(|(_, place)| *place = moved(*place));
+        self.slow.iter_mut().for_each(|place| *place = moved(*place));
+    }
+
     fn neighbour_has(&mut self, node: NodeId, blocks: &BlockSet) {
-        let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
+        let Some(place) = self.neighbours.place(&node) else { return };
+        let neighbour = &mut self.neighbours[place];
         let mut has = BlockSet::new(neighbour.has.count());
         has.union_with(blocks);
         // While it seemed to have everything it was told nothing.
@@ -243,23 +257,24 @@ impl Exchange {
         has.iter().for_each(|block| self.copies[block.index()] += 1);
         self.may_be_left_off = true;
         neighbour.has = has;
-        self.neighbours.make_ready(&node);
+        self.neighbours.make_ready(place);
     }
 
     fn neighbour_landed(&mut self, node: NodeId, blocks: &[BlockIndex]) {
-        let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
+        let Some(place) = self.neighbours.place(&node) else { return };
+        let neighbour = &mut self.neighbours[place];
         for block in blocks {
             if neighbour.has.insert(*block) {
                 self.copies[block.index()] += 1;
             }
         }
-        self.neighbours.make_ready(&node);
+        self.neighbours.make_ready(place);
     }
 
     fn landed(&mut self, block: BlockIndex, from_wan: bool, now: Time) {
         let Some(state) = self.blocks.get(block.index()).copied().filter(|state| *state != State::Have) else { return };
         if let State::Requested { from, also } = state {
-            std::iter::once(from).chain(also).for_each(|node| self.cancel(node, block));
+            std::iter::once(from).chain(also).for_each(|asked| self.cancel(asked, block));
         }
         self.leased -= usize::from(state == State::Leased);
         self.blocks[block.index()] = State::Have;
@@ -274,11 +289,11 @@ impl Exchange {
     fn fetched(&mut self, node: NodeId, block: BlockIndex, bytes: u64, took: Duration, now: Time) {
         let Some(state) = self.blocks.get(block.index()).copied() else { return };
         self.stats.fetched_bytes = self.stats.fetched_bytes.saturating_add(bytes);
-        self.forget_request(node, block);
-        if let Some(neighbour) = self.neighbours.get_mut(&node) {
-            neighbour.delivered(took, now);
+        if let Some(from) = self.neighbours.place(&node) {
+            self.forget_request(from, block);
+            self.neighbours[from].delivered(took, now);
             self.times.add(took);
-            self.neighbours.make_ready(&node);
+            self.neighbours.make_ready(from);
             self.note_slow();
         }
         if state == State::Have {
@@ -289,11 +304,12 @@ impl Exchange {
     }
 
     fn fetch_failed(&mut self, node: NodeId, block: BlockIndex, why: FetchError, now: Time) {
-        let asked = self.neighbours.get(&node).is_some_and(|neighbour| neighbour.requests.contains_key(&block));
-        self.end_request(node, block);
-        let Some(neighbour) = self.neighbours.get_mut(&node) else { return };
+        let Some(from) = self.neighbours.place(&node) else { return };
+        let asked = self.neighbours[from].was_asked(block);
+        self.end_request(from, block);
+        let neighbour = &mut self.neighbours[from];
         match why {
-            FetchError::Corrupt => self.lied(node, block, now),
+            FetchError::Corrupt => self.lied(from, block, now),
             // No lie: a node that lost power forgets what it had, one that is done closes it. All that it costs is the
             // question, and who announces again and again what it does not have is asked ever more rarely.
             FetchError::Gone => {
@@ -305,32 +321,33 @@ impl Exchange {
                     self.copies[block.index()] -= 1;
                     self.may_be_left_off = true;
                 }
-                self.neighbours.make_ready(&node);
+                self.neighbours.make_ready(from);
                 if asked && !rests {
-                    self.rest(node, now);
+                    self.rest(from, now);
                 }
             }
-            FetchError::Refused if asked => self.refused(node, now),
-            FetchError::Timeout if asked => self.rest(node, now),
+            FetchError::Refused if asked => self.refused(from, now),
+            FetchError::Timeout if asked => self.rest(from, now),
             FetchError::Refused | FetchError::Timeout => {}
         }
     }
 
     /// A neighbour sent wrong bytes (VERIFIED: it is named, dropped and reported). It rests for long, for the first time
     /// may have been an accident; it is served all the same. The second time it is no neighbour any more.
-    fn lied(&mut self, node: NodeId, block: BlockIndex, now: Time) {
+    fn lied(&mut self, liar: Place, block: BlockIndex, now: Time) {
+        let node = self.neighbours.id(liar);
         if !self.liars.caught(node, now) {
             return;
         }
-        let asked: Vec<_> = self.neighbours.get(&node).into_iter().flat_map(|it| it.requests.keys().copied()).collect();
+        let asked: Vec<_> = self.neighbours[liar].asked_blocks().collect();
         for block in asked {
             self.outputs.push_back(Output::Cancel { node, block });
-            self.end_request(node, block);
+            self.end_request(liar, block);
         }
         if self.liars.is_banned(node) {
             self.drop_neighbour(node);
         } else if let Some(until) = self.liars.rests_until(node) {
-            self.rest_until(node, until);
+            self.rest_until(liar, until);
         }
         self.outputs.push_back(Output::Lied { node, block });
     }
@@ -338,7 +355,7 @@ impl Exchange {
     fn lease_held(&mut self, block: BlockIndex) {
         let Some(state) = self.blocks.get(block.index()).copied().filter(|state| *state != State::Have) else { return };
         if let State::Requested { from, also } = state {
-            std::iter::once(from).chain(also).for_each(|node| self.cancel(node, block));
+            std::iter::once(from).chain(also).for_each(|asked| self.cancel(asked, block));
             self.withdraw(block);
         }
         self.leased += usize::from(state != State::Leased);
@@ -384,13 +401,12 @@ impl Exchange {
 
     /// A neighbour that refused has room: it is asked before others, unless it rests for a lie.
     fn offered(&mut self, node: NodeId, now: Time) {
-        if self.liars.rests_until(node).is_some_and(|until| until > now) || !self.neighbours.contains(&node) {
+        let Some(place) = self.neighbours.place(&node) else { return };
+        if self.liars.rests_until(node).is_some_and(|until| until > now) {
             return;
         }
-        self.rest_until(node, now);
-        if let Some(neighbour) = self.neighbours.get_mut(&node) {
-            neighbour.delivered_at = now;
-        }
+        self.rest_until(place, now);
+        self.neighbours[place].delivered_at = now;
     }
 }
 
