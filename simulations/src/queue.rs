@@ -1,6 +1,7 @@
 //! Events in the order of their time; those of the same time in the order in which they were made.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 
 use shoal_proto::time::Time;
 
@@ -10,7 +11,11 @@ type Turn = (Time, u64);
 /// What is going to happen.
 #[derive(Debug)]
 pub(crate) struct Queue<E> {
-    events: BTreeMap<Turn, E>,
+    /// Turns, and where their events are: what moves when one comes or goes is small.
+    turns: BinaryHeap<Reverse<(Turn, u32)>>,
+    events: Vec<Option<E>>,
+    /// Where there is no event.
+    free: Vec<u32>,
     /// Events that were made in the order in which they happen.
     in_order: VecDeque<(Turn, E)>,
     made: u64,
@@ -18,11 +23,16 @@ pub(crate) struct Queue<E> {
 
 impl<E> Queue<E> {
     pub(crate) fn new() -> Self {
-        Self { events: BTreeMap::new(), in_order: VecDeque::new(), made: 0 }
+        Self { turns: BinaryHeap::new(), events: Vec::new(), free: Vec::new(), in_order: VecDeque::new(), made: 0 }
     }
 
     pub(crate) fn push(&mut self, at: Time, event: E) {
-        self.events.insert((at, self.made), event);
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            u32::try_from(self.events.len() - 1).expect("events have memory")
+        });
+        self.events[place as usize] = Some(event);
+        self.turns.push(Reverse(((at, self.made), place)));
         self.made += 1;
     }
 
@@ -44,13 +54,17 @@ impl<E> Queue<E> {
     pub(crate) fn pop(&mut self) -> Option<(Time, E)> {
         let [one, in_order] = self.firsts();
         let ordered_first = in_order.is_some_and(|turn| one.is_none_or(|one| turn < one));
-        let first = if ordered_first { self.in_order.pop_front() } else { self.events.pop_first() };
-        first.map(|((at, _), event)| (at, event))
+        if ordered_first {
+            return self.in_order.pop_front().map(|((at, _), event)| (at, event));
+        }
+        let Reverse(((at, _), place)) = self.turns.pop()?;
+        self.free.push(place);
+        self.events[place as usize].take().map(|event| (at, event))
     }
 
     /// The first of each kind.
     fn firsts(&self) -> [Option<Turn>; 2] {
-        [self.events.first_key_value().map(|(turn, _)| *turn), self.in_order.front().map(|(turn, _)| *turn)]
+        [self.turns.peek().map(|Reverse((turn, _))| *turn), self.in_order.front().map(|(turn, _)| *turn)]
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the simulated shell of one node remembers beside its exchange.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -78,12 +78,12 @@ pub(super) struct Host {
     pub(super) reading: Option<Since>,
     /// The next of its parts to read.
     pub(super) next_part: u32,
-    /// Open requests: of whom, for what.
-    pub(super) asked: BTreeMap<(usize, BlockIndex), Since>,
+    /// Open requests: of whom, for what; ascending.
+    asked: Vec<((usize, BlockIndex), Since)>,
     /// Parts of each block that are there: always the first ones.
     pub(super) parts: Vec<u32>,
-    /// Who is sent the parts of a block that still arrives.
-    pub(super) waiting: BTreeMap<BlockIndex, BTreeSet<usize>>,
+    /// Blocks that still arrive and who is sent their parts; ascending.
+    waiting: Vec<(BlockIndex, usize)>,
     pub(super) wake: Option<Time>,
     pub(super) done_at: Option<Time>,
     unsaid: Vec<BlockIndex>,
@@ -100,9 +100,9 @@ impl Host {
             habit: Habit::default(),
             reading: None,
             next_part: 0,
-            asked: BTreeMap::new(),
+            asked: Vec::new(),
             parts: vec![0; core.have().count() as usize],
-            waiting: BTreeMap::new(),
+            waiting: Vec::new(),
             core,
             wake: None,
             done_at: None,
@@ -156,14 +156,71 @@ impl Host {
         Some(Next { block, parts: first..self.next_part, asks })
     }
 
-    /// A part of a block came; who waits for it, unless it came before.
-    pub(super) fn came(&mut self, part: Part) -> Option<Vec<usize>> {
-        let there = &mut self.parts[part.block.index()];
-        if part.index != *there {
-            return None;
+    /// A block is asked for.
+    pub(super) fn ask(&mut self, from: usize, block: BlockIndex, since: Since) {
+        match self.asked.binary_search_by_key(&(from, block), |(key, _)| *key) {
+            Ok(at) => self.asked[at].1 = since,
+            Err(at) => self.asked.insert(at, ((from, block), since)),
         }
-        *there += 1;
-        Some(self.waiting.get(&part.block).into_iter().flatten().copied().collect())
+    }
+
+    /// Since when a block is asked for.
+    pub(super) fn asked_since(&self, from: usize, block: BlockIndex) -> Option<Since> {
+        self.asked.iter().find(|(key, _)| *key == (from, block)).map(|(_, since)| *since)
+    }
+
+    /// A request is over; since when it was open, if it was.
+    pub(super) fn asked_no_more(&mut self, from: usize, block: BlockIndex) -> Option<Since> {
+        let at = self.asked.iter().position(|(key, _)| *key == (from, block))?;
+        Some(self.asked.remove(at).1)
+    }
+
+    /// All that is asked of `from` is over: the blocks, ascending.
+    pub(super) fn asks_nothing_of(&mut self, from: usize) -> Vec<BlockIndex> {
+        let over: Vec<_> = self.asked.iter().filter(|((of, _), _)| *of == from).map(|((_, block), _)| *block).collect();
+        self.asked.retain(|((of, _), _)| *of != from);
+        over
+    }
+
+    /// How many requests are open.
+    pub(super) fn open_requests(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// `to` is sent the parts of a block as they come.
+    pub(super) fn pass_on(&mut self, block: BlockIndex, to: usize) {
+        if let Err(at) = self.waiting.binary_search(&(block, to)) {
+            self.waiting.insert(at, (block, to));
+        }
+    }
+
+    /// `to` is sent no more of a block; whether it was.
+    pub(super) fn pass_on_no_more(&mut self, block: BlockIndex, to: usize) -> bool {
+        self.waiting.binary_search(&(block, to)).map(|at| self.waiting.remove(at)).is_ok()
+    }
+
+    /// Where those stand who are sent the parts of a block ([`Host::waits`]).
+    pub(super) fn waiting_for(&self, block: BlockIndex) -> Range<usize> {
+        let first = self.waiting.partition_point(|(other, _)| *other < block);
+        first..first + self.waiting[first..].iter().take_while(|(other, _)| *other == block).count()
+    }
+
+    /// Who stands there.
+    pub(super) fn waits(&self, at: usize) -> usize {
+        self.waiting[at].1
+    }
+
+    /// A node is sent nothing more, or what is there of a block is all of it.
+    pub(super) fn pass_on_only(&mut self, keep: impl Fn(BlockIndex, usize) -> bool) {
+        self.waiting.retain(|(block, to)| keep(*block, *to));
+    }
+
+    /// A part of a block came; whether it is a new one.
+    pub(super) fn came(&mut self, part: Part) -> bool {
+        let there = &mut self.parts[part.block.index()];
+        let new = part.index == *there;
+        *there += u32::from(new);
+        new
     }
 
     /// What to tell the coordinator.

@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::ops::Range;
 use std::time::Duration;
 
 use shoal_proto::id::BlockIndex;
@@ -38,11 +39,21 @@ pub(super) struct Part {
     pub(super) index: u32,
 }
 
+/// Parts of one block that follow each other.
+#[derive(Clone, Debug)]
+struct Run {
+    block: BlockIndex,
+    parts: Range<u32>,
+    /// Of each part.
+    bytes: f64,
+}
+
 #[derive(Debug)]
 struct Wire {
     from: Sender,
     to: usize,
-    parts: VecDeque<(Part, f64)>,
+    /// None is empty.
+    runs: VecDeque<Run>,
     flow: FlowId,
     /// Bytes left of the first part, at `since`.
     left: f64,
@@ -57,6 +68,16 @@ impl Wire {
     fn pass(&mut self, now: Time) {
         self.left -= self.rate * now.since(self.since).as_secs_f64();
         self.since = now;
+    }
+
+    /// Takes the part that has arrived.
+    fn take_part(&mut self) -> Option<Part> {
+        let run = self.runs.front_mut()?;
+        let part = Part { block: run.block, index: run.parts.next()? };
+        if run.parts.is_empty() {
+            self.runs.pop_front();
+        }
+        Some(part)
     }
 
     fn arrives(&self) -> Option<Time> {
@@ -97,12 +118,28 @@ impl Wires {
         }
     }
 
-    /// Sends a part behind those that are on their way.
-    pub(super) fn send(&mut self, from: Sender, to: usize, part: Part, bytes: f64, now: Time) {
+    /// Sends parts of so many bytes behind those that are on their way.
+    pub(super) fn send(
+        &mut self,
+        from: Sender,
+        to: usize,
+        block: BlockIndex,
+        parts: Range<u32>,
+        bytes: f64,
+        now: Time,
+    ) {
+        if parts.is_empty() {
+            return;
+        }
         let at = self.find(from, to).unwrap_or_else(|| self.open(from, to, now));
         let wire = &mut self.wires[at];
-        wire.parts.push_back((part, bytes));
-        if wire.parts.len() == 1 {
+        let follows = |run: &&mut Run| run.block == block && run.parts.end == parts.start && run.bytes == bytes;
+        if let Some(run) = wire.runs.back_mut().filter(follows) {
+            run.parts.end = parts.end;
+            return;
+        }
+        wire.runs.push_back(Run { block, parts, bytes });
+        if wire.runs.len() == 1 {
             (wire.left, wire.since) = (bytes, now);
             self.look(at, now);
         }
@@ -112,14 +149,14 @@ impl Wires {
     pub(super) fn take_back(&mut self, from: Sender, to: usize, block: BlockIndex, now: Time) -> Option<f64> {
         let at = self.find(from, to)?;
         let wire = &mut self.wires[at];
-        let first = *wire.parts.front()?;
-        let before = wire.parts.len();
-        wire.parts.retain(|(part, _)| part.block != block);
-        if first.0.block != block {
-            return (wire.parts.len() < before).then_some(0.0);
+        let (first, bytes) = wire.runs.front().map(|run| (run.block, run.bytes))?;
+        let before = wire.runs.len();
+        wire.runs.retain(|run| run.block != block);
+        if first != block {
+            return (wire.runs.len() < before).then_some(0.0);
         }
         wire.pass(now);
-        let sent = first.1 - wire.left.clamp(0.0, first.1);
+        let sent = bytes - wire.left.clamp(0.0, bytes);
         self.next_part(at, now);
         Some(sent)
     }
@@ -133,7 +170,7 @@ impl Wires {
         let ending: Vec<_> = self.wires.iter().enumerate().filter_map(ends).collect();
         let mut lost = 0.0;
         for (at, from, to) in ending {
-            while let Some((Part { block, .. }, _)) = self.wires[at].parts.front().copied() {
+            while let Some(block) = self.wires[at].runs.front().map(|run| run.block) {
                 let sent = self.take_back(from, to, block, now).unwrap_or(0.0);
                 lost += if from == Sender::Wan { 0.0 } else { sent };
             }
@@ -168,7 +205,7 @@ impl Wires {
                 self.look(index, now);
                 continue;
             }
-            let Some((part, _)) = wire.parts.pop_front() else { continue };
+            let Some(part) = wire.take_part() else { continue };
             let (from, to) = (wire.from, wire.to);
             self.next_part(index, now);
             return Some(Arrival { from, to, part });
@@ -182,7 +219,7 @@ impl Wires {
     /// Brings all rates up to date after what happened at `now`.
     pub(super) fn settle(&mut self, now: Time) {
         while let Some(at) = self.idle.pop() {
-            if self.wires[at].open && self.wires[at].parts.is_empty() {
+            if self.wires[at].open && self.wires[at].runs.is_empty() {
                 self.close(at);
             }
         }
@@ -219,13 +256,12 @@ impl Wires {
         };
         let flow = self.fluid.open(&route);
         self.unsettled = true;
-        let parts = VecDeque::new();
-        let wire = Wire { from, to, parts, flow, left: 0.0, rate: 0.0, since: now, look_at: None, open: true };
+        let wire = |runs| Wire { from, to, runs, flow, left: 0.0, rate: 0.0, since: now, look_at: None, open: true };
         let at = self.free.pop().unwrap_or(self.wires.len());
         if at == self.wires.len() {
-            self.wires.push(wire)
+            self.wires.push(wire(VecDeque::new()))
         } else {
-            self.wires[at] = wire
+            self.wires[at] = wire(std::mem::take(&mut self.wires[at].runs))
         }
         let row = self.sender_row(from);
         self.of_sender[row].push((to, at));
@@ -249,9 +285,9 @@ impl Wires {
 
     fn next_part(&mut self, at: usize, now: Time) {
         let wire = &mut self.wires[at];
-        match wire.parts.front() {
-            Some((_, bytes)) => {
-                (wire.left, wire.since) = (*bytes, now);
+        match wire.runs.front() {
+            Some(run) => {
+                (wire.left, wire.since) = (run.bytes, now);
                 self.look(at, now);
             }
             None => {
@@ -264,7 +300,7 @@ impl Wires {
     /// Sees to it that the wire is looked at when its part arrives. A look that comes too early looks again.
     fn look(&mut self, at: usize, now: Time) {
         let wire = &mut self.wires[at];
-        if wire.parts.is_empty() {
+        if wire.runs.is_empty() {
             return;
         }
         let Some(arrives) = wire.arrives().map(|at| at.max(now)) else { return };
@@ -279,8 +315,9 @@ impl Wires {
 mod tests {
     use super::*;
 
-    fn whole(block: u32) -> Part {
-        Part { block: BlockIndex(block), index: 0 }
+    /// Sends a block in one part.
+    fn send(wires: &mut Wires, to: usize, block: u32, bytes: f64) {
+        wires.send(Sender::Node(0), to, BlockIndex(block), 0..1, bytes, Time::ZERO);
     }
 
     const MIB: f64 = 1024.0 * 1024.0;
@@ -311,9 +348,9 @@ mod tests {
     fn a_pair_sends_one_block_after_the_other_and_senders_share() {
         let mut wires = wires(3);
         for block in 0..2 {
-            wires.send(Sender::Node(0), 1, whole(block), MIB, Time::ZERO);
+            send(&mut wires, 1, block, MIB);
         }
-        wires.send(Sender::Node(0), 2, whole(9), MIB / 2.0, Time::ZERO);
+        send(&mut wires, 2, 9, MIB / 2.0);
         // Half each until 9 is there after 1 s, then all for the other.
         assert_eq!(arrivals(&mut wires), [(2, 9, 1000), (1, 0, 1500), (1, 1, 2500)]);
     }
@@ -322,7 +359,7 @@ mod tests {
     fn what_is_taken_back_lets_the_next_go_first() {
         let mut wires = wires(2);
         for block in 0..3 {
-            wires.send(Sender::Node(0), 1, whole(block), MIB, Time::ZERO);
+            send(&mut wires, 1, block, MIB);
         }
         wires.settle(Time::ZERO);
         let half = Time::from_millis(500);

@@ -186,19 +186,21 @@ impl World {
                 self.read_on(to);
             }
         }
-        for waits in self.hosts[to].came(part).unwrap_or_default() {
+        let new = self.hosts[to].came(part);
+        for at in self.hosts[to].waiting_for(block).filter(|_| new) {
+            let waits = self.hosts[to].waits(at);
             if self.hosts[waits].alive {
-                self.wires.send(Sender::Node(to), waits, part, bytes, self.now);
+                self.send(Sender::Node(to), waits, block, part.index..part.index + 1);
             }
         }
         if part.index + 1 < self.case.parts() {
             return self.arrives(from, to, part);
         }
-        self.hosts[to].waiting.remove(&block);
+        self.hosts[to].pass_on_only(|other, _| other != block);
         match from {
             Sender::Wan => self.leased_block_read(to, block),
             Sender::Node(from) => {
-                let asked = self.hosts[to].asked.remove(&(from, block));
+                let asked = self.hosts[to].asked_no_more(from, block);
                 let first = self.hosts[to].core.copies(block) <= ANNOUNCED_AT_ONCE_COPIES;
                 self.fetched(to, block, first);
                 let took = asked.map_or(Duration::ZERO, |asked| self.now.since(asked.at));
@@ -214,7 +216,7 @@ impl World {
         let host = &self.hosts[to];
         let since = match from {
             Sender::Wan => host.reading,
-            Sender::Node(from) => host.asked.get(&(from, part.block)).copied(),
+            Sender::Node(from) => host.asked_since(from, part.block),
         };
         // What came of an earlier request to the same node was counted before.
         let Some(since) = since.filter(|since| since.parts <= part.index) else { return };
@@ -293,9 +295,7 @@ impl World {
     }
 
     fn send(&mut self, from: Sender, to: usize, block: BlockIndex, parts: Range<u32>) {
-        for index in parts {
-            self.wires.send(from, to, Part { block, index }, self.case.part_bytes(), self.now);
-        }
+        self.wires.send(from, to, block, parts, self.case.part_bytes(), self.now);
     }
 
     fn happens(&mut self, event: Event) {
@@ -414,7 +414,7 @@ impl World {
             self.act(node, output);
         }
         let host = &mut self.hosts[node];
-        self.in_flight_max = self.in_flight_max.max(host.asked.len());
+        self.in_flight_max = self.in_flight_max.max(host.open_requests());
         let wake = host.core.next_wake().map(|(at, _)| at.max(self.now));
         if let Some(at) = wake.filter(|at| host.wake.is_none_or(|set| *at < set)) {
             host.wake = Some(at);
@@ -428,7 +428,7 @@ impl World {
             Output::Fetch { node: from, block } => {
                 let to = number(from);
                 let since = self.hosts[node].since(block, self.now);
-                self.hosts[node].asked.insert((to, block), since);
+                self.hosts[node].ask(to, block, since);
                 self.send_to_neighbour(Event::Asked { from: node, to, block });
             }
             // What is asked for comes all the same, as in the node.
@@ -469,20 +469,19 @@ impl World {
 
     /// Sends what `from` has of what `to` lacked when it asked, and the rest when it comes.
     fn serve(&mut self, from: usize, to: usize, block: BlockIndex) {
-        let Some(since) = self.hosts[to].asked.get(&(from, block)).copied().filter(|_| self.hosts[to].alive) else {
+        let Some(since) = self.hosts[to].asked_since(from, block).filter(|_| self.hosts[to].alive) else {
             return;
         };
         let there = self.hosts[from].parts[block.index()];
         self.send(Sender::Node(from), to, block, since.parts..there);
         if there < self.case.parts() {
-            self.hosts[from].waiting.entry(block).or_default().insert(to);
+            self.hosts[from].pass_on(block, to);
         }
     }
 
     /// `to` gets no more of a block.
     fn break_off(&mut self, from: usize, to: usize, block: BlockIndex) {
-        let waiting = self.hosts[from].waiting.get_mut(&block);
-        if waiting.is_some_and(|waiting| waiting.remove(&to)) {
+        if self.hosts[from].pass_on_no_more(block, to) {
             self.wasted_bytes += self.wires.take_back(Sender::Node(from), to, block, self.now).unwrap_or(0.0);
             self.fail(from, to, block, FetchError::Gone);
             self.queue.push(
@@ -493,7 +492,7 @@ impl World {
     }
 
     fn fail(&mut self, from: usize, to: usize, block: BlockIndex, why: FetchError) {
-        self.hosts[to].asked.remove(&(from, block));
+        self.hosts[to].asked_no_more(from, block);
         self.send_to_neighbour(Event::Node(to, exchange::Input::FetchFailed { node: id(from), block, why }));
     }
 
@@ -507,7 +506,7 @@ impl World {
         let neighbours = std::mem::take(&mut host.neighbours);
         for other in neighbours {
             self.hosts[other].neighbours.remove(&victim);
-            self.hosts[other].asked.retain(|(from, _), _| *from != victim);
+            self.hosts[other].asks_nothing_of(victim);
             let down = exchange::Input::NeighbourDown { node: id(victim) };
             self.queue.push(self.now + self.case.to_neighbour, Event::Node(other, down));
         }
@@ -527,7 +526,7 @@ impl World {
             let before = std::mem::replace(&mut self.hosts[node].neighbours, neighbours.clone());
             let after = self.now + 2 * self.case.to_neighbour;
             for other in neighbours.difference(&before) {
-                self.queue.push(after, Event::Node(node, exchange::Input::NeighbourUp { node: id(*other) }));
+                self.queue.push_in_order(after, Event::Node(node, exchange::Input::NeighbourUp { node: id(*other) }));
             }
             for other in before.difference(&neighbours) {
                 self.part(node, *other);
@@ -537,13 +536,9 @@ impl World {
 
     /// `node` has no connection to `other` any more.
     fn part(&mut self, node: usize, other: usize) {
-        self.hosts[other].waiting.values_mut().for_each(|waiting| {
-            waiting.remove(&node);
-        });
-        let asked: Vec<_> = self.hosts[node].asked.keys().filter(|(from, _)| *from == other).copied().collect();
-        for (from, block) in asked {
-            self.hosts[node].asked.remove(&(from, block));
-            self.wasted_bytes += self.wires.take_back(Sender::Node(from), node, block, self.now).unwrap_or(0.0);
+        self.hosts[other].pass_on_only(|_, to| to != node);
+        for block in self.hosts[node].asks_nothing_of(other) {
+            self.wasted_bytes += self.wires.take_back(Sender::Node(other), node, block, self.now).unwrap_or(0.0);
         }
         self.tell(node, exchange::Input::NeighbourDown { node: id(other) });
     }
