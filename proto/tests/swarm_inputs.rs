@@ -201,4 +201,27 @@ proptest! {
             prop_assert_eq!(due, None, "what is due was done at {:?}", now);
         }
     }
+
+    #[test]
+    fn parts_that_change_nothing_hide_nothing_that_time_brings(
+        inputs in vec((span(), exchange_input()), 0..150),
+        seed: u64,
+    ) {
+        let new = || Exchange::new(&BLOCK_BYTES, &BlockSet::new(BLOCKS), seed);
+        // One is told of the time after each part.
+        let (mut one, mut other) = (new(), new());
+        let mut now = Time::ZERO;
+        for (span, input) in inputs {
+            now = now + span;
+            let is_part = matches!(input, exchange::Input::Arrives { .. });
+            one.handle(input.clone(), now);
+            other.handle(input, now);
+            if is_part {
+                one.handle(exchange::Input::Tick, now);
+            }
+            let outputs = |exchange: &mut Exchange| std::iter::from_fn(|| exchange.poll()).collect::<Vec<_>>();
+            prop_assert_eq!(outputs(&mut one), outputs(&mut other));
+            prop_assert_eq!(one.next_wake(), other.next_wake());
+        }
+    }
 }

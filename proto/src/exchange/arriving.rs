@@ -19,7 +19,7 @@ use std::time::Duration;
 use super::transfer::{Exchange, State};
 use super::{Arrived, Output};
 use crate::content::BlockSet;
-use crate::id::BlockIndex;
+use crate::id::{BlockIndex, NodeId};
 use crate::limits::ANNOUNCED_AT_ONCE_COPIES;
 use crate::time::Time;
 
@@ -33,9 +33,11 @@ impl Exchange {
         &self.offers
     }
 
-    /// Part of a block has arrived: it is offered if the rest comes soon.
-    pub(super) fn arrives(&mut self, block: BlockIndex, arrived: Arrived, now: Time) {
-        let Some(state) = self.blocks.get(block.index()).copied().filter(|state| *state != State::Have) else { return };
+    /// Part of a block has arrived: it is offered if the rest comes soon. Says whether that changed what decisions look at.
+    pub(super) fn arrives(&mut self, block: BlockIndex, arrived: Arrived, now: Time) -> bool {
+        let Some(state) = self.blocks.get(block.index()).copied().filter(|state| *state != State::Have) else {
+            return false;
+        };
         if arrived.from.is_none() {
             self.read_pace = Some(arrived.took + arrived.rest());
         }
@@ -45,16 +47,23 @@ impl Exchange {
             self.begun.entry(block).and_modify(|least| *least = rest.min(*least)).or_insert(rest);
             self.may_be_left_off |= state == State::Missing;
         }
-        let from_source = match (state, arrived.from) {
+        let soon = || self.times.usual().is_none_or(|usual| arrived.rest() <= usual * SOON.0 / SOON.1);
+        let offered =
+            arrived.bytes > 0 && !self.offers.contains(block) && soon() && self.is_source(state, arrived.from);
+        if offered {
+            self.offer_block(block, arrived.from.is_none(), now);
+        }
+        offered || arrived.from.is_none() || self.may_be_left_off
+    }
+
+    /// Whether a block in this state comes from there.
+    fn is_source(&self, state: State, sender: Option<NodeId>) -> bool {
+        match (state, sender) {
             (State::Leased, None) => true,
             (State::Requested { from, also }, Some(node)) => {
                 self.neighbours.place(&node).is_some_and(|sender| sender == from || also == Some(sender))
             }
             _ => false,
-        };
-        let soon = self.times.usual().is_none_or(|usual| arrived.rest() <= usual * SOON.0 / SOON.1);
-        if from_source && arrived.bytes > 0 && soon {
-            self.offer_block(block, arrived.from.is_none(), now);
         }
     }
 

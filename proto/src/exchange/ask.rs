@@ -62,6 +62,12 @@ impl Exchange {
         recent.filter(|(_, from, _)| !self.is_slow(*from)).count()
     }
 
+    /// When the next request is not counted any more.
+    pub(super) fn room_changes(&self, now: Time) -> Option<Time> {
+        let patience = self.times.patience(false);
+        self.requests.iter().map(|(asked, _, _)| *asked + patience).find(|at| *at > now)
+    }
+
     /// Whether what this node reads over the WAN is one more transfer, as fast as the others. It shares the link with them:
     /// with one request more, a reader of a WAN like its link would not read as fast as it can.
     fn reads_fast(&self) -> bool {

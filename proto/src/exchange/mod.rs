@@ -25,6 +25,7 @@ mod pick;
 mod serve;
 mod stats;
 mod transfer;
+mod wake;
 
 use std::time::Duration;
 

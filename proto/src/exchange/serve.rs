@@ -146,6 +146,14 @@ impl Uploads {
         stands.chain(self.offer_from).min()
     }
 
+    /// When a slot becomes free because time passed, if nothing else frees it.
+    pub(super) fn room_changes(&self, now: Time) -> Option<Time> {
+        let patience = self.times.patience(false);
+        let late = self.served.iter().map(|served| served.since + patience).find(|at| *at > now);
+        let stands = self.offers.iter().map(|(_, since)| *since + self.offer_stands());
+        late.filter(|_| !self.refused.is_empty()).into_iter().chain(stands).min()
+    }
+
     fn has_free_slot(&self, now: Time) -> bool {
         let patience = self.times.patience(false);
         let late = self.served.iter().take_while(|served| served.since + patience <= now).count();

@@ -69,6 +69,7 @@ impl Exchange {
         assert!(self.resting.is_sorted(), "whose rest ends first is asked first");
         let rests = |(until, place): &(Time, Place)| self.neighbours[*place].rests_until == *until;
         assert!(self.resting.iter().all(rests), "who rests is known");
+        assert_eq!(self.next_wake(), self.wake_after(Time::ZERO).next, "when to be woken is known");
         self.uploads.check(|node| self.neighbours.contains(&node));
     }
 

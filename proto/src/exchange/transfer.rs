@@ -7,6 +7,7 @@ use super::inflight::{Times, transfers_max};
 use super::neighbours::{Neighbours, Place};
 use super::peers::{Liars, Neighbour};
 use super::serve::Uploads;
+use super::wake::Wake;
 use super::{FetchError, Input, Output, Source, Stats, Why};
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, NodeId};
@@ -56,7 +57,8 @@ pub struct Exchange {
     /// No neighbour is to be told anything before this.
     pub(super) announce_at: Option<Time>,
     pub(super) liars: Liars,
-    stuck_at: Time,
+    pub(super) stuck_at: Time,
+    wake: Wake,
     times_stuck: u32,
     said_complete: bool,
 }
@@ -108,6 +110,7 @@ impl Exchange {
             announce_at: None,
             liars: Liars::default(),
             stuck_at: Time::ZERO,
+            wake: Wake::default(),
             times_stuck: 0,
             said_complete: false,
         }
@@ -125,7 +128,11 @@ impl Exchange {
             Input::NeighbourLanded { node, blocks } => self.neighbour_landed(node, &blocks),
             Input::Landed { block, from } => self.landed(block, from == Source::Wan, now),
             Input::Fetched { node, block, bytes, took } => self.fetched(node, block, bytes, took, now),
-            Input::Arrives { block, arrived } => self.arrives(block, arrived, now),
+            Input::Arrives { block, arrived } => {
+                if !self.arrives(block, arrived, now) && self.wake.is_quiet(now) {
+                    return;
+                }
+            }
             Input::FetchFailed { node, block, why } => self.fetch_failed(node, block, why, now),
             Input::LeaseHeld { blocks } => blocks.iter().for_each(|block| self.lease_held(*block)),
             Input::LeaseOver { blocks } => blocks.iter().for_each(|block| self.lease_over(*block)),
@@ -135,20 +142,21 @@ impl Exchange {
             Input::Tick => {}
         }
         self.act(now);
+        self.wake = self.wake_after(now);
     }
 
     /// What the shell is to do next, if anything.
     pub fn poll(&mut self) -> Option<Output> {
+        if self.outputs.is_empty() {
+            // The next ones begin where these began, so that one part of the memory is used again and again.
+            self.outputs.clear();
+        }
         self.outputs.pop_front()
     }
 
     /// When [`Input::Tick`] is due unless another input comes first, and why.
     pub fn next_wake(&self) -> Option<(Time, Why)> {
-        let announce = self.announce_at.map(|at| (at, Why::Announce));
-        let stuck = self.may_be_stuck().then_some((self.stuck_at, Why::Stuck));
-        let slow = self.slow_wake().map(|at| (at, Why::Slow));
-        let offer = self.uploads.next_wake().map(|at| (at, Why::Offer));
-        announce.into_iter().chain(stuck).chain(slow).chain(offer).chain(self.retry_wake()).min()
+        self.wake.next
     }
 
     /// The blocks that this node has.
@@ -188,7 +196,7 @@ impl Exchange {
         self.announce_at = self.neighbours.iter().filter_map(|(_, neighbour)| neighbour.untold.due()).min();
     }
 
-    fn may_be_stuck(&self) -> bool {
+    pub(super) fn may_be_stuck(&self) -> bool {
         self.stuck_at > Time::ZERO && (!self.missing.is_empty() || !self.requests.is_empty())
     }
 
