@@ -260,7 +260,8 @@ impl Site {
     }
 
     fn wants(&mut self, node: NodeId, lacking: &[Lacking], held: &[HeldLease], now: Time) {
-        if self.awaited.remove(&node) {
+        // Until the last of them nothing is granted, whoever is ready.
+        if self.awaited.remove(&node) && self.awaited.is_empty() {
             self.ready_all();
         }
         let returned = self.slots.contains_key(&node);
