@@ -50,8 +50,8 @@ struct Swarm {
     /// Every case of the table of figures to reach; options for a single case are left aside.
     #[arg(long)]
     table: bool,
-    /// Nodes of the site.
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    /// Nodes of the site. Of more than 20,000, which a coordinator takes, the others only get what these read.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     nodes: u32,
     /// Blocks of the package.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
