@@ -1,8 +1,8 @@
 //! What sites may read beyond what they lacked, across restarts of the coordinator (WAN-ONCE).
 //!
 //! Ledgers keep budgets; here their sums are put on record before the grants that spend them, and so is which blocks came,
-//! given to the ledgers of the next run, and added to by operators. An operator's word is on record before it is answered (ACKED-IS-KEPT), whether or
-//! not there is a ledger yet.
+//! given to the ledgers of the next run, and added to by operators. An operator's word is on record before it is answered
+//! (ACKED-IS-KEPT), whether or not there is a ledger yet.
 
 use std::collections::BTreeSet;
 
@@ -103,8 +103,8 @@ impl Coordinator {
     /// Gives a new ledger what earlier runs of the coordinator left of its budgets.
     pub(super) fn carry_budgets(&self, id: DeploymentId, key: &Key, ledger: &mut WanLedger) {
         let Some(deployment) = self.deployments.get(&id) else { return };
-        let of_it = |of: &&BudgetOf| (&of.site, of.content) == (&key.0, key.1);
-        let budgets: BTreeSet<_> = deployment.budgets.keys().chain(deployment.came.keys()).filter(of_it).collect();
+        let budgets = deployment.budgets.keys().chain(deployment.came.keys());
+        let budgets: BTreeSet<_> = budgets.filter(|of| is_of(of, key)).collect();
         for of in budgets {
             let sums = deployment.budgets.get(of).copied().unwrap_or_default();
             ledger.carry(of.node, sums, deployment.came.get(of).map_or(&[], Vec::as_slice));
@@ -127,8 +127,7 @@ impl Coordinator {
     /// What is on record as come to a site for a deployment.
     pub(super) fn recorded_came(&self, id: DeploymentId, key: &Key) -> Vec<(Option<NodeId>, Vec<BlockRange>)> {
         let came = self.deployments.get(&id).into_iter().flat_map(|deployment| &deployment.came);
-        let of_it = came.filter(|(of, _)| (&of.site, of.content) == (&key.0, key.1));
-        of_it.map(|(of, blocks)| (of.node, blocks.clone())).collect()
+        came.filter(|(of, _)| is_of(of, key)).map(|(of, blocks)| (of.node, blocks.clone())).collect()
     }
 
     /// Has what was spent of budgets made durable where it changed: what follows may be the grants that spend it.
@@ -147,4 +146,9 @@ impl Coordinator {
         }
         changed.into_iter().for_each(|record| self.record(record));
     }
+}
+
+/// Whether a budget is one for what is read into a site.
+fn is_of(of: &BudgetOf, key: &Key) -> bool {
+    (&of.site, of.content) == (&key.0, key.1)
 }

@@ -81,6 +81,11 @@ impl WanOnce {
         self.contents.get(&content).map_or(0, |brought| brought.deployments * share(brought))
     }
 
+    /// How many deployments brought a content.
+    fn deployments(&self, content: ContentId) -> u64 {
+        self.contents.get(&content).map_or(0, |brought| brought.deployments)
+    }
+
     /// How many ledgers a content has had in each site, at most.
     fn ledgers(&self, content: ContentId) -> u64 {
         self.contents.get(&content).map_or(1, |brought| brought.deployments + self.runs - brought.first_run)
@@ -90,9 +95,9 @@ impl WanOnce {
     /// the lease was granted and when it was begun: a block that a deputy read is not to be granted if so.
     pub(crate) fn begin(&mut self, way: Way, block: BlockIndex, lacking: u32, there: [bool; 2]) {
         let ledger = self.ledgers(way.content);
+        let deployments = self.deployments(way.content);
         let account = self.ways.entry(way).or_default();
         let before = account.allowances.get(&block).copied();
-        let deployments = self.contents.get(&way.content).map_or(0, |brought| brought.deployments);
         let forgotten = account.came.get(&block).is_none_or(|came| *came < deployments);
         let first = before.is_none() && !(there[0] && account.own.contains(&block));
         if first || before.is_some_and(|before| before < ledger) && forgotten && there != [true; 2] {
@@ -134,7 +139,7 @@ impl WanOnce {
 
     /// It is on record that blocks came: a restart is no reason to read them again.
     pub(crate) fn came(&mut self, way: Way, blocks: &[BlockRange]) {
-        let deployments = self.contents.get(&way.content).map_or(0, |brought| brought.deployments);
+        let deployments = self.deployments(way.content);
         let account = self.ways.entry(way).or_default();
         account.came.extend(blocks.iter().flat_map(|range| range.iter()).map(|block| (block, deployments)));
     }
