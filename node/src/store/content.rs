@@ -5,6 +5,7 @@
 //! good when its content is sealed or unsealed, because both only rename the file.
 
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use shoal_proto::id::{BlockIndex, ContentId, SegmentHash};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::cached;
 use super::error::READ_BYTES_MAX;
 use super::files::Kind;
 use super::{ReadError, StoreError, WriteError};
@@ -233,6 +235,24 @@ impl Content {
     /// # Errors
     /// [`ReadError::Absent`] if one of them is not present; [`ReadError::TooLong`] if they are more than a block; [`ReadError::Store`] if the disk refuses.
     pub fn read_segments(&self, run: Range<usize>, buffer: &mut Vec<u8>) -> Result<(), ReadError> {
+        self.read_with(run, buffer, |here, offset| self.shared.file.read_exact_at(here, offset).map(|()| true))
+            .map(drop)
+    }
+
+    /// The same if no disk has to be waited for; whether that was so.
+    ///
+    /// # Errors
+    /// As [`Content::read_segments`].
+    pub fn read_cached_segments(&self, run: Range<usize>, buffer: &mut Vec<u8>) -> Result<bool, ReadError> {
+        self.read_with(run, buffer, |here, offset| cached::read_exact_at(&self.shared.file, here, offset))
+    }
+
+    fn read_with(
+        &self,
+        run: Range<usize>,
+        buffer: &mut Vec<u8>,
+        read: impl Fn(&mut [u8], u64) -> io::Result<bool>,
+    ) -> Result<bool, ReadError> {
         let content = self.id();
         let Some(places) = self.layout().segments().get(run.clone()) else {
             return Err(ReadError::Absent { content, segment: run.start.max(self.layout().segments().len()) });
@@ -253,10 +273,13 @@ impl Content {
         for adjacent in places.chunk_by(|one, next| one.end() == next.offset) {
             let len = adjacent.iter().map(|place| place.len as usize).sum();
             let (here, after) = rest.split_at_mut(len);
-            self.read_at(here, adjacent[0].offset)?;
+            let read = read(here, adjacent[0].offset);
+            if !read.map_err(|e| StoreError::io("read", &self.shared.path, 0, e))? {
+                return Ok(false);
+            }
             rest = after;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Writes glue where it belongs; it needs no verification because it is part of the recipe, whose id is verified.

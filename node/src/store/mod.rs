@@ -24,6 +24,7 @@
 //! | `room` | room on the disk, made sure of before it is used |
 //! | `index`, `files`, `error` | sled; folders and durability; what goes wrong |
 
+mod cached;
 mod content;
 mod error;
 mod files;

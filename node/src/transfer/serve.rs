@@ -367,7 +367,10 @@ async fn send_part(
     let mut reading = pieces.next().map(|piece| read_piece(content, piece, shelf.buffers.take()));
     let mut announced = false;
     while let Some(read) = reading {
-        let (buffer, result) = read.await.map_err(std::io::Error::other)?;
+        let (buffer, result) = match read {
+            PieceRead::Done(buffer, result) => (buffer, result),
+            PieceRead::Begun(task) => task.await.map_err(std::io::Error::other)?,
+        };
         // The next piece is read while this one is sent.
         reading = pieces.next().map(|piece| read_piece(content, piece, shelf.buffers.take()));
         match result {
@@ -396,15 +399,25 @@ async fn send_part(
     answers.end_payload().await.map(|()| true)
 }
 
-type PieceRead = JoinHandle<(Buffer, Result<(), ReadError>)>;
+/// A piece that was read, or is.
+enum PieceRead {
+    Done(Buffer, Result<(), ReadError>),
+    Begun(JoinHandle<(Buffer, Result<(), ReadError>)>),
+}
 
-/// Reads segments into `buffer`, which comes back with them, where disks may be waited for.
+/// Reads segments into `buffer`, which comes back with them: at once, or where disks may be waited for.
 fn read_piece(content: &Content, segments: Range<usize>, mut buffer: Buffer) -> PieceRead {
-    let content = content.clone();
-    tokio::task::spawn_blocking(move || {
-        let read = content.read_segments(segments, &mut buffer);
-        (buffer, read)
-    })
+    match content.read_cached_segments(segments.clone(), &mut buffer) {
+        Ok(true) => PieceRead::Done(buffer, Ok(())),
+        Err(error) => PieceRead::Done(buffer, Err(error)),
+        Ok(false) => {
+            let content = content.clone();
+            PieceRead::Begun(tokio::task::spawn_blocking(move || {
+                let read = content.read_segments(segments, &mut buffer);
+                (buffer, read)
+            }))
+        }
+    }
 }
 
 /// Runs of segments as pieces that are read together: each at most [`BUFFER_BYTES`], or one segment.
