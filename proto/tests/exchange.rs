@@ -130,6 +130,24 @@ fn who_lacks_a_block_is_told_at_once_and_who_has_it_with_others() {
     assert_eq!(told(table.pass(ANNOUNCE_EVERY)), []);
 }
 
+#[test]
+fn what_nobody_asks_this_node_for_is_told_with_others_until_somebody_does() {
+    let all: Vec<u32> = (0..150).collect();
+    let mut table = Table::new(150, &[], &all, &[]);
+    let told = |table: &mut Table, block: u32| -> usize {
+        let outputs = table.fetched(A, block, 1);
+        outputs.iter().filter(|output| matches!(output, Output::Announce { to: B, .. })).count()
+    };
+    let at_once: Vec<usize> = all[..120].iter().map(|block| told(&mut table, *block)).collect();
+    assert_eq!(at_once[..20], [1; 20], "what is rare is told at once");
+    assert_eq!(at_once[104..].iter().sum::<usize>(), 2, "eight at a time");
+    for block in [118, 119] {
+        let asked = Input::UploadAsked { node: B, request: block, block: BlockIndex(block as u32), bytes: 1000 };
+        assert!(table.tell(asked).contains(&Output::Serve { node: B, request: block }));
+    }
+    assert_eq!((told(&mut table, 120), told(&mut table, 121)), (1, 1));
+}
+
 /// A neighbour sent wrong bytes of a block.
 fn corrupt(node: NodeId, block: u32) -> Input {
     Input::FetchFailed { node, block: BlockIndex(block), why: FetchError::Corrupt }

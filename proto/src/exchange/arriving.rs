@@ -51,6 +51,9 @@ impl Exchange {
         let offered =
             arrived.bytes > 0 && !self.offers.contains(block) && soon() && self.is_source(state, arrived.from);
         if offered {
+            if arrived.from.is_some() {
+                self.demand.came(block);
+            }
             self.offer_block(block, arrived.from.is_none(), now);
         }
         offered || arrived.from.is_none() || self.may_be_left_off
@@ -68,12 +71,12 @@ impl Exchange {
     }
 
     /// Neighbours may ask for a block: they are told, unless they were. Who lacks it is told at once if it was just
-    /// `read` or is rare; all are, when it is the last one, so that they say nothing more to this node.
+    /// `read` or is awaited; all are, when it is the last one, so that they say nothing more to this node.
     pub(super) fn offer_block(&mut self, block: BlockIndex, read: bool, now: Time) {
         if !self.offers.insert(block) {
             return;
         }
-        let wanted = read || self.copies[block.index()] <= ANNOUNCED_AT_ONCE_COPIES;
+        let wanted = read || self.is_awaited(block);
         let complete = self.have.is_full();
         // Who has everything asks for nothing.
         for (_, neighbour) in self.neighbours.iter_mut().filter(|(_, neighbour)| !neighbour.has.is_full()) {
@@ -81,6 +84,12 @@ impl Exchange {
             let due = neighbour.untold.add(block, at_once, now);
             self.announce_at = Some(self.announce_at.map_or(due, |earlier| earlier.min(due)));
         }
+    }
+
+    /// Whether others wait to hear that this node has a block which came from a neighbour: few have it, and what this node
+    /// passes on is asked for.
+    pub fn is_awaited(&self, block: BlockIndex) -> bool {
+        self.demand.is_there() && self.copies(block) <= ANNOUNCED_AT_ONCE_COPIES
     }
 
     /// Says what is lacking of blocks of which a part came and that nobody brings.

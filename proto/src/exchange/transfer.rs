@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::announce::Demand;
 use super::inflight::{Times, transfers_max};
 use super::neighbours::{Neighbours, Place};
 use super::peers::{Liars, Neighbour};
@@ -56,6 +57,7 @@ pub struct Exchange {
     pub(super) stats: Stats,
     /// No neighbour is to be told anything before this.
     pub(super) announce_at: Option<Time>,
+    pub(super) demand: Demand,
     pub(super) liars: Liars,
     pub(super) stuck_at: Time,
     wake: Wake,
@@ -108,6 +110,7 @@ impl Exchange {
             seed: mix(seed),
             stats: Stats::default(),
             announce_at: None,
+            demand: Demand::new(count),
             liars: Liars::default(),
             stuck_at: Time::ZERO,
             wake: Wake::default(),
@@ -307,6 +310,9 @@ impl Exchange {
         if state == State::Have {
             self.stats.duplicate_bytes = self.stats.duplicate_bytes.saturating_add(bytes);
         } else {
+            if !self.offers.contains(block) {
+                self.demand.came(block);
+            }
             self.landed(block, false, now);
         }
     }
@@ -388,6 +394,7 @@ impl Exchange {
     }
 
     fn upload_asked(&mut self, node: NodeId, request: u64, block: BlockIndex, bytes: u64, now: Time) {
+        self.demand.asked(block);
         let progress = progress(&self.neighbours, &self.offers);
         self.outputs.push_back(if !self.neighbours.contains(&node) {
             Output::Refuse { node, request }

@@ -8,7 +8,7 @@ use super::{Opened, Output, REPORT_BLOCKS, REPORT_DELAY, Why};
 use crate::content::BlockSet;
 use crate::exchange::{self, Exchange, Source};
 use crate::id::{BlockIndex, ContentId, LeaseId, NodeId};
-use crate::limits::{ANNOUNCED_AT_ONCE_COPIES, LEASES_KEPT_MAX};
+use crate::limits::LEASES_KEPT_MAX;
 use crate::time::Time;
 use crate::wan::credit::Terms;
 use crate::wan::credits::Credits;
@@ -171,7 +171,7 @@ impl Trade {
     pub(super) fn fetched(&mut self, node: NodeId, block: BlockIndex, bytes: u64, took: Duration, now: Time) -> bool {
         // One of the site's first copies: its reader's stake is free, and the coordinator may grant it more. Others may be
         // counted that offer it while it still arrives.
-        let second = self.exchange.copies(block) <= ANNOUNCED_AT_ONCE_COPIES;
+        let second = self.exchange.is_awaited(block);
         self.exchange.handle(exchange::Input::Fetched { node, block, bytes, took }, now);
         let lacked = self.lacking.remove(&block).is_some();
         if lacked {

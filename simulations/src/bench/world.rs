@@ -7,7 +7,7 @@ use std::time::Duration;
 use shoal_proto::content::BlockSet;
 use shoal_proto::exchange::{self, Arrived, Exchange, FetchError};
 use shoal_proto::id::{BlockIndex, Epoch};
-use shoal_proto::limits::{ANNOUNCED_AT_ONCE_COPIES, GATHER_MAX};
+use shoal_proto::limits::GATHER_MAX;
 use shoal_proto::rng::{Rng, mix};
 use shoal_proto::time::Time;
 use shoal_proto::wan::{self, Absence, Lacking, Outcome as LeaseOutcome, WanLedger};
@@ -201,7 +201,7 @@ impl World {
             Sender::Wan => self.leased_block_read(to, block),
             Sender::Node(from) => {
                 let asked = self.hosts[to].asked_no_more(from, block);
-                let first = self.hosts[to].core.copies(block) <= ANNOUNCED_AT_ONCE_COPIES;
+                let first = self.hosts[to].core.is_awaited(block);
                 self.fetched(to, block, first);
                 let took = asked.map_or(Duration::ZERO, |asked| self.now.since(asked.at));
                 let bytes = u64::from(self.case.block_bytes);
