@@ -5,7 +5,6 @@
 //! good when its content is sealed or unsealed, because both only rename the file.
 
 use std::fs::File;
-use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -235,8 +234,7 @@ impl Content {
     /// # Errors
     /// [`ReadError::Absent`] if one of them is not present; [`ReadError::TooLong`] if they are more than a block; [`ReadError::Store`] if the disk refuses.
     pub fn read_segments(&self, run: Range<usize>, buffer: &mut Vec<u8>) -> Result<(), ReadError> {
-        self.read_with(run, buffer, |here, offset| self.shared.file.read_exact_at(here, offset).map(|()| true))
-            .map(drop)
+        self.read_with(run, buffer, |here, offset| self.read_at(here, offset).map(|()| true)).map(drop)
     }
 
     /// The same if no disk has to be waited for; whether that was so.
@@ -244,14 +242,17 @@ impl Content {
     /// # Errors
     /// As [`Content::read_segments`].
     pub fn read_cached_segments(&self, run: Range<usize>, buffer: &mut Vec<u8>) -> Result<bool, ReadError> {
-        self.read_with(run, buffer, |here, offset| cached::read_exact_at(&self.shared.file, here, offset))
+        self.read_with(run, buffer, |here, offset| {
+            let read = cached::read_exact_at(&self.shared.file, here, offset);
+            read.map_err(|e| StoreError::io("read", &self.shared.path, 0, e))
+        })
     }
 
     fn read_with(
         &self,
         run: Range<usize>,
         buffer: &mut Vec<u8>,
-        read: impl Fn(&mut [u8], u64) -> io::Result<bool>,
+        read: impl Fn(&mut [u8], u64) -> Result<bool, StoreError>,
     ) -> Result<bool, ReadError> {
         let content = self.id();
         let Some(places) = self.layout().segments().get(run.clone()) else {
@@ -273,8 +274,7 @@ impl Content {
         for adjacent in places.chunk_by(|one, next| one.end() == next.offset) {
             let len = adjacent.iter().map(|place| place.len as usize).sum();
             let (here, after) = rest.split_at_mut(len);
-            let read = read(here, adjacent[0].offset);
-            if !read.map_err(|e| StoreError::io("read", &self.shared.path, 0, e))? {
+            if !read(here, adjacent[0].offset)? {
                 return Ok(false);
             }
             rest = after;

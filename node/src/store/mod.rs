@@ -9,13 +9,14 @@
 //! was complete and fsynced before it got that name, and its record is flushed before [`Store::seal`] returns
 //! (ACKED-IS-KEPT); what is pinned or open is never dropped.
 //!
-//! Every call blocks on the disk: not for async tasks. [`Store`] and [`Content`] are shared freely between threads. What to
-//! fetch, from whom, and when to make room is decided elsewhere. Pin a package before fetching its recipe
+//! Every call but [`Content::read_cached_segments`] blocks on the disk: not for async tasks. [`Store`] and [`Content`] are
+//! shared freely between threads. What to fetch, from whom, and when to make room is decided elsewhere. Pin a package before fetching its recipe
 //! ([`Store::replace_pins`]), or [`Store::collect`] may take the recipe for an orphan.
 //!
 //! | file | what it holds |
 //! | --- | --- |
 //! | `content` | one open content: presence, writing, reading |
+//! | `cached` | reading what memory has, without waiting |
 //! | `reuse` | the index from segment to place in sealed packages |
 //! | `open` | what is believed of the files found at start |
 //! | `import` | packages that are already on this machine |

@@ -408,8 +408,6 @@ enum PieceRead {
 /// Reads segments into `buffer`, which comes back with them: at once, or where disks may be waited for.
 fn read_piece(content: &Content, segments: Range<usize>, mut buffer: Buffer) -> PieceRead {
     match content.read_cached_segments(segments.clone(), &mut buffer) {
-        Ok(true) => PieceRead::Done(buffer, Ok(())),
-        Err(error) => PieceRead::Done(buffer, Err(error)),
         Ok(false) => {
             let content = content.clone();
             PieceRead::Begun(tokio::task::spawn_blocking(move || {
@@ -417,6 +415,7 @@ fn read_piece(content: &Content, segments: Range<usize>, mut buffer: Buffer) -> 
                 (buffer, read)
             }))
         }
+        read => PieceRead::Done(buffer, read.map(drop)),
     }
 }
 

@@ -17,7 +17,7 @@
 use std::time::Duration;
 
 use super::transfer::{Exchange, State};
-use super::{Arrived, Output};
+use super::{Arrived, Output, Source};
 use crate::content::BlockSet;
 use crate::id::{BlockIndex, NodeId};
 use crate::limits::ANNOUNCED_AT_ONCE_COPIES;
@@ -51,10 +51,8 @@ impl Exchange {
         let offered =
             arrived.bytes > 0 && !self.offers.contains(block) && soon() && self.is_source(state, arrived.from);
         if offered {
-            if arrived.from.is_some() {
-                self.demand.came(block);
-            }
-            self.offer_block(block, arrived.from.is_none(), now);
+            let source = arrived.from.is_none().then_some(Source::Wan);
+            self.offer_block(block, source, now);
         }
         offered || arrived.from.is_none() || self.may_be_left_off
     }
@@ -70,13 +68,17 @@ impl Exchange {
         }
     }
 
-    /// Neighbours may ask for a block: they are told, unless they were. Who lacks it is told at once if it was just
-    /// `read` or is awaited; all are, when it is the last one, so that they say nothing more to this node.
-    pub(super) fn offer_block(&mut self, block: BlockIndex, read: bool, now: Time) {
+    /// Neighbours may ask for a block, which comes from a neighbour if it has no `source`: they are told, unless they were.
+    /// Who lacks it is told at once if it was just read or is awaited; all are, when it is the last one, so that they say
+    /// nothing more to this node.
+    pub(super) fn offer_block(&mut self, block: BlockIndex, source: Option<Source>, now: Time) {
         if !self.offers.insert(block) {
             return;
         }
-        let wanted = read || self.is_awaited(block);
+        if source.is_none() {
+            self.demand.came(block);
+        }
+        let wanted = source == Some(Source::Wan) || self.is_awaited(block);
         let complete = self.have.is_full();
         // Who has everything asks for nothing.
         for (_, neighbour) in self.neighbours.iter_mut().filter(|(_, neighbour)| !neighbour.has.is_full()) {

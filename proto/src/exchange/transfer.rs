@@ -129,7 +129,7 @@ impl Exchange {
             Input::NeighbourDown { node } => self.drop_neighbour(node),
             Input::NeighbourHas { node, blocks } => self.neighbour_has(node, &blocks),
             Input::NeighbourLanded { node, blocks } => self.neighbour_landed(node, &blocks),
-            Input::Landed { block, from } => self.landed(block, from == Source::Wan, now),
+            Input::Landed { block, from } => self.landed(block, Some(from), now),
             Input::Fetched { node, block, bytes, took } => self.fetched(node, block, bytes, took, now),
             Input::Arrives { block, arrived } => {
                 if !self.arrives(block, arrived, now) && self.wake.is_quiet(now) {
@@ -282,7 +282,7 @@ impl Exchange {
         self.neighbours.make_ready(place);
     }
 
-    fn landed(&mut self, block: BlockIndex, from_wan: bool, now: Time) {
+    fn landed(&mut self, block: BlockIndex, source: Option<Source>, now: Time) {
         let Some(state) = self.blocks.get(block.index()).copied().filter(|state| *state != State::Have) else { return };
         if let State::Requested { from, also } = state {
             std::iter::once(from).chain(also).for_each(|asked| self.cancel(asked, block));
@@ -292,7 +292,7 @@ impl Exchange {
         self.missing.remove(block);
         self.begun.remove(&block);
         self.have.insert(block);
-        self.offer_block(block, from_wan || self.have.is_full(), now);
+        self.offer_block(block, source, now);
         self.stuck_at = now + STUCK_AFTER;
         self.times_stuck = 0;
     }
@@ -310,10 +310,7 @@ impl Exchange {
         if state == State::Have {
             self.stats.duplicate_bytes = self.stats.duplicate_bytes.saturating_add(bytes);
         } else {
-            if !self.offers.contains(block) {
-                self.demand.came(block);
-            }
-            self.landed(block, false, now);
+            self.landed(block, None, now);
         }
     }
 
