@@ -15,7 +15,7 @@ const FILE: &str = "name: model\nrelease: '1'\npackages:\n  model: { feed: store
                     targets:\n  - { select: all, packages: [model] }\nsteps: [{ name: go, run: 'true' }]\n";
 
 fn store(dialect: Dialect) -> Store {
-    Store { dialect, id: "GOOG1EXAMPLE", secret: "correct-horse" }
+    Store { dialect, id: "GOOG1EXAMPLE", secret: "correct-horse", keeps_versions: true }
 }
 
 /// A store with an object, and two nodes that read from it.
@@ -60,12 +60,13 @@ fn the_version_that_was_resolved_is_read_whatever_comes_after_it() {
 
 #[test]
 fn urls_that_end_under_way_cost_nothing() {
-    for (kind, dialect) in KINDS {
+    // A URL without a version has no parameters before it is signed.
+    for ((kind, dialect), keeps_versions) in [(KINDS[0], true), (KINDS[1], true), (KINDS[0], false)] {
         // The coordinator needs many requests, and a node for one lease longer than several URLs live.
         let object = package::bytes(9, 400_000);
         let size = object.len();
         let behaviour = Behaviour {
-            store: Some(store(dialect)),
+            store: Some(Store { keeps_versions, ..store(dialect) }),
             rate: Some(size as u64 / 6),
             fault: Some(Fault::Truncate(size / 6)),
             ..Behaviour::default()
@@ -111,6 +112,32 @@ fn a_store_that_refuses_what_it_signed_before_is_read_on_with_another_key() {
     let status = mesh.await_state(&id, "succeeded", WITHIN);
     assert!(origin.refused("/") > 0, "nodes were refused");
     assert!(mesh.coordinator_log().contains("a node was refused under way: it is told how to read on"));
+    assert!(read_bytes(&status) <= SIZE as u64 * 101 / 100 + 16 * 1024, "{status}");
+}
+
+#[test]
+fn a_mirror_that_is_signed_for_and_fails_is_left_for_the_store() {
+    let origin = Origin::start();
+    for folder in ["releases", "osl"] {
+        origin.put(&format!("/{folder}/model/8.bin"), package::bytes(8, SIZE));
+    }
+    let store = Some(store(Dialect::Amazon));
+    origin.behave("/releases/", Behaviour { store, ..Behaviour::default() });
+    // The coordinator asks a mirror for a byte before anybody reads there.
+    origin.behave("/osl/", Behaviour { store, ..Behaviour::faulty(Fault::Status(500, None), |request| request > 0) });
+    let feed = format!(
+        "[[feed]]\nname = 'store'\nkind = 's3'\nurl = '{}'\nmirrors = [{{ sites = ['osl'], url = '{}' }}]\n\
+         username = 'GOOG1EXAMPLE'\npassword_env = 'KEY'\n",
+        origin.url("/releases"),
+        origin.url("/osl")
+    );
+    let mut mesh = Mesh::start_in(&feed, &[("KEY", "correct-horse")]);
+    mesh.join("osl", &["one", "two"]);
+    let id = mesh.begin(FILE);
+    let status = mesh.await_state(&id, "succeeded", WITHIN);
+    let log = mesh.coordinator_log();
+    assert!(log.contains("a mirror failed: the next one is read for a while"), "{log}");
+    assert!(!log.contains("Signature"), "a signed URL is in the log: {log}");
     assert!(read_bytes(&status) <= SIZE as u64 * 101 / 100 + 16 * 1024, "{status}");
 }
 

@@ -48,7 +48,7 @@ struct Waiting {
 /// A lease that a node reads from a feed.
 pub(super) struct Reading {
     pub(super) place: Place,
-    /// The URL as people see it: by it a place is known among several.
+    /// The place's URL as people see it, before it is signed: by it a place is known among several.
     pub(super) url: String,
     /// What other places that have the same are known by.
     others: Vec<String>,
@@ -90,6 +90,8 @@ type Answer = Result<Option<Chosen>, String>;
 #[derive(Clone)]
 struct Chosen {
     origin: HttpOrigin,
+    /// The place's URL as people see it, before it is signed.
+    url: String,
     /// The URLs of other places that have the same, as people see them.
     others: Vec<String>,
     /// After what time its signature is made anew, if it has one.
@@ -133,10 +135,9 @@ impl Server {
             Ok(resolved) => resolved,
             Err(cause) => return Some(Err(cause)),
         };
-        let Some(Chosen { origin, others, renew_after }) = self.choose(&resolved, &place.site) else {
-            return Some(Ok(None));
-        };
-        let chosen = move |origin| Some(Chosen { origin, others, renew_after });
+        let Some(unsigned) = self.choose(&resolved, &place.site) else { return Some(Ok(None)) };
+        let origin = unsigned.origin.clone();
+        let chosen = move |origin| Some(Chosen { origin, ..unsigned });
         if let Some(origin) = self.feeds.authorize(&resolved, origin.clone()).now_or_never() {
             return Some(origin.map(chosen).map_err(|error| error.to_string()));
         }
@@ -159,10 +160,11 @@ impl Server {
         let names: Vec<&str> = shown.iter().map(String::as_str).collect();
         let chosen = self.origins.mirrors.choose(site, &names, self.now().time);
         let place = places.get(chosen)?;
-        let others =
-            shown.iter().enumerate().filter(|(index, _)| *index != chosen).map(|(_, url)| url.clone()).collect();
+        let origin = (*place).clone();
+        let mut others = shown;
+        let url = others.remove(chosen);
         let renew_after = self.feeds.signed_for(resolved).map(renew_after);
-        Some(Chosen { origin: (*place).clone(), others, renew_after })
+        Some(Chosen { origin, url, others, renew_after })
     }
 
     pub(super) async fn on_origin(&mut self, told: Told) -> Result<(), ServeError> {
@@ -185,10 +187,10 @@ impl Server {
         match (wanting, answer) {
             (Wanting::Grant(mut grant), Ok(chosen)) => {
                 // Without one it is a folder: the coordinator serves it.
-                if let Some(Chosen { origin, others, renew_after }) = chosen {
+                if let Some(Chosen { origin, url, others, renew_after }) = chosen {
                     let since = self.now().time;
                     let renew_at = renew_after.map(|after| self.origins.renew_in(after, since));
-                    let reading = Reading { place, url: shown_url(&origin.url), others, since, renew_at };
+                    let reading = Reading { place, url, others, since, renew_at };
                     self.origins.reading.insert((to, grant.content, grant.lease), reading);
                     grant.origin = Origin::Http(origin);
                 }

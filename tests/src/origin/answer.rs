@@ -73,6 +73,7 @@ impl Answer {
         }
         let (version, file) = behaviour
             .store
+            .filter(|store| store.keeps_versions)
             .and_then(|store| version_of(store, &request, server))
             .unwrap_or_else(|| (String::new(), file));
         let fault = behaviour.fault.filter(|_| (behaviour.when)(number));

@@ -1,5 +1,5 @@
 //! A store of objects as S3 and Google's Cloud Storage are: it reads a URL only with a signature in Version 4 that is right and
-//! has not ended, and keeps every version of an object.
+//! has not ended, and perhaps keeps every version of an object.
 //!
 //! It works the signature out anew, by the documents of the stores and without any code of the programs under test.
 
@@ -20,6 +20,8 @@ pub struct Store {
     pub id: &'static str,
     /// Its secret.
     pub secret: &'static str,
+    /// Whether it keeps an object that was replaced, and tells versions apart.
+    pub keeps_versions: bool,
 }
 
 /// How a store spells things.
