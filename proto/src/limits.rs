@@ -407,8 +407,9 @@ pub const LEASES_PER_NODE_MAX: usize = 4;
 /// Bytes leased to one node: two of the largest leases, and more than two seconds of 100 Mbit/s.
 pub const LEASED_BYTES_PER_NODE_MAX: u64 = 2 * LEASE_BYTES_MAX;
 
-/// How long a lease is given at least, whatever its size: a busy origin may take seconds to answer.
-pub const LEASE_TIME_MIN: Duration = Duration::from_secs(10);
+/// How long a lease is given at least, whatever its size: longer than an origin may be [silent](ORIGIN_STALL), so that its reader
+/// notices that first and asks again.
+pub const LEASE_TIME_MIN: Duration = Duration::from_secs(30);
 
 /// Bytes a second that a node is thought to read before it was measured, for deadlines.
 pub const LEASE_RATE_GUESS: u64 = 512 * 1024;

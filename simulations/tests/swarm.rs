@@ -38,6 +38,14 @@ fn a_few_nodes_far_from_the_coordinator_fill_a_fast_wan() {
     within(1.06, &Case { nodes: 2, blocks: 4096, ..fast });
 }
 
+/// Each of its readers takes far longer for a block than a lease is given at least.
+#[test]
+fn a_very_slow_wan_is_read_once_and_to_the_end() {
+    for wan in [0.02, 0.002] {
+        within(1.01, &Case { nodes: 16, blocks: 256, wan, ..Case::DEFAULT });
+    }
+}
+
 #[test]
 fn all_end_near_together() {
     let outcome = within(1.12, &Case { wan: 4.0, ..SMALL });

@@ -312,7 +312,8 @@ impl Site {
         member.leased_bytes += choice.bytes;
         member.granted_bytes += choice.bytes;
         member.stake_changed = now;
-        let patience = patience(member.leased_bytes, member.speed.rate(), self.allowed);
+        let rate = member.speed.rate().or(self.usual_rate);
+        let patience = patience(member.leased_bytes, rate, self.allowed);
         let deadline = now + patience;
         self.timers.insert((deadline, Why::LeaseDeadline(id)));
         let blocks = BlockRange::runs(choice.blocks.iter().map(|(block, _)| *block));
@@ -327,6 +328,7 @@ impl Site {
             state: State::Held,
             deadline,
             patience_nanos: u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX),
+            asked_at: None,
             progress: false,
             for_stuck: choice.for_stuck,
             credit_bytes: terms.first_bytes,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::id::BlockIndex;
+use crate::limits::{CREDIT_BYTES_MIN, SLOW_FACTOR};
 use crate::time::Time;
 
 /// What one node was granted.
@@ -17,9 +18,11 @@ pub(super) struct Lease {
     pub(super) state: State,
     /// When something is done about it, in states `Held` and `Revoking`.
     pub(super) deadline: Time,
-    /// Three times the time that it was expected to take.
+    /// Three times the time that it was expected to take, or that a step of it took.
     pub(super) patience_nanos: u64,
-    /// Whether a block landed since the deadline was set.
+    /// When its holder asked last to read on.
+    pub(super) asked_at: Option<Time>,
+    /// Whether a block landed, or was read on in, since the deadline was set.
     pub(super) progress: bool,
     /// Granted though the site has its blocks, because its holder is stuck.
     pub(super) for_stuck: bool,
@@ -45,6 +48,20 @@ impl Lease {
     pub(super) fn charge(&self, block: BlockIndex) -> u32 {
         let found = self.blocks.binary_search_by_key(&block, |(block, _)| *block);
         found.map_or(0, |index| self.blocks[index].1)
+    }
+
+    /// Its holder asks for `bytes` in all, which tells that it reads: a whole step more, and not beyond the end, where it asks
+    /// on behalf of the next lease. Who reads nothing has nothing to ask for.
+    pub(super) fn asked_for(&mut self, bytes: u64, now: Time) {
+        let lease_bytes: u64 = self.blocks.iter().map(|(_, charge)| u64::from(*charge)).sum();
+        if bytes <= lease_bytes && bytes.saturating_sub(self.credit_bytes) >= CREDIT_BYTES_MIN {
+            self.progress = true;
+            if let Some(before) = self.asked_at.replace(now) {
+                let step = now.since(before) * SLOW_FACTOR;
+                self.patience_nanos = self.patience_nanos.max(u64::try_from(step.as_nanos()).unwrap_or(u64::MAX));
+            }
+        }
+        self.credit_bytes = self.credit_bytes.max(bytes);
     }
 
     /// What of each charge cannot have been read: what is beyond the credit, and beyond what landed.

@@ -144,7 +144,7 @@ impl Site {
     }
 
     /// A holder reads on: it may, and if it is lost, so much was read. One that does not hold the lease any more is told so.
-    pub(super) fn credit_wanted(&mut self, node: NodeId, id: LeaseId, bytes: u64) {
+    pub(super) fn credit_wanted(&mut self, node: NodeId, id: LeaseId, bytes: u64, now: Time) {
         let Some(slot) = self.slots.get(&node).copied() else { return };
         match self.leases.get_mut(&id).filter(|lease| lease.node == slot && lease.state == State::Held) {
             Some(lease) => {
@@ -152,7 +152,7 @@ impl Site {
                 if lease.credit_bytes > 0 {
                     self.credit_step_bytes = self.credit_step_bytes.max(step);
                 }
-                lease.credit_bytes = lease.credit_bytes.max(bytes);
+                lease.asked_for(bytes, now);
                 self.outputs.push_back(Output::Credit { node, lease: id, bytes });
             }
             None => self.say_revoke(slot, id),
@@ -211,6 +211,7 @@ impl Site {
             state: State::Lost,
             deadline: now,
             patience_nanos: u64::try_from(LEASE_TIME_MIN.as_nanos()).unwrap_or(u64::MAX),
+            asked_at: None,
             progress: false,
             for_stuck: false,
             credit_bytes: u64::MAX,
@@ -262,7 +263,7 @@ impl Site {
         let held: Vec<_> = held.map(|(id, lease)| (*id, lease.node)).collect();
         for (id, slot) in held {
             let member = &self.members[slot];
-            let patience = patience(member.leased_bytes, member.speed.rate(), rate);
+            let patience = patience(member.leased_bytes, member.speed.rate().or(self.usual_rate), rate);
             let Some(lease) = self.leases.get_mut(&id) else { continue };
             lease.patience_nanos = lease.patience_nanos.max(u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX));
             if now + patience > lease.deadline {
@@ -273,7 +274,9 @@ impl Site {
         }
     }
 
-    /// A lease should have ended, or its revocation been answered.
+    /// A lease should have ended, or its revocation been answered. One that is read, however slowly, goes on: what was read of
+    /// a block would be paid for again. Who is slower than others is [late](super::late), and who stands still is not waited
+    /// for.
     pub(super) fn deadline(&mut self, id: LeaseId, now: Time) {
         let Some(lease) = self.leases.get(&id).filter(|lease| lease.deadline <= now) else { return };
         let slot = lease.node;
@@ -285,12 +288,9 @@ impl Site {
             }
             State::Held if !self.members[slot].up => self.extend(id, now, HOLDER_GRACE),
             State::Held => {
-                let others = self.members.iter().enumerate().any(|(other, member)| other != slot && member.trusted());
                 let first = self.members[slot].queue.first() == Some(&id);
                 let patience = Duration::from_nanos(lease.patience_nanos);
-                // What is read in one go would be read again from its start.
-                let nobody_better = !others || self.origin.ignores_ranges;
-                if lease.progress && nobody_better || !first {
+                if lease.progress || !first {
                     self.extend(id, now, patience);
                 } else {
                     self.note_failure(slot, true, now);

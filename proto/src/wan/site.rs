@@ -41,6 +41,8 @@ pub(super) struct Site {
     alone: Option<NodeId>,
     /// How fast a node may read at present, in bytes a second.
     pub(super) allowed: Option<u64>,
+    /// How fast the reader was that was measured last: what one is thought to be that never was.
+    pub(super) usual_rate: Option<u64>,
     pub(super) members: Vec<Member>,
     pub(super) slots: BTreeMap<NodeId, usize>,
     pub(super) leases: BTreeMap<LeaseId, Lease>,
@@ -125,6 +127,7 @@ impl Site {
             came: Came::new(count),
             alone,
             allowed: None,
+            usual_rate: None,
             members: Vec::new(),
             slots: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -175,7 +178,7 @@ impl Site {
                     self.ready.insert(slot);
                 }
             }
-            Input::CreditWanted { node, lease, bytes } => self.credit_wanted(node, lease, bytes),
+            Input::CreditWanted { node, lease, bytes } => self.credit_wanted(node, lease, bytes, now),
             ended @ Input::LeaseEnded { .. } => self.lease_ended(ended, now),
             Input::NodeUp { node } => self.node_up(node),
             Input::NodeDown { node, absence } => self.node_down(node, absence, now),
@@ -371,6 +374,7 @@ impl Site {
         let member = &mut self.members[slot];
         member.leased_bytes -= u64::from(charge);
         member.speed.landed(charge, now);
+        self.usual_rate = member.speed.rate().or(self.usual_rate);
         member.failures = 0;
         self.ready.insert(slot);
         self.landings += 1;

@@ -6,7 +6,7 @@ mod table;
 use std::time::Duration;
 
 use shoal_proto::id::{BlockIndex, LeaseId};
-use shoal_proto::limits::{LEASE_TIME_MIN, READERS_MIN, REPLICATION_WAIT_MAX, REVOKE_ANSWER_MAX};
+use shoal_proto::limits::{CREDIT_BYTES_MIN, LEASE_TIME_MIN, READERS_MIN, REPLICATION_WAIT_MAX, REVOKE_ANSWER_MAX};
 use shoal_proto::time::Time;
 use shoal_proto::wan::{self, Absence, BlockRange, HeldLease, Input, Notice, Outcome};
 use table::{A, B, MIB, Table, nodes};
@@ -215,6 +215,29 @@ fn a_lease_that_does_not_end_is_revoked_and_in_the_end_lost() {
     table.ends(holder, lease, 0, &[], Outcome::Revoked);
     table.pass(Duration::from_secs(600));
     assert_eq!(table.grants.len(), 1, "nothing was read, so that a first grant is free again");
+}
+
+/// As on a line of 400 kbit/s that six read: a block takes two minutes, and a step longer than a lease is given at least.
+#[test]
+fn a_reader_of_a_very_slow_wan_reads_on_for_as_long_as_it_asks_for_more() {
+    let mut table = Table::together(&[A, B], 400);
+    let (reader, lease, blocks) = table.grants.remove(0);
+    let lease_bytes = blocks.len() as u64 * u64::from(MIB);
+    // At first while half a step is left, then a whole one after the other.
+    let (mut asked, mut until_next) = (CREDIT_BYTES_MIN, LEASE_TIME_MIN * 5 / 9);
+    while asked < lease_bytes {
+        table.pass(until_next);
+        assert!(!table.revoked.contains(&lease), "{asked} of {lease_bytes} bytes were asked for");
+        (asked, until_next) = (asked + CREDIT_BYTES_MIN, LEASE_TIME_MIN * 10 / 9);
+        table.tell(Input::CreditWanted { node: reader, lease, bytes: asked });
+    }
+
+    // What stands still is waited for as long as three steps take and no longer, whatever is said.
+    for bytes in [asked, lease_bytes + CREDIT_BYTES_MIN] {
+        table.tell(Input::CreditWanted { node: reader, lease, bytes });
+    }
+    table.pass(8 * LEASE_TIME_MIN);
+    assert!(table.revoked.contains(&lease), "nothing more came");
 }
 
 /// Two nodes read by turns, B a fifth as fast as A; whether B is given more after a while.
