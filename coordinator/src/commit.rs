@@ -8,6 +8,7 @@
 use shoal_proto::codec;
 use shoal_proto::coordinator::{Coordinator, Output, Record};
 use shoal_proto::limits::RECORD_BYTES_MAX;
+use tokio::task::block_in_place;
 
 use crate::journal::{Entry, Journal, JournalError};
 
@@ -28,10 +29,14 @@ pub struct Committed {
 
 /// Takes all that `core` says, and appends its records, after `acts`.
 ///
-/// Blocks for the time of a flush if there is anything to append.
+/// Blocks for the time of a flush if there is anything to append. Other tasks of a runtime go on meanwhile, on another thread,
+/// which is only woken then: most of what nodes say leaves no record.
 ///
 /// # Errors
 /// [`JournalError`]; nothing may be done then.
+///
+/// # Panics
+/// In a runtime of a single thread.
 pub fn commit(core: &mut Coordinator, journal: &mut Journal, acts: &[Entry]) -> Result<Committed, JournalError> {
     let mut committed = Committed::default();
     while let Some(output) = core.poll() {
@@ -44,7 +49,7 @@ pub fn commit(core: &mut Coordinator, journal: &mut Journal, acts: &[Entry]) -> 
         committed.frame = Some(journal.head().number + 1);
         // Acts stand first, and are small: in the first frame that is written.
         let entries: Vec<Entry> = acts.iter().cloned().chain(committed.records.iter().map(entry)).collect();
-        journal.append(&entries)?;
+        block_in_place(|| journal.append(&entries))?;
     }
     Ok(committed)
 }

@@ -34,7 +34,7 @@ impl Server {
     pub(super) async fn settle(&mut self) -> Result<(), ServeError> {
         loop {
             let acts = std::mem::take(&mut self.acts);
-            let committed = tokio::task::block_in_place(|| commit(&mut self.core, &mut self.journal, &acts))?;
+            let committed = commit(&mut self.core, &mut self.journal, &acts)?;
             if let Some(frame) = committed.frame {
                 acts.iter().filter_map(|entry| trail::act(frame, entry)).for_each(|act| self.trail.push(act));
             }
