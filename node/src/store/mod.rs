@@ -10,8 +10,8 @@
 //! (ACKED-IS-KEPT); what is pinned or open is never dropped.
 //!
 //! Every call but [`Content::read_cached_segments`] blocks on the disk: not for async tasks. [`Store`] and [`Content`] are
-//! shared freely between threads. What to fetch, from whom, and when to make room is decided elsewhere. Pin a package before fetching its recipe
-//! ([`Store::replace_pins`]), or [`Store::collect`] may take the recipe for an orphan.
+//! shared freely between threads. What to fetch, from whom, and when to make room is decided elsewhere. Pin a package before
+//! fetching its recipe ([`Store::replace_pins`]), or [`Store::collect`] may take the recipe for an orphan.
 //!
 //! | file | what it holds |
 //! | --- | --- |

@@ -312,12 +312,11 @@ impl Site {
         member.leased_bytes += choice.bytes;
         member.granted_bytes += choice.bytes;
         member.stake_changed = now;
-        let rate = member.speed.rate().or(self.usual_rate);
-        let patience = patience(member.leased_bytes, rate, self.allowed);
+        let patience = self.patience(slot);
         let deadline = now + patience;
         self.timers.insert((deadline, Why::LeaseDeadline(id)));
         let blocks = BlockRange::runs(choice.blocks.iter().map(|(block, _)| *block));
-        let at_once = member.queue.len() == 1;
+        let at_once = self.members[slot].queue.len() == 1;
         let terms = self.terms(slot, at_once);
         let member = &self.members[slot];
         self.outputs.push_back(Output::Grant { node: member.id, lease: id, blocks, terms, deadline });
@@ -327,7 +326,7 @@ impl Site {
             landed: Default::default(),
             state: State::Held,
             deadline,
-            patience_nanos: u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX),
+            patience,
             asked_at: None,
             progress: false,
             for_stuck: choice.for_stuck,
@@ -408,6 +407,12 @@ impl Site {
         }
         self.said_no_reader = no_reader;
     }
+
+    /// How long a member is waited for that reads all that it was granted, as fast as it was measured, or another was.
+    pub(super) fn patience(&self, slot: usize) -> Duration {
+        let member = &self.members[slot];
+        patience(member.leased_bytes, member.speed.rate().or(self.usual_rate), self.allowed)
+    }
 }
 
 impl Choice {
@@ -419,7 +424,7 @@ impl Choice {
 }
 
 /// Three times what reading `bytes` should take.
-pub(super) fn patience(bytes: u64, rate: Option<u64>, allowed: Option<u64>) -> Duration {
+fn patience(bytes: u64, rate: Option<u64>, allowed: Option<u64>) -> Duration {
     let rate = rate.unwrap_or(LEASE_RATE_GUESS).min(allowed.unwrap_or(u64::MAX)).max(1);
     Duration::from_millis(bytes.saturating_mul(3_000) / rate).max(LEASE_TIME_MIN)
 }

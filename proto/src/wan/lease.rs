@@ -1,6 +1,7 @@
 //! One lease: what it charged, how far it is, and how a report about it divides its charge.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::id::BlockIndex;
 use crate::limits::{CREDIT_BYTES_MIN, SLOW_FACTOR};
@@ -19,7 +20,7 @@ pub(super) struct Lease {
     /// When something is done about it, in states `Held` and `Revoking`.
     pub(super) deadline: Time,
     /// Three times the time that it was expected to take, or that a step of it took.
-    pub(super) patience_nanos: u64,
+    pub(super) patience: Duration,
     /// When its holder asked last to read on.
     pub(super) asked_at: Option<Time>,
     /// Whether a block landed, or was read on in, since the deadline was set.
@@ -57,8 +58,7 @@ impl Lease {
         if bytes <= lease_bytes && bytes.saturating_sub(self.credit_bytes) >= CREDIT_BYTES_MIN {
             self.progress = true;
             if let Some(before) = self.asked_at.replace(now) {
-                let step = now.since(before) * SLOW_FACTOR;
-                self.patience_nanos = self.patience_nanos.max(u64::try_from(step.as_nanos()).unwrap_or(u64::MAX));
+                self.patience = self.patience.max(now.since(before) * SLOW_FACTOR);
             }
         }
         self.credit_bytes = self.credit_bytes.max(bytes);

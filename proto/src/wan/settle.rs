@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::grant::patience;
 use super::lease::{Lease, State, refunds};
 use super::member::backoff;
 use super::site::Site;
@@ -210,7 +209,7 @@ impl Site {
             landed: Default::default(),
             state: State::Lost,
             deadline: now,
-            patience_nanos: u64::try_from(LEASE_TIME_MIN.as_nanos()).unwrap_or(u64::MAX),
+            patience: LEASE_TIME_MIN,
             asked_at: None,
             progress: false,
             for_stuck: false,
@@ -249,7 +248,7 @@ impl Site {
         }
         let Some(lease) = self.leases.get_mut(&id) else { return };
         lease.state = State::Held;
-        lease.deadline = now + Duration::from_nanos(lease.patience_nanos);
+        lease.deadline = now + lease.patience;
         self.timers.insert((lease.deadline, Why::LeaseDeadline(id)));
     }
 
@@ -262,10 +261,9 @@ impl Site {
         let held = self.leases.iter().filter(|(_, lease)| lease.state == State::Held);
         let held: Vec<_> = held.map(|(id, lease)| (*id, lease.node)).collect();
         for (id, slot) in held {
-            let member = &self.members[slot];
-            let patience = patience(member.leased_bytes, member.speed.rate().or(self.usual_rate), rate);
+            let patience = self.patience(slot);
             let Some(lease) = self.leases.get_mut(&id) else { continue };
-            lease.patience_nanos = lease.patience_nanos.max(u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX));
+            lease.patience = lease.patience.max(patience);
             if now + patience > lease.deadline {
                 self.timers.remove(&(lease.deadline, Why::LeaseDeadline(id)));
                 lease.deadline = now + patience;
@@ -289,7 +287,7 @@ impl Site {
             State::Held if !self.members[slot].up => self.extend(id, now, HOLDER_GRACE),
             State::Held => {
                 let first = self.members[slot].queue.first() == Some(&id);
-                let patience = Duration::from_nanos(lease.patience_nanos);
+                let patience = lease.patience;
                 if lease.progress || !first {
                     self.extend(id, now, patience);
                 } else {
